@@ -1,0 +1,87 @@
+"""Mistakes the user can mend, and how a command ends.
+
+A fault names the place, what was wanted, what was found and the cure, on one line. Anything that is not an
+FtError is our bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+LINE_CHARACTERS = 200
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class FtError(Exception):
+    """A mistake the user can mend: where, what was wanted, what was found, what to do."""
+
+    exit_code = 2
+
+    def __init__(self, where: object, expected: str, found: object, fix: str) -> None:
+        self.where, self.expected, self.found, self.fix = str(where), expected, str(found), fix
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """The fault on one line of at most LINE_CHARACTERS; what was found is shortened first."""
+        frame = f"{self.where}: expected {self.expected}, found . {self.fix}"
+        found = _elide(self.found, max(24, LINE_CHARACTERS - len(frame)))
+        where = _elide(self.where, max(40, len(self.where) + LINE_CHARACTERS - len(frame) - len(found)))
+        line = f"{where}: expected {self.expected}, found {found}. {self.fix}"
+        return _elide(" ".join(line.split()), LINE_CHARACTERS)
+
+
+class RecipeError(FtError):
+    """Every fault of a recipe at once, a line each."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        Exception.__init__(self, "\n".join(_elide(fault, LINE_CHARACTERS) for fault in faults))
+
+
+class NumbersGoneWrong(FtError):
+    """A loss or a score that is not a finite number."""
+
+    exit_code = 5
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt, not an Exception, so that no handler swallows it."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a mendable fault into one line on stderr and its exit code; let our own bugs through."""
+    try:
+        yield
+    except FtError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(disk_full(error.filename or "disk"), file=sys.stderr)
+        sys.exit(FtError.exit_code)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Terminated as termination:
+        print(str(termination) or "terminated", file=sys.stderr)
+        sys.exit(TERMINATED)
+
+
+def disk_full(where: object) -> FtError:
+    """The one way in which a full disk is reported."""
+    return FtError(
+        where, "free disk space", "none left", "Free some, or choose another place with --runs, and repeat."
+    )
+
+
+def _elide(text: str, characters: int) -> str:
+    """Shorten text in its middle, where a path or a value says least."""
+    if len(text) <= characters:
+        return text
+    head = (characters - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (characters - 1 - head) :]}"

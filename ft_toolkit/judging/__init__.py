@@ -1,0 +1,1 @@
+"""How a text is scored, compared and spoken about."""

@@ -1,0 +1,1 @@
+"""What each architecture needs; a base and its adapter; the exact loss."""

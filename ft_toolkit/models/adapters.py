@@ -1,0 +1,197 @@
+"""A base and its adapter: load, attach, save without the network, load again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ft_toolkit import shipped
+from ft_toolkit.errors import FtError
+from ft_toolkit.models.families import Family, SpecialTokens, family_of, special_tokens
+from ft_toolkit.recipe import Adapter
+
+_AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained checkpoint in float32, and what its family says of it."""
+
+    name: str  # as the recipe names it
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    special: SpecialTokens
+    weights_sha256: str
+    tokenizer_sha256: str
+
+    @property
+    def positions(self) -> int:
+        """The longest row, in tokens, that the checkpoint can read; from its config."""
+        return self.family.positions(self.model.config)
+
+
+def load_base(name: str, device: str | torch.device = "cpu") -> Base:
+    """Load a starter, a local folder or a Hub id; float32, safetensors only, never remote code.
+
+    raises   FtError for an unknown family, a missing head, a checkpoint that is not there
+    """
+    place, revision = _place(name)
+    where = f"base {name}"
+    try:
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        family = family_of(config, where)
+        model, loading = _AUTO[family.objective].from_pretrained(
+            place,
+            revision=revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(where, place, error) from None
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        missing = ", ".join(sorted(map(str, loading["missing_keys"] or loading["mismatched_keys"]))[:3])
+        wanted = f"weights for every part of {type(model).__name__}"
+        raise FtError(where, wanted, f"no {missing}", "Use a checkpoint that was trained with its head.")
+    model.requires_grad_(False)
+    model.eval()
+    return Base(
+        name,
+        model.to(device),
+        tokenizer,
+        family,
+        special_tokens(family, tokenizer, where),
+        hash_weights(model),
+        sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+    )
+
+
+def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel:
+    """Put a LoRA adapter on a base, in place; at first it changes nothing, since B starts at zero."""
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=plan.rank,
+        lora_alpha=plan.alpha,
+        lora_dropout=plan.dropout,
+        target_modules=base.family.targets(plan.targets),
+        fan_in_fan_out=base.family.conv1d,
+        bias="none",
+        # PEFT has no task type for masked models; None leaves the model's class as it is (peft issue 1229)
+        task_type="CAUSAL_LM" if base.family.objective == "causal" else None,
+    )
+    try:
+        model = get_peft_model(base.model, config)
+    except ValueError as error:
+        found = ", ".join(base.family.targets(plan.targets))
+        hint = f"Try {', '.join(base.family.targets('auto'))}."
+        raise FtError("adapter.targets", f"modules of {base.name}", f"{found} ({error})", hint) from None
+    outside = [n for n in _adapted(model) if f".{base.family.trunk}." not in f".{n}."]
+    if outside:
+        raise FtError("adapter.targets", "modules of the trunk", outside[0], "The head and embeddings stay as they are.")
+    model.peft_config["default"].base_model_name_or_path = base.name
+    return model
+
+
+def load_adapter(base: Base, folder: Path) -> PeftModel:
+    """Load a saved adapter onto a freshly loaded base."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise FtError(folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?")
+    try:
+        model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise FtError(folder, f"an adapter for {base.name}", reason, "Was it made for another base?") from None
+    model.eval()
+    return model
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Save a plain PEFT adapter; whole or not at all, and without asking the Hub anything."""
+    temporary = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        # left to itself PEFT asks the Hub whether the vocabulary grew (peft issue 1452)
+        model.save_pretrained(str(temporary), save_embedding_layers=False)
+        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's unfilled template is not our card
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+@contextmanager
+def training_mode(model: PeftModel) -> Iterator[None]:
+    """Switch on the adapter's own dropout only: the base's would cost a fifth of the speed (docs/log.md)."""
+    model.eval()
+    for name, module in model.named_modules():
+        if name.endswith("lora_dropout.default"):
+            module.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training may move, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def hash_weights(model: nn.Module) -> str:
+    """sha256 over the names and values of all weights: the identity of a base, wherever it was loaded from."""
+    digest = sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _adapted(model: PeftModel) -> list[str]:
+    return [name.removesuffix(".lora_A") for name, _ in model.named_modules() if name.endswith(".lora_A")]
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Where to load from, and which revision of it."""
+    shelf, _, starter = name.partition("/")
+    if shelf == "starter":
+        return str(shipped.starter(starter)), "main"
+    if Path(name).is_dir():
+        return name, "main"
+    hub_id, _, revision = name.partition("@")
+    return hub_id, revision or "main"
+
+
+def _unreadable(where: str, place: str, error: Exception) -> FtError:
+    if isinstance(error, FtError):
+        return error
+    folder = Path(place)
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if folder.is_dir():
+        if not any(folder.glob("*.safetensors")):
+            pickles = any(folder.glob("*.bin"))
+            found = "pytorch_model.bin alone" if pickles else "no weights"
+            return FtError(where, "safetensors weights", found, "Convert them with save_pretrained.")
+        return FtError(where, "a readable checkpoint", reason, "Download or save it again.")
+    wanted = "a checkpoint on the Hub, in the cache, or a folder"
+    return FtError(where, wanted, reason, "Check the name and the network, or use starter/gpt2.")

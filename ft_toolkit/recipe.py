@@ -1,0 +1,274 @@
+"""A recipe: YAML into frozen, checked sections, and where each value came from.
+
+Unknown keys are refused, defaults live here alone, and nothing edits a recipe once it is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
+
+from ft_toolkit import shipped, strict_yaml
+from ft_toolkit.errors import FtError, RecipeError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _seconds(value: object) -> object:
+    """`20m` becomes 1200.0; a bare number is refused, since nobody can see its unit."""
+    if value is None or isinstance(value, float):
+        return value
+    match = _DURATION.fullmatch(str(value))
+    if not match:
+        raise ValueError("a time with its unit, such as 90s, 20m or 1.5h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):  # pydantic would take true for 1
+        raise ValueError("a number")
+    return value
+
+
+Count = Annotated[PositiveInt, BeforeValidator(_no_bool)]
+Seed = Annotated[NonNegativeInt, BeforeValidator(_no_bool)]
+
+
+class Section(BaseModel):
+    """Part of a recipe: refuses unknown keys, cannot change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Split(Section):
+    validation: float = Field(0.1, gt=0, lt=1, description="share of documents that choose the best adapter")
+    test: float = Field(0.2, gt=0, lt=1, description="share of documents kept for the verdict")
+    seed: Seed = Field(0, description="another seed, another split; each document's part depends on it alone")
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Split:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test shares that leave something to train on")
+        return self
+
+
+class Corpus(Section):
+    source: str = Field(min_length=1, description="package:NAME, a file, a folder, a glob or hf:owner/name")
+    text: str = Field(
+        "text", min_length=1, description='rows with columns: a column, or a template like "{title}\\n{body}"'
+    )
+    documents: Literal["file", "paragraph", "line", "row"] | None = Field(
+        None, description="what one document is; by default a row of a table, else a file"
+    )
+    split: Split = Split()
+
+
+class Adapter(Section):
+    rank: Count = Field(8, description="rows of A, columns of B (arXiv:2106.09685)")
+    alpha: Count = Field(16, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, in training only")
+    targets: Literal["auto", "attention"] | list[str] = Field(
+        "auto", description="auto: every matrix of the trunk; attention: its attention only; or module names"
+    )
+
+
+class Training(Section):
+    epochs: Count = Field(3, description="passes over the training part")
+    steps: Count | None = Field(None, description="optimizer steps, in place of epochs")
+    budget: Annotated[PositiveFloat | None, BeforeValidator(_seconds)] = Field(
+        None, description="stop cleanly after this much training time: 90s, 20m, 1.5h"
+    )
+    block_tokens: int = Field(256, ge=8, description="tokens in a training row; at most the model's positions")
+    batch_tokens: Count = Field(4096, description="tokens in an optimizer step")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="the peak, after the warm-up")
+    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
+    patience: Count = Field(3, description="validations without improvement before stopping early")
+    seed: Seed = Field(0, description="adapter initialisation, order of rows, masks, dropout")
+
+
+class Judging(Section):
+    general: str | None = Field(
+        "package:general-probe", description="other text, to measure what was forgotten; null: none"
+    )
+    keep_text: StrictBool = Field(True, description="keep the held-out documents' text in the run folder")
+
+
+class Recipe(Section):
+    name: str = Field(description="the run folder's name; by default the recipe file's")
+    base: str = Field(min_length=1, description="starter/gpt2, starter/bert, owner/name[@revision] or a folder")
+    corpus: Corpus
+    adapter: Adapter = Adapter()
+    training: Training = Training()
+    judging: Judging = Judging()
+
+    @model_validator(mode="after")
+    def _name_is_a_folder_name(self) -> Recipe:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"a name of letters, digits, '.', '_' and '-', not {self.name!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe, and for each dotted key that was given the place it came from."""
+
+    recipe: Recipe
+    origins: dict[str, str]
+
+    def explained(self) -> Iterator[tuple[str, object, str, str]]:
+        """(dotted key, value, where it came from, meaning) for every key of the schema."""
+        yield from _explain(self.recipe, "", self.origins)
+
+
+def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Resolved:
+    """Read a recipe by file or gallery name, with what it extends below it and overrides above it.
+
+    overrides  `training.epochs=5`; each value is read as a YAML scalar
+    raises     FtError for a missing or unreadable file, RecipeError with all faults of its content
+    """
+    path = find_recipe(name)
+    values, origins = _read_chain(path, ())
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise FtError(f"override {override!r}", "section.key=value", override, 'Write SET="training.epochs=5".')
+        _put(values, key.split("."), _override_value(text), f"override {key}")
+        origins[key] = "override"
+    if "name" not in values:
+        values["name"], origins["name"] = path.stem, "the file's name"
+    try:
+        return Resolved(Recipe.model_validate(values), origins)
+    except ValidationError as error:
+        raise RecipeError(_faults(error, path, origins)) from None
+
+
+def gallery() -> list[Path]:
+    """The recipes that ship, by name."""
+    return sorted(shipped.recipe_folder().glob("*.yaml"))
+
+
+def find_recipe(name: str | Path) -> Path:
+    """A recipe file by its path, or by its name in the gallery."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    stem = path.name.removesuffix(".yaml")
+    names = {recipe.stem: recipe for recipe in gallery()}
+    looks_like_a_path = path.parent != Path() and path.parent != Path("recipes")
+    if not looks_like_a_path and stem in names:
+        return names[stem]
+    near = get_close_matches(stem, names, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(names)}."
+    raise FtError(f"recipe {name}", "a recipe file or a gallery name", "none of that name", hint)
+
+
+def _read_chain(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    if path.resolve() in above:
+        raise FtError(f"{path}: extends", "a chain that ends", "a circle", "Remove one extends.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise FtError(f"{path}", "a recipe file", "nothing there", f"It is named by extends in {above[-1]}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FtError(f"{path}", "a readable UTF-8 file", error, "Check the file.") from None
+    parsed = strict_yaml.parse(text, str(path))
+    if not isinstance(parsed.value, dict):
+        raise FtError(f"{path}", "keys such as base: and corpus:", type(parsed.value).__name__, "See ft recipes.")
+    values: dict[str, Any] = parsed.value
+    origins = {".".join(keys): f"{path}:{line}" for keys, line in parsed.lines.items() if keys}
+    parent = values.pop("extends", None)
+    origins.pop("extends", None)
+    if parent is None:
+        return values, origins
+    below, below_origins = _read_chain(path.parent / str(parent), (*above, path.resolve()))
+    below.pop("name", None)  # a child is named by its own file, not by its parent
+    below_origins.pop("name", None)
+    return _merge(below, values), below_origins | origins
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _override_value(text: str) -> Any:
+    return strict_yaml.parse(text, "override").value if text.startswith(("[", '"', "'")) else strict_yaml.scalar(text)
+
+
+def _put(values: dict[str, Any], keys: Sequence[str], value: object, where: str) -> None:
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise FtError(where, "a section", inner, f"{key} is a value, not a section; see ft recipes show.")
+        values = inner
+    values[keys[-1]] = value
+
+
+def _faults(error: ValidationError, path: Path, origins: dict[str, str]) -> list[str]:
+    faults: dict[str, str] = {}
+    for fault in error.errors():
+        keys = [str(part) for part in fault["loc"]]
+        section = _section(keys[:-1])
+        if section is None:  # inside a union such as targets: the branch's name is not a key
+            keys = keys[:2]
+        dotted = ".".join(keys)
+        place = next((origins[k] for k in _prefixes(keys) if k in origins), str(path))
+        where = f"{dotted} (given as an override)" if place == "override" else f"{place}: {dotted}"
+        if fault["type"] == "extra_forbidden":
+            fields = list(section.model_fields) if section else []
+            near = get_close_matches(keys[-1], fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(fields)}"
+            faults[dotted] = f"{where}: unknown key; {hint}"
+        elif fault["type"] == "missing":
+            faults[dotted] = f"{path}: {dotted}: expected a value, found none. Add this key."
+        else:
+            wanted = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            found = repr(fault["input"]) if isinstance(fault["input"], str | int | float | list | None) else "this"
+            separator = ": " if dotted else " "
+            faults[dotted] = f"{where}{separator}expected {wanted}, found {found}. Mend it; ft recipes show explains."
+    return list(faults.values())
+
+
+def _prefixes(keys: list[str]) -> Iterator[str]:
+    for length in range(len(keys), 0, -1):
+        yield ".".join(keys[:length])
+
+
+def _section(keys: Sequence[str]) -> type[BaseModel] | None:
+    section: type[BaseModel] = Recipe
+    for key in keys:
+        inner = section.model_fields[key].annotation if key in section.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return None
+        section = inner
+    return section
+
+
+def _explain(section: BaseModel, prefix: str, origins: dict[str, str]) -> Iterator[tuple[str, object, str, str]]:
+    for key, info in type(section).model_fields.items():
+        value, dotted = getattr(section, key), f"{prefix}{key}"
+        if isinstance(value, BaseModel):
+            yield from _explain(value, f"{dotted}.", origins)
+        else:
+            yield dotted, value, origins.get(dotted, "default"), info.description or ""

@@ -1,0 +1,99 @@
+"""The machine: threads, allocator, precision, quiet libraries, versions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+
+from ft_toolkit.errors import Terminated
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+LIBRARIES = ("ft-toolkit", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
+
+
+def prepare_process() -> None:
+    """Settings that must stand before torch and transformers are imported; harmless when repeated."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    _keep_freed_memory()
+
+
+def prepare_torch() -> None:
+    """One thread a physical core, set once; libraries that would talk over the progress line are silenced."""
+    import torch
+    import transformers
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads())
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def threads() -> int:
+    """Physical cores this process may use; a sibling hyper-thread only adds waiting to a matrix product."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def bfloat16_is_faster(device_type: str) -> bool:
+    """Whether this hardware multiplies bfloat16 faster than float32: by its instructions, not by a timing.
+
+    A timing would let the same recipe train in another precision from one day to the next.
+    """
+    import torch
+
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[library] = version(library)
+    return found
+
+
+@contextmanager
+def termination_as_exception() -> Iterator[None]:
+    """Let SIGTERM unwind the stack like Ctrl-C, so that what was computed is saved."""
+
+    def raise_terminated(signum: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, raise_terminated)
+    except ValueError:  # not the main thread: whoever runs us there owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep what torch frees: by default each step faults the same gradients in again.
+
+    20 steps of a log-softmax over 1024 x 8192: 32,772 page faults and 0.109 CPU-seconds a step by default,
+    410 and 0.049 with these two calls (docs/log.md).
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,1 @@
+"""Sources to documents, documents to rows of token ids."""

@@ -1,0 +1,229 @@
+"""Documents to rows of token ids in which no token sees another document.
+
+A row may hold several documents (or pieces of long ones). Positions restart at each, and a 4D additive mask
+keeps them apart; both are needed (transformers issue 46634). Nothing of a document is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.screening import outside_repeated_lines
+
+NO_TARGET = -100
+MASK_FRACTION = 0.15  # Devlin et al. 2019, arXiv:1810.04805, section 3.1: 15 %, of these 80/10/10
+SHORTEST_MASKED_PIECE = 16  # a shorter piece would be asked for words with hardly a word around them
+_TOKENISE_AT_ONCE = 1000
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One document as a model reads it, without special tokens."""
+
+    document: Document
+    ids: Ids  # (n,)
+    is_fresh: NDArray[np.bool_]  # (n,) the token stands outside lines that other documents have too
+
+    @property
+    def key(self) -> int:
+        """64 bits of the text's hash: names the document in seeded draws, whatever its place."""
+        return int(self.document.sha256[:16], 16)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row of T tokens; every array is (T,)."""
+
+    input_ids: Ids
+    targets: Ids  # causal: the next token; masked: the token itself; NO_TARGET where nothing is asked
+    positions: Ids  # restart at 0 with each document
+    segments: Ids  # which document of the row, from 0
+    token_keys: NDArray[np.uint64]  # names (document, position): masks are drawn from it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows side by side, padded to the longest."""
+
+    input_ids: Tensor  # (B, T)
+    targets: Tensor  # (B, T)
+    position_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, 1, T, T) additive float, or (B, T) of 0 and 1 for unpacked rows
+
+
+def encode(
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    repeated: frozenset[str] = frozenset(),
+) -> list[Encoded]:
+    """Tokenise in batches, whole and as plain text: `<|endoftext|>` written in a document is just characters."""
+    encoded: list[Encoded] = []
+    for start in range(0, len(documents), _TOKENISE_AT_ONCE):
+        some = documents[start : start + _TOKENISE_AT_ONCE]
+        found = tokenizer(
+            [document.text for document in some],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        for document, ids, offsets in zip(some, found["input_ids"], found["offset_mapping"], strict=True):
+            ends = np.array([end for _, end in offsets], dtype=np.int64)
+            fresh = outside_repeated_lines(document.text, ends, repeated)
+            encoded.append(Encoded(document, np.array(ids, dtype=np.int32), fresh))
+    return [item for item in encoded if len(item.ids)]
+
+
+def pack(
+    documents: Sequence[Encoded],
+    objective: Literal["causal", "masked"],
+    begin_id: int | None,
+    end_id: int | None,
+    block_tokens: int,
+    *,
+    packed: bool = True,
+) -> list[Row]:
+    """Cut documents into rows of at most block_tokens; each (input, target) pair stands in exactly one row.
+
+    causal   begin_id before a document is its first token's context, end_id behind it is a target, so that
+             ending stays learnable; a document that crosses a row's end goes on in the next
+    masked   every piece is framed by begin_id and end_id, which are never targets
+    packed   False: one piece a row, sorted by length, for a family that takes no 4D mask
+    """
+    cut = _causal_rows if objective == "causal" else _masked_rows
+    groups = [documents] if packed else [[document] for document in documents]
+    rows = [row for group in groups for row in cut(group, begin_id, end_id, block_tokens, packed)]
+    return rows if packed else sorted(rows, key=lambda row: len(row.input_ids))
+
+
+def mask(
+    row: Row, seed: int, epoch: int, mask_id: int, replacement_ids: Ids, fraction: float = MASK_FRACTION
+) -> Row:
+    """Hide a share of a masked row's tokens; the targets that are not asked for become NO_TARGET.
+
+    The draw depends on (seed, epoch, document, position) alone: not on the order of rows, the batch size, a
+    resumed run or a generator's state. Of the chosen tokens 80 % become mask_id, 10 % a random one of
+    replacement_ids, 10 % stay.
+    """
+    draw = _mixed(row.token_keys ^ _mixed(np.array([seed, epoch], dtype=np.uint64))[0] ^ np.uint64(epoch))
+    chosen = (_unit(draw) < fraction) & (row.targets != NO_TARGET)
+    kind = _unit(_mixed(draw))
+    random_ids = replacement_ids[_mixed(draw ^ np.uint64(0x5851F42D4C957F2D)) % np.uint64(len(replacement_ids))]
+    shown = np.where(kind < 0.8, np.int32(mask_id), np.where(kind < 0.9, random_ids, row.input_ids))
+    return replace(
+        row,
+        input_ids=np.where(chosen, shown, row.input_ids),
+        targets=np.where(chosen, row.targets, np.int32(NO_TARGET)),
+    )
+
+
+def collate(rows: Sequence[Row], objective: Literal["causal", "masked"], *, packed: bool = True) -> Batch:
+    """Pad rows on the right; no token sees another document's, a later one's (causal) or padding."""
+    width = max(len(row.input_ids) for row in rows)
+    segments = torch.from_numpy(np.stack([_padded(row.segments, width, -1) for row in rows]))
+    ids = np.stack([_padded(row.input_ids, width, 0) for row in rows])
+    targets = np.stack([_padded(row.targets, width, NO_TARGET) for row in rows])
+    positions = np.stack([_padded(row.positions, width, 0) for row in rows])
+    if packed:
+        seen = segments[:, :, None] == segments[:, None, :]  # padding sees padding, so that no row is empty
+        if objective == "causal":
+            seen = seen & torch.ones(width, width, dtype=torch.bool).tril()
+        attention_mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
+    else:
+        attention_mask = (segments >= 0).long()
+    return Batch(
+        torch.from_numpy(ids).long(),
+        torch.from_numpy(targets).long(),
+        torch.from_numpy(positions).long(),
+        attention_mask,
+    )
+
+
+def token_keys(document: Encoded) -> NDArray[np.uint64]:
+    """One number for each (document, position): where every seeded draw about a token begins."""
+    return _mixed(np.arange(len(document.ids), dtype=np.uint64) + np.uint64(document.key))
+
+
+def _causal_rows(
+    documents: Sequence[Encoded], begin_id: int | None, end_id: int | None, block_tokens: int, packed: bool
+) -> Iterator[Row]:
+    streams = [_framed(document.ids, begin_id, end_id) for document in documents]
+    inputs = np.concatenate([stream[:-1] for stream in streams])
+    targets = np.concatenate([stream[1:] for stream in streams])
+    owner = np.repeat(np.arange(len(streams)), [len(stream) - 1 for stream in streams])
+    keys = np.zeros(len(inputs), dtype=np.uint64)  # a causal row is never masked
+    for start in range(0, len(inputs), block_tokens):
+        some = slice(start, start + block_tokens)
+        yield _row(inputs[some], targets[some], owner[some], keys[some])
+
+
+def _masked_rows(
+    documents: Sequence[Encoded], begin_id: int | None, end_id: int | None, block_tokens: int, packed: bool
+) -> Iterator[Row]:
+    frame_tokens = (begin_id is not None) + (end_id is not None)
+    pieces: list[tuple[Ids, Ids, NDArray[np.uint64]]] = []
+    room = block_tokens
+    for document in documents:
+        keys, start = token_keys(document), 0
+        while start < len(document.ids):
+            left = len(document.ids) - start
+            take = min(room - frame_tokens, left)
+            if take < min(SHORTEST_MASKED_PIECE, left, block_tokens - frame_tokens) or (pieces and not packed):
+                yield _join(pieces)
+                pieces, room = [], block_tokens
+                continue
+            some = slice(start, start + take)
+            ids = _framed(document.ids[some], begin_id, end_id)
+            asked = _framed(document.ids[some], begin_id and NO_TARGET, end_id and NO_TARGET)
+            pieces.append((ids, asked, _framed(keys[some], begin_id and 0, end_id and 0)))
+            room, start = room - len(ids), start + take
+    if pieces:
+        yield _join(pieces)
+
+
+def _join(pieces: Sequence[tuple[Ids, Ids, NDArray[np.uint64]]]) -> Row:
+    owner = np.repeat(np.arange(len(pieces)), [len(ids) for ids, _, _ in pieces])
+    ids, targets, keys = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    return _row(ids, targets, owner, keys)
+
+
+def _row(ids: Ids, targets: Ids, owner: NDArray[np.int64], keys: NDArray[np.uint64]) -> Row:
+    starts = np.flatnonzero(np.diff(owner, prepend=owner[0] - 1))
+    segments = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
+    positions = np.arange(len(ids)) - starts[segments]
+    return Row(ids, targets, positions.astype(np.int32), segments.astype(np.int32), keys)
+
+
+def _framed[T: np.generic](ids: NDArray[T], begin: int | None, end: int | None) -> NDArray[T]:
+    head = [] if begin is None else [begin]
+    tail = [] if end is None else [end]
+    return np.concatenate([np.array(head, ids.dtype), ids, np.array(tail, ids.dtype)])
+
+
+def _padded(values: Ids, width: int, filler: int) -> Ids:
+    return np.pad(values, (0, width - len(values)), constant_values=filler)
+
+
+def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's output function (Steele, Lea & Flood 2014): near keys, unrelated numbers."""
+    with np.errstate(over="ignore"):
+        z = keys + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def _unit(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    return (keys >> np.uint64(11)).astype(np.float64) / 2**53

@@ -1,0 +1,291 @@
+"""Sources to documents, and documents to a split that nothing moves.
+
+Text reaches a model as the exact strings of the file: every reader here takes strings as they stand, and
+`_clean` is the one place that changes any (a byte order mark is removed, CRLF and CR become LF).
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import io
+import json
+import string
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from ft_toolkit import shipped
+from ft_toolkit.errors import FtError
+from ft_toolkit.recipe import Corpus, Split
+
+TEXT_ENDINGS = (".txt", ".md")
+TABLE_ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, and where it stands: `source` relative to the corpus root, `row` counted from 0 in it."""
+
+    source: str
+    row: int
+    text: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.source}#{self.row}"
+
+    @cached_property
+    def sha256(self) -> str:
+        return sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a source held; empty documents are counted and left out."""
+
+    documents: list[Document]
+    empty_documents: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of a corpus: learn from, choose by, judge on."""
+
+    train: list[Document]
+    validation: list[Document]
+    test: list[Document]
+
+    def __iter__(self) -> Iterator[tuple[Part, list[Document]]]:
+        yield "train", self.train
+        yield "validation", self.validation
+        yield "test", self.test
+
+
+def read_corpus(corpus: Corpus) -> Reading:
+    """Read every document of a recipe's source, in the order of its files.
+
+    raises   FtError naming the file (and byte, line or column) for what cannot be read as asked
+    """
+    return read_source(corpus.source, corpus.text, corpus.documents)
+
+
+def read_source(source: str, text: str = "text", unit: str | None = None) -> Reading:
+    """Read a source; see recipe.Corpus for the meaning of `text` and `unit` (documents)."""
+    documents = []
+    empty = 0
+    for name, row, raw in _raw_documents(source, text, unit):
+        cleaned = _clean(raw, f"{name}, row {row}")
+        if cleaned.strip():
+            documents.append(Document(name, row, cleaned))
+        else:
+            empty += 1
+    if not documents:
+        found = f"{empty} empty documents" if empty else "nothing"
+        raise FtError(f"corpus {source}", "at least one document with text", found, "Check corpus.source.")
+    return Reading(documents, empty)
+
+
+def split(documents: Iterable[Document], plan: Split) -> Parts:
+    """Put each document in a part by a hash of its text and the seed: adding one never moves another.
+
+    Equal texts share a part, so no exact copy of a held-out document is trained on.
+    """
+    parts: dict[Part, list[Document]] = {"train": [], "validation": [], "test": []}
+    for document in documents:
+        digest = sha256(f"{plan.seed}:{document.sha256}".encode()).digest()
+        place = int.from_bytes(digest[:8]) / 2**64
+        part: Part = "test" if place < plan.test else "validation" if place < plan.test + plan.validation else "train"
+        parts[part].append(document)
+    for part, held in parts.items():
+        if not held:
+            sizes = ", ".join(f"{len(d)} {p}" for p, d in parts.items())
+            raise FtError("corpus.split", f"a document in every part, {part} included", sizes, "Add documents.")
+    return Parts(**parts)
+
+
+def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[str, int, str]]:
+    kind, colon, name = source.partition(":")
+    if colon and kind == "hf":
+        yield from _hub_rows(name, text)
+        return
+    root, files = _files(shipped.corpus(name) if colon and kind == "package" else Path(source), source)
+    for path in files:
+        relative = path.relative_to(root).as_posix()
+        ending = _ending(path)
+        if ending in TABLE_ENDINGS:
+            if unit not in (None, "row"):
+                raise FtError(f"{path}: corpus.documents", "row, for a table", unit, "Leave documents out.")
+            fill = _template(text)
+            for row, columns in enumerate(_table_rows(path, ending)):
+                yield relative, row, fill(columns, f"{path}, row {row}")
+        elif unit == "row":
+            raise FtError(f"{path}: corpus.documents", "file, paragraph or line, for text", unit, "Change it.")
+        else:
+            for row, raw in enumerate(_pieces(_decode(path), unit or "file")):
+                yield relative, row, raw
+
+
+def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
+    """The corpus root, and the files below it in a fixed order; links are not followed out of it."""
+    if path.is_file():
+        if _ending(path) not in TEXT_ENDINGS + TABLE_ENDINGS:
+            wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
+            raise FtError(path, f"a file ending in {wanted} (or .gz after it)", path.name, "Convert or rename it.")
+        return path.parent, [path]
+    if path.is_dir():
+        root, found = path, sorted(path.rglob("*"))
+    elif glob.has_magic(source):
+        fixed = [part for part in path.parts if not glob.has_magic(part)]
+        root = Path(*path.parts[: len(fixed)]) if path.parts[: len(fixed)] == tuple(fixed) else Path()
+        found = sorted(Path(match) for match in glob.glob(source, recursive=True))
+    else:
+        raise FtError(f"corpus {source}", "a file, folder or glob", "nothing there", "Check corpus.source.")
+    files = [f for f in found if f.is_file() and _ending(f) in TEXT_ENDINGS + TABLE_ENDINGS and not _hidden(f, root)]
+    if not files:
+        wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
+        raise FtError(f"corpus {source}", f"files ending in {wanted}", "none", "Check corpus.source.")
+    return root, files
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _ending(path: Path) -> str:
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, PermissionError) as error:
+        raise FtError(path, "a readable file", error, "Check the file.") from None
+
+
+def _decode(path: Path) -> str:
+    data = _bytes(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where, byte = f"{path}, byte {error.start}", f"0x{data[error.start]:02x}"
+        raise FtError(where, "UTF-8", byte, "Convert the file, for example with iconv -t UTF-8.") from None
+
+
+def _clean(raw: str, where: str) -> str:
+    text = raw.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        raise FtError(where, "text", "a NUL character", "Is this a binary file?")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise FtError(where, "text", "half a surrogate pair", "Mend the \\u escapes of this row.")
+    return text
+
+
+def _pieces(text: str, unit: str) -> Iterator[str]:
+    if unit == "file":
+        yield text
+    elif unit == "line":
+        yield from io.StringIO(text)
+    else:
+        lines = text.replace("\r\n", "\n").split("\n")
+        for blank, group in groupby(lines, key=lambda line: not line.strip()):
+            if not blank:
+                yield "\n".join(group)
+
+
+def _table_rows(path: Path, ending: str) -> Iterator[dict[str, Any]]:
+    if ending == ".parquet":
+        yield from _parquet_rows(path)
+    elif ending == ".jsonl":
+        # split on line feeds only: a JSON string may hold U+2028, which splitlines would break at
+        for number, line in enumerate(_decode(path).split("\n"), start=1):
+            if line.strip():
+                yield _json_row(line, f"{path}, line {number}")
+    else:
+        csv.field_size_limit(sys.maxsize)
+        reader = csv.DictReader(io.StringIO(_decode(path), newline=""), delimiter="," if ending == ".csv" else "\t")
+        try:
+            for columns in reader:
+                if None in columns:
+                    where = f"{path}, line {reader.line_num}"
+                    raise FtError(where, f"{len(reader.fieldnames or ())} fields", "more", "Quote the field.")
+                yield {key: "" if value is None else value for key, value in columns.items()}
+        except csv.Error as error:
+            raise FtError(f"{path}, line {reader.line_num}", "a table row", error, "Mend the row.") from None
+
+
+def _json_row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)  # numbers as they stand
+    except ValueError as error:
+        raise FtError(where, "one JSON object", error, "Mend the line.") from None
+    if not isinstance(row, dict):
+        raise FtError(where, "one JSON object", type(row).__name__, "Write an object such as {'text': '…'}.")
+    return row
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(_bytes(path)))
+    except pyarrow.ArrowInvalid as error:
+        raise FtError(path, "a Parquet file", str(error).splitlines()[0], "Check the file.") from None
+    for batch in table.to_batches():
+        yield from batch.to_pylist()
+
+
+def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:
+    """Rows of a Hub dataset, every split of it: the parts are ours to choose, by hash."""
+    import datasets
+
+    full, _, revision = name.partition("@")
+    owner_name, config = "/".join(full.split("/")[:2]), "/".join(full.split("/")[2:])
+    try:
+        loaded = datasets.load_dataset(owner_name, config or None, revision=revision or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise FtError(f"corpus hf:{name}", "a dataset on the Hub or in the cache", reason, "Check it.") from None
+    fill = _template(text)
+    for split_name, rows in loaded.items():
+        for row, columns in enumerate(rows):
+            yield split_name, row, fill(columns, f"hf:{name}, {split_name} row {row}")
+
+
+def _template(text: str) -> Callable[[dict[str, Any], str], str]:
+    """A column name, or a template whose {names} are columns, as a function of one row."""
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        raise FtError("corpus.text", "a template like {title}", text, f"Mend it: {error}.") from None
+    if any(not name.isidentifier() for name in fields):
+        raise FtError("corpus.text", "plain column names in braces", text, "Write {column}; {{ for a brace.")
+    columns: Sequence[str] = fields or [text]
+
+    def fill(row: dict[str, Any], where: str) -> str:
+        values = {name: _cell(row, name, where) for name in columns}
+        return text.format_map(values) if fields else values[text]
+
+    return fill
+
+
+def _cell(row: dict[str, Any], column: str, where: str) -> str:
+    if column not in row:
+        present = ", ".join(str(key) for key in row)
+        raise FtError(f"{where}: corpus.text", f"column {column}", f"columns {present}", "Set corpus.text.")
+    value = row[column]
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise FtError(f"{where}: {column}", "text", type(value).__name__, "Store the column as text.")

@@ -1,0 +1,1 @@
+"""Rows and an adapter in, a trained adapter out."""
