@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -121,11 +121,11 @@ class Run:
             raise FtError(path, "a finished stage", "no such file", "The run stopped before it; train again.")
         return list(pyarrow.parquet.read_table(path).to_pylist())
 
-    def append_metrics(self, lines: Iterable[Mapping[str, object]]) -> None:
-        """Add lines to metrics.jsonl."""
+    def append_metrics(self, line: Mapping[str, object]) -> None:
+        """Add a line to metrics.jsonl."""
         path = self.folder / "metrics.jsonl"
         with self.writing(path), path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.write(json.dumps(line) + "\n")
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ MASK_FRACTION = 0.15  # Devlin et al. 2019, arXiv:1810.04805, section 3.1: 15 %,
 SHORTEST_MASKED_PIECE = 16  # a shorter piece would be asked for words with hardly a word around them
 _TOKENISE_AT_ONCE = 1000
 Ids = NDArray[np.int32]
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def mask(
     resumed run or a generator's state. Of the chosen tokens 80 % become mask_id, 10 % a random one of
     replacement_ids, 10 % stay.
     """
-    draw = _mixed(row.token_keys ^ _mixed(np.array([seed, epoch], dtype=np.uint64))[0] ^ np.uint64(epoch))
+    draw = scrambled(scrambled(row.token_keys, seed), epoch)
     chosen = (_unit(draw) < fraction) & (row.targets != NO_TARGET)
     kind = _unit(_mixed(draw))
     random_ids = replacement_ids[_mixed(draw ^ np.uint64(0x5851F42D4C957F2D)) % np.uint64(len(replacement_ids))]
@@ -153,7 +154,8 @@ def collate(rows: Sequence[Row], objective: Literal["causal", "masked"], *, pack
 
 def token_keys(document: Encoded) -> NDArray[np.uint64]:
     """One number for each (document, position): where every seeded draw about a token begins."""
-    return _mixed(np.arange(len(document.ids), dtype=np.uint64) + np.uint64(document.key))
+    with np.errstate(over="ignore"):
+        return _mixed(np.arange(len(document.ids), dtype=np.uint64) + np.uint64(document.key))
 
 
 def _causal_rows(
@@ -173,6 +175,10 @@ def _masked_rows(
     documents: Sequence[Encoded], begin_id: int | None, end_id: int | None, block_tokens: int, packed: bool
 ) -> Iterator[Row]:
     frame_tokens = (begin_id is not None) + (end_id is not None)
+
+    def _instead(value: int) -> tuple[int | None, int | None]:
+        return None if begin_id is None else value, None if end_id is None else value
+
     pieces: list[tuple[Ids, Ids, NDArray[np.uint64]]] = []
     room = block_tokens
     for document in documents:
@@ -186,8 +192,8 @@ def _masked_rows(
                 continue
             some = slice(start, start + take)
             ids = _framed(document.ids[some], begin_id, end_id)
-            asked = _framed(document.ids[some], begin_id and NO_TARGET, end_id and NO_TARGET)
-            pieces.append((ids, asked, _framed(keys[some], begin_id and 0, end_id and 0)))
+            asked = _framed(document.ids[some], *_instead(NO_TARGET))
+            pieces.append((ids, asked, _framed(keys[some], *_instead(0))))
             room, start = room - len(ids), start + take
     if pieces:
         yield _join(pieces)
@@ -206,7 +212,7 @@ def _row(ids: Ids, targets: Ids, owner: NDArray[np.int64], keys: NDArray[np.uint
     return Row(ids, targets, positions.astype(np.int32), segments.astype(np.int32), keys)
 
 
-def _framed[T: np.generic](ids: NDArray[T], begin: int | None, end: int | None) -> NDArray[T]:
+def _framed(ids: NDArray[T], begin: int | None, end: int | None) -> NDArray[T]:
     head = [] if begin is None else [begin]
     tail = [] if end is None else [end]
     return np.concatenate([np.array(head, ids.dtype), ids, np.array(tail, ids.dtype)])
@@ -214,6 +220,11 @@ def _framed[T: np.generic](ids: NDArray[T], begin: int | None, end: int | None) 
 
 def _padded(values: Ids, width: int, filler: int) -> Ids:
     return np.pad(values, (0, width - len(values)), constant_values=filler)
+
+
+def scrambled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """A seeded draw for every key: uniform 64-bit numbers that depend on nothing else."""
+    return _mixed(keys ^ _mixed(np.array([seed], dtype=np.uint64)))
 
 
 def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,0 +1,136 @@
+"""The whole journey, a stage a line: from a recipe's text to a trained adapter and an honest verdict."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from peft import PeftModel
+
+from ft_toolkit.compare import judge_run
+from ft_toolkit.errors import FtError, Terminated
+from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.totals import corpus_totals, document_totals
+from ft_toolkit.models.adapters import Base, attach_adapter, load_base, save_adapter
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.progress import Screen
+from ft_toolkit.recipe import Recipe, Training
+from ft_toolkit.run import Run, now
+from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
+from ft_toolkit.text.blocks import Row, encode, pack
+from ft_toolkit.text.corpus import Document, Parts, read_corpus, split
+from ft_toolkit.training.loop import Outcome, make_accelerator, train
+
+VALIDATION_DOCUMENTS = 64  # more would cost as much as the training they steer
+
+
+def finetune(
+    recipe: Recipe,
+    runs_folder: str | Path = "runs",
+    *,
+    device: str = "auto",
+    trackers: Sequence[str] = (),
+    screen: Screen | None = None,
+) -> Run:
+    """Carry a recipe from raw text to a saved, judged adapter; everything lands in the run's folder.
+
+    returns  the finished Run: run.adapter_folder, run.folder / "comparison.json"
+    raises   FtError for a mistake the user can mend; KeyboardInterrupt after an interruption, with the
+             adapter so far saved
+    """
+    started = time.monotonic()
+    prepare_torch()
+    accelerator = make_accelerator(device, trackers, str(runs_folder))
+    screen = screen or Screen(quiet=not accelerator.is_main_process)
+    reading = read_corpus(recipe.corpus)
+    parts = split(reading.documents, recipe.corpus.split)
+    base = load_base(recipe.base, accelerator.device)
+    rows = _training_rows(base, parts, recipe.training)
+    with tempfile.TemporaryDirectory() as scratch:  # under accelerate launch one process keeps the folder
+        run = Run.create(Path(runs_folder if accelerator.is_main_process else scratch), recipe)
+        screen.log_to(run.folder / "run.log")
+        screen.say(f"{recipe.name}: {recipe.base} on {recipe.corpus.source}, in {run.folder}")
+        _record_inputs(run, base, parts, reading.empty_documents, str(accelerator.device), screen)
+        model = attach_adapter(base, recipe.adapter, recipe.training.seed)
+        validate = _validation(base, model, parts.validation)
+        with termination_as_exception():
+            outcome = train(
+                model, base, rows, recipe.training, validate, accelerator, screen, run.append_metrics
+            )
+            with run.writing(run.adapter_folder):
+                save_adapter(model, run.adapter_folder)
+            run.record(training=outcome.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
+            _stop_if_asked(outcome, run)
+            if accelerator.is_main_process:
+                judge_run(run, base, model, parts, screen)
+        run.record(wall_seconds=round(time.monotonic() - started, 1), finished_at=now())
+    accelerator.end_training()
+    return run
+
+
+def _training_rows(base: Base, parts: Parts, plan: Training) -> list[Row]:
+    if plan.block_tokens > base.positions:
+        found = plan.block_tokens
+        raise FtError("training.block_tokens", f"at most {base.positions} for {base.name}", found, "Lower it.")
+    documents = encode(parts.train, base.tokenizer)
+    tokens = sum(len(document.ids) for document in documents)
+    if tokens < plan.block_tokens:
+        wanted = f"at least one row of {plan.block_tokens} training tokens"
+        raise FtError("corpus", wanted, f"{tokens} tokens", "Add text or lower training.block_tokens.")
+    return pack(
+        documents,
+        base.family.objective,
+        base.special.begin,
+        base.special.end,
+        plan.block_tokens,
+        packed=base.family.packs,
+    )
+
+
+def _validation(base: Base, model: PeftModel, documents: Sequence[Document]) -> Callable[[], float]:
+    """Nats a token of the validation part, scored as the verdict will be, in float32."""
+    encoded = encode(documents[:VALIDATION_DOCUMENTS], base.tokenizer)
+    losses = TokenLosses(model, base.family)
+    protocol = default_protocol(base)
+
+    def validate() -> float:
+        scores = score(losses, encoded, base, protocol)
+        return corpus_totals(document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True)).nats_per_token
+
+    return validate
+
+
+def _record_inputs(run: Run, base: Base, parts: Parts, empty: int, device: str, screen: Screen) -> None:
+    keep = run.recipe.judging.keep_text
+    rows = [
+        {
+            "id": document.id,
+            "sha256": document.sha256,
+            "split": part,
+            "source": document.source,
+            "row": document.row,
+            "text": document.text if keep and part != "train" else None,
+        }
+        for part, documents in parts
+        for document in documents
+    ]
+    run.write_table("documents.parquet", rows)
+    everything = sha256("".join(sorted(row["sha256"] for row in rows)).encode()).hexdigest()
+    placed = sha256("".join(sorted(row["sha256"] + row["split"] for row in rows)).encode()).hexdigest()
+    hashes = {"base": base.weights_sha256, "tokenizer": base.tokenizer_sha256, "corpus": everything, "split": placed}
+    sizes = {part: len(documents) for part, documents in parts}
+    run.record(versions=versions(), sha256=hashes, device=device, documents=sizes | {"empty": empty})
+    dropped = f"; {empty} empty ones left out" if empty else ""
+    words = ", ".join(f"{size} {part}" for part, size in sizes.items())
+    screen.say(f"documents: {words} (by a hash of each text){dropped}")
+
+
+def _stop_if_asked(outcome: Outcome, run: Run) -> None:
+    saved = f"at step {outcome.steps} of {outcome.planned_steps}; the adapter of step {outcome.best_step} is saved in"
+    if outcome.stopped_by == "interrupted":
+        raise KeyboardInterrupt(f"interrupted {saved} {run.adapter_folder}")
+    if outcome.stopped_by == "terminated":
+        raise Terminated(f"terminated {saved} {run.adapter_folder}")

@@ -1,0 +1,152 @@
+"""Words have rules: one table of thresholds says when a sentence may be used."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from ft_toolkit.judging.comparison import Comparison, CorpusComparison
+from ft_toolkit.judging.statistics import CONFIDENCE, Difference, Gap, as_percent
+
+# A loss on general text of less than LITTLE per cent is "a little", from MUCH per cent "much".
+FORGOTTEN_LITTLE_PERCENT = 3.0
+FORGOTTEN_MUCH_PERCENT = 10.0
+# An excess gap below this many nats a token is "slightly", from MUCH on "much".
+MEMORISED_LITTLE_NATS = 0.10
+MEMORISED_MUCH_NATS = 0.50
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The words for one comparison; headline first."""
+
+    headline: str
+    forgotten: str
+    memorised: str
+    caveats: list[str]
+
+
+def judge(comparison: Comparison) -> Verdict:
+    """Say what the numbers allow, and no more."""
+    metric = comparison.protocol.metric
+    subjects = comparison.of_kind("held-out") or comparison.of_kind("other")
+    headline = "; ".join(
+        f"{gain_words(subject.difference, metric)} on {_text_words(subject)}" for subject in subjects
+    )
+    general = comparison.of_kind("general")
+    caveats = ["The interval speaks of documents, not of training luck: another seed may shift the gain."]
+    if any(subject.difference.method == "t, few documents" for subject in subjects):
+        caveats.append("Few documents: the interval is Student's t on document differences.")
+    if metric == "pseudo-perplexity":
+        groups = comparison.protocol.groups
+        caveats.append(f"Pseudo-perplexity by covering({groups}): comparable only with itself on this tokenizer.")
+    return Verdict(
+        f"{comparison.name}: {headline}",
+        forgotten_words(general[0].difference) if general else "not measured: no general text",
+        memorised_words(comparison.gap) if comparison.gap else "not measured: no training sample",
+        caveats,
+    )
+
+
+def gain_words(difference: Difference, metric: str) -> str:
+    """better or worse only if the interval excludes zero."""
+    if difference.low is None:
+        return f"cannot tell: {difference.documents} documents are too few for an interval"
+    if not difference.excludes_zero:
+        visible = abs(as_percent(-(difference.smallest_visible or 0.0)))
+        return f"cannot tell a difference from the base (one of {visible:.1f} % would have shown)"
+    word = "lower" if difference.nats_per_token < 0 else "higher"
+    return f"{abs(difference.percent):.0f} % {word} {metric} than its base"
+
+
+def forgotten_words(difference: Difference) -> str:
+    """Forgotten a little under 3 %, much from 10 %; nothing is said that the interval does not carry."""
+    if not difference.excludes_zero:
+        return "cannot tell"
+    if difference.nats_per_token < 0:
+        return "nothing forgotten"
+    percent = difference.percent
+    if percent < FORGOTTEN_LITTLE_PERCENT:
+        return "a little forgotten"
+    return "much forgotten" if percent >= FORGOTTEN_MUCH_PERCENT else "some forgotten"
+
+
+def memorised_words(gap: Gap) -> str:
+    """Memorised only if the excess gap's interval excludes zero from above."""
+    if gap.low is None:
+        return "cannot tell"
+    if not gap.excludes_zero or gap.excess_nats <= 0:
+        return "no sign"
+    if gap.excess_nats < MEMORISED_LITTLE_NATS:
+        return "slightly"
+    return "much" if gap.excess_nats >= MEMORISED_MUCH_NATS else "somewhat"
+
+
+def verdict_table(comparison: Comparison, verdict: Verdict) -> Table:
+    """The numbers under the words: a line a corpus."""
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+    table.add_column("")
+    table.add_column(f"{comparison.protocol.metric}", justify="right")
+    table.add_column("change", justify="right")
+    table.add_column(f"{CONFIDENCE:.0%} CI".replace("%", " %"), justify="right")
+    table.add_column("documents")
+    for corpus in comparison.corpora:
+        difference = corpus.difference
+        table.add_row(
+            _row_name(corpus),
+            f"{corpus.base.perplexity:.1f} → {corpus.adapter.perplexity:.1f}",
+            signed_percent(difference.nats_per_token),
+            interval_words(difference),
+            f"{difference.better} of {difference.documents} better",
+        )
+        outside = corpus.outside_repeated_lines
+        if outside is not None and corpus.kind in ("held-out", "other"):
+            table.add_row(
+                "  outside repeated lines",
+                f"{100 * (1 - corpus.repeated_token_fraction):.0f} % of tokens",
+                signed_percent(outside.nats_per_token),
+                interval_words(outside),
+                f"{outside.better} of {outside.documents} better",
+            )
+    return table
+
+
+def gap_line(comparison: Comparison, verdict: Verdict) -> str:
+    """The memorisation line, with the numbers that it rests on."""
+    gap = comparison.gap
+    if gap is None:
+        return f"memorised?  {verdict.memorised}"
+    train, held_out = comparison.of_kind("train")[0], comparison.of_kind("held-out")[0]
+    interval = f", 95 % CI {gap.low:+.3f} … {gap.high:+.3f}" if gap.low is not None else ""
+    return _typographic(
+        f"memorised?  train {train.adapter.perplexity:.1f}, held-out {held_out.adapter.perplexity:.1f}: "
+        f"gap {gap.adapter_nats:.3f} nats a token, the base's own {gap.base_nats:.3f}, "
+        f"excess {gap.excess_nats:+.3f}{interval}: {verdict.memorised}"
+    )
+
+
+def signed_percent(nats_per_token: float) -> str:
+    return _typographic(f"{as_percent(nats_per_token):+.1f} %")
+
+
+def interval_words(difference: Difference) -> str:
+    """The interval as changes of perplexity in per cent."""
+    if difference.low is None or difference.high is None or math.isnan(difference.low):
+        return "too few documents"
+    low, high = as_percent(difference.low), as_percent(difference.high)
+    return _typographic(f"{low:+.1f} … {high:+.1f} %")
+
+
+def _row_name(corpus: CorpusComparison) -> str:
+    names = {"held-out": "held-out text", "general": "general text", "train": "training text"}
+    return names.get(corpus.kind, corpus.corpus)
+
+
+def _text_words(corpus: CorpusComparison) -> str:
+    return f"unseen text of {corpus.corpus}" if corpus.kind == "held-out" else corpus.corpus
+
+
+def _typographic(text: str) -> str:
+    return text.replace("-0.0 %", "0.0 %").replace("+-", "±").replace(" -", " −") if text[0] != "-" else "−" + text[1:].replace("-", "−")
