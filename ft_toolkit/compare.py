@@ -1,11 +1,10 @@
-"""Score a run's adapter against its base again, from the run folder: ft compare, python -m ft_toolkit.compare."""
+"""Score a run's adapter against its base again: ft compare, or python -m ft_toolkit.compare."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,7 +24,9 @@ if TYPE_CHECKING:  # torch comes with these; --help must not wait
 
 def main(
     runs: Annotated[list[str], typer.Argument(help="Run folders, such as runs/quickstart.")],
-    on: Annotated[str | None, typer.Option(help="Other text to judge on: a file, folder, glob or hf:….")] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Other text to judge on: a file, folder, glob or hf:….")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
@@ -39,7 +40,9 @@ def main(
             print()
 
 
-def compare_run(run: Run, on: str | None = None, *, device: str = "auto", screen: Screen | None = None) -> Comparison:
+def compare_run(
+    run: Run, on: str | None = None, *, device: str = "auto", screen: Screen | None = None
+) -> Comparison:
     """Score a run anew: on its own held-out text, or on every document of `on`.
 
     raises   FtError when the base or tokenizer changed since training, or `on` holds trained text
@@ -70,9 +73,7 @@ def compare_run(run: Run, on: str | None = None, *, device: str = "auto", screen
     return comparison
 
 
-def judge_run(
-    run: Run, base: Base, model: PeftModel, parts: Parts, screen: Screen
-) -> Comparison:
+def judge_run(run: Run, base: Base, model: PeftModel, parts: Parts, screen: Screen) -> Comparison:
     """Score the parts of a run, say the verdict, and keep both unless the run has them already."""
     from ft_toolkit.judging.comparison import compare, score_parts
     from ft_toolkit.judging.protocols import default_protocol
@@ -129,11 +130,13 @@ def _refuse_trained_text(run: Run, documents: Sequence[Document], on: str) -> No
     if trained:
         split = known[trained[0].sha256]["split"]
         found = f"{len(trained)} of {len(documents)} in its {split} part, first {trained[0].id}"
-        raise FtError(f"--on {on}", f"text that {run.folder} was not trained on", found, "Choose unseen text.")
+        raise FtError(
+            f"--on {on}", f"text that {run.folder} was not trained on", found, "Choose unseen text."
+        )
 
 
 def _recovered(run: Run, screen: Screen) -> Parts:
-    """The run's documents: read again from the source, matched by hash; kept text stands in for lost files."""
+    """The run's documents, read again and matched by hash; kept text stands in for lost files."""
     from ft_toolkit.text.corpus import Document, Parts, read_corpus
 
     rows = run.read_table("documents.parquet")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 
@@ -33,10 +35,13 @@ def finetune(
     *,
     device: str = "auto",
     trackers: Sequence[str] = (),
+    judge: bool = True,
     screen: Screen | None = None,
 ) -> Run:
     """Carry a recipe from raw text to a saved, judged adapter; everything lands in the run's folder.
 
+    judge    False: stop after training with the validation figure, so that configurations can be tried
+             without a look at the test part; ft compare judges the run later
     returns  the finished Run: run.adapter_folder, run.folder / "comparison.json"
     raises   FtError for a mistake the user can mend; KeyboardInterrupt after an interruption, with the
              adapter so far saved
@@ -64,9 +69,12 @@ def finetune(
                 save_adapter(model, run.adapter_folder)
             run.record(training=outcome.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
             _stop_if_asked(outcome, run)
-            if accelerator.is_main_process:
+            if judge and accelerator.is_main_process:
                 judge_run(run, base, model, parts, screen)
-        run.record(wall_seconds=round(time.monotonic() - started, 1), finished_at=now())
+        if judge:
+            run.record(wall_seconds=round(time.monotonic() - started, 1), finished_at=now())
+        else:
+            screen.say(_validation_words(outcome, recipe.name))
     accelerator.end_training()
     return run
 
@@ -74,7 +82,9 @@ def finetune(
 def _training_rows(base: Base, parts: Parts, plan: Training) -> list[Row]:
     if plan.block_tokens > base.positions:
         found = plan.block_tokens
-        raise FtError("training.block_tokens", f"at most {base.positions} for {base.name}", found, "Lower it.")
+        raise FtError(
+            "training.block_tokens", f"at most {base.positions} for {base.name}", found, "Lower it."
+        )
     documents = encode(parts.train, base.tokenizer)
     tokens = sum(len(document.ids) for document in documents)
     if tokens < plan.block_tokens:
@@ -98,14 +108,16 @@ def _validation(base: Base, model: PeftModel, documents: Sequence[Document]) -> 
 
     def validate() -> float:
         scores = score(losses, encoded, base, protocol)
-        return corpus_totals(document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True)).nats_per_token
+        return corpus_totals(
+            document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True)
+        ).nats_per_token
 
     return validate
 
 
 def _record_inputs(run: Run, base: Base, parts: Parts, empty: int, device: str, screen: Screen) -> None:
     keep = run.recipe.judging.keep_text
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": document.id,
             "sha256": document.sha256,
@@ -120,7 +132,12 @@ def _record_inputs(run: Run, base: Base, parts: Parts, empty: int, device: str, 
     run.write_table("documents.parquet", rows)
     everything = sha256("".join(sorted(row["sha256"] for row in rows)).encode()).hexdigest()
     placed = sha256("".join(sorted(row["sha256"] + row["split"] for row in rows)).encode()).hexdigest()
-    hashes = {"base": base.weights_sha256, "tokenizer": base.tokenizer_sha256, "corpus": everything, "split": placed}
+    hashes = {
+        "base": base.weights_sha256,
+        "tokenizer": base.tokenizer_sha256,
+        "corpus": everything,
+        "split": placed,
+    }
     sizes = {part: len(documents) for part, documents in parts}
     run.record(versions=versions(), sha256=hashes, device=device, documents=sizes | {"empty": empty})
     dropped = f"; {empty} empty ones left out" if empty else ""
@@ -128,8 +145,22 @@ def _record_inputs(run: Run, base: Base, parts: Parts, empty: int, device: str, 
     screen.say(f"documents: {words} (by a hash of each text){dropped}")
 
 
+def _validation_words(outcome: Outcome, name: str) -> str:
+    best = (
+        outcome.best_validation_nats
+        if outcome.best_validation_nats is not None
+        else outcome.base_validation_nats
+    )
+    change = 100 * math.expm1(best - outcome.base_validation_nats)
+    return (
+        f"{name}: validation {outcome.base_validation_nats:.4f} → {best:.4f} nats a token, "
+        f"perplexity {change:+.1f} %, step {outcome.best_step} of {outcome.planned_steps}; the test part was not scored"
+    )
+
+
 def _stop_if_asked(outcome: Outcome, run: Run) -> None:
-    saved = f"at step {outcome.steps} of {outcome.planned_steps}; the adapter of step {outcome.best_step} is saved in"
+    place = f"at step {outcome.steps} of {outcome.planned_steps}"
+    saved = f"{place}; the adapter of step {outcome.best_step} is saved in"
     if outcome.stopped_by == "interrupted":
         raise KeyboardInterrupt(f"interrupted {saved} {run.adapter_folder}")
     if outcome.stopped_by == "terminated":

@@ -37,7 +37,9 @@ class Screen:
     def say(self, message: RenderableType) -> None:
         """Print a sentence or a table, and log it."""
         self._console.print(message)
-        plain = Console(width=LOG_COLUMNS, color_system=None, highlight=False, soft_wrap=isinstance(message, str))
+        plain = Console(
+            width=LOG_COLUMNS, color_system=None, highlight=False, soft_wrap=isinstance(message, str)
+        )
         with plain.capture() as capture:
             plain.print(message)
         self._keep(capture.get())
@@ -71,7 +73,9 @@ class Screen:
                     self._line(f"{name} {done_so_far}/{total}  {last_figures}  {left:.0f} s left")
 
             yield advance
-        self._line(f"{name} {done_so_far}/{total}  {last_figures}  {time.monotonic() - started:.1f} s", always=True)
+        self._line(
+            f"{name} {done_so_far}/{total}  {last_figures}  {time.monotonic() - started:.1f} s", always=True
+        )
 
     def _line(self, line: str, *, always: bool = False) -> None:
         if always or not self._console.is_terminal:

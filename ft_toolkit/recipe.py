@@ -96,7 +96,9 @@ class Training(Section):
     budget: Annotated[PositiveFloat | None, BeforeValidator(_seconds)] = Field(
         None, description="stop cleanly after this much training time: 90s, 20m, 1.5h"
     )
-    block_tokens: int = Field(256, ge=8, description="tokens in a training row; at most the model's positions")
+    block_tokens: int = Field(
+        256, ge=8, description="tokens in a training row; at most the model's positions"
+    )
     batch_tokens: Count = Field(4096, description="tokens in an optimizer step")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="the peak, after the warm-up")
     warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
@@ -113,7 +115,9 @@ class Judging(Section):
 
 class Recipe(Section):
     name: str = Field(description="the run folder's name; by default the recipe file's")
-    base: str = Field(min_length=1, description="starter/gpt2, starter/bert, owner/name[@revision] or a folder")
+    base: str = Field(
+        min_length=1, description="starter/gpt2, starter/bert, owner/name[@revision] or a folder"
+    )
     corpus: Corpus
     adapter: Adapter = Adapter()
     training: Training = Training()
@@ -149,7 +153,9 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Resolved:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise FtError(f"override {override!r}", "section.key=value", override, 'Write SET="training.epochs=5".')
+            raise FtError(
+                f"override {override!r}", "section.key=value", override, 'Write SET="training.epochs=5".'
+            )
         _put(values, key.split("."), _override_value(text), f"override {key}")
         origins[key] = "override"
     if "name" not in values:
@@ -186,12 +192,16 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], di
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise FtError(f"{path}", "a recipe file", "nothing there", f"It is named by extends in {above[-1]}.") from None
+        raise FtError(
+            f"{path}", "a recipe file", "nothing there", f"It is named by extends in {above[-1]}."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise FtError(f"{path}", "a readable UTF-8 file", error, "Check the file.") from None
     parsed = strict_yaml.parse(text, str(path))
     if not isinstance(parsed.value, dict):
-        raise FtError(f"{path}", "keys such as base: and corpus:", type(parsed.value).__name__, "See ft recipes.")
+        raise FtError(
+            f"{path}", "keys such as base: and corpus:", type(parsed.value).__name__, "See ft recipes."
+        )
     values: dict[str, Any] = parsed.value
     origins = {".".join(keys): f"{path}:{line}" for keys, line in parsed.lines.items() if keys}
     parent = values.pop("extends", None)
@@ -213,7 +223,11 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _override_value(text: str) -> Any:
-    return strict_yaml.parse(text, "override").value if text.startswith(("[", '"', "'")) else strict_yaml.scalar(text)
+    return (
+        strict_yaml.parse(text, "override").value
+        if text.startswith(("[", '"', "'"))
+        else strict_yaml.scalar(text)
+    )
 
 
 def _put(values: dict[str, Any], keys: Sequence[str], value: object, where: str) -> None:
@@ -244,9 +258,15 @@ def _faults(error: ValidationError, path: Path, origins: dict[str, str]) -> list
             faults[dotted] = f"{path}: {dotted}: expected a value, found none. Add this key."
         else:
             wanted = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            found = repr(fault["input"]) if isinstance(fault["input"], str | int | float | list | None) else "this"
+            found = (
+                repr(fault["input"])
+                if isinstance(fault["input"], str | int | float | list | None)
+                else "this"
+            )
             separator = ": " if dotted else " "
-            faults[dotted] = f"{where}{separator}expected {wanted}, found {found}. Mend it; ft recipes show explains."
+            faults[dotted] = (
+                f"{where}{separator}expected {wanted}, found {found}. Mend it; ft recipes show explains."
+            )
     return list(faults.values())
 
 
@@ -265,7 +285,9 @@ def _section(keys: Sequence[str]) -> type[BaseModel] | None:
     return section
 
 
-def _explain(section: BaseModel, prefix: str, origins: dict[str, str]) -> Iterator[tuple[str, object, str, str]]:
+def _explain(
+    section: BaseModel, prefix: str, origins: dict[str, str]
+) -> Iterator[tuple[str, object, str, str]]:
     for key, info in type(section).model_fields.items():
         value, dotted = getattr(section, key), f"{prefix}{key}"
         if isinstance(value, BaseModel):

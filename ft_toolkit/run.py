@@ -41,7 +41,9 @@ class Run:
             except NotADirectoryError:
                 raise FtError(runs_folder, "a folder for runs", "a file", "Move it or use --runs.") from None
             except PermissionError:
-                raise FtError(runs_folder, "a folder we may write", "no permission", "Use --runs FOLDER.") from None
+                raise FtError(
+                    runs_folder, "a folder we may write", "no permission", "Use --runs FOLDER."
+                ) from None
             except OSError as error:
                 raise disk_full(runs_folder) if _is_disk_full(error) else error from None
             run = cls(folder)
@@ -71,7 +73,9 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        return Recipe.model_validate(yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8")))
+        return Recipe.model_validate(
+            yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
+        )
 
     @property
     def adapter_folder(self) -> Path:
@@ -148,7 +152,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise FtError(path, "JSON that ft wrote", "something else", "Restore the file or train again.") from None
+        raise FtError(
+            path, "JSON that ft wrote", "something else", "Restore the file or train again."
+        ) from None
 
 
 def now() -> str:

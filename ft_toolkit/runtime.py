@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,17 @@ from types import FrameType
 from ft_toolkit.errors import Terminated
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
-LIBRARIES = ("ft-toolkit", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
+LIBRARIES = (
+    "ft-toolkit",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "scipy",
+)
 
 
 def prepare_process() -> None:
@@ -36,6 +47,8 @@ def prepare_torch() -> None:
         torch.set_num_threads(threads())
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    # transformers 5.23 and peft 0.21 warn at each other about a rename that no user can act on
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|peft\.")
 
 
 def threads() -> int:
@@ -54,7 +67,7 @@ def bfloat16_is_faster(device_type: str) -> bool:
     import torch
 
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False

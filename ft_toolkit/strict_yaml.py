@@ -67,7 +67,9 @@ def parse(text: str, name: str) -> Parsed:
         where = f"{name}:{mark.line + 1}" if mark else name
         found = getattr(error, "problem", None) or str(error)
         raise FtError(where, "YAML", found, "Mind indentation, colons and quotes.") from None
-    faults += [f"{name}:{a.start_mark.line + 1}: an alias (*{a.anchor}); write the value out" for a in anchors]
+    faults += [
+        f"{name}:{a.start_mark.line + 1}: an alias (*{a.anchor}); write the value out" for a in anchors
+    ]
     parsed = Parsed(None)
     if root is not None and not faults:
         parsed.value = _build(root, (), parsed.lines, faults, name)
@@ -86,7 +88,9 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], faults: list[str
             key_line = key_node.start_mark.line + 1
             if key in mapping:
                 first = lines[(*path, key)]
-                faults.append(f"{name}:{key_line}: {'.'.join((*path, key))}: duplicate key, first on line {first}")
+                faults.append(
+                    f"{name}:{key_line}: {'.'.join((*path, key))}: duplicate key, first on line {first}"
+                )
             lines.setdefault((*path, key), key_line)
             mapping[key] = _build(value_node, (*path, key), lines, faults, name)
         return mapping

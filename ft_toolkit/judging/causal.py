@@ -43,7 +43,9 @@ def score_documents(
     """
     if begin_id is None:
         raise FtError("tokenizer", "a token that begins a text", "none", "Its first token cannot be scored.")
-    windows = [w for i, document in enumerate(documents) for w in _windows(i, len(document.ids), window, stride)]
+    windows = [
+        w for i, document in enumerate(documents) for w in _windows(i, len(document.ids), window, stride)
+    ]
     # equal lengths side by side: hardly any padding, and each batch costs about the same
     windows.sort(key=lambda w: w.stop - w.start, reverse=True)
     device = next(losses.parameters()).device

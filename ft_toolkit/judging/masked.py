@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ft_toolkit.errors import FtError
 from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.models.families import SpecialTokens
 from ft_toolkit.models.losses import NO_TARGET, TokenLosses
@@ -49,6 +51,9 @@ def score_documents(
     seed       of the permutation; with the document's text it alone decides the groups
     returns    one (n,) float64 array a document, in the order given
     """
+    begin, end, hidden_by = special.begin, special.end, special.mask
+    if begin is None or end is None or hidden_by is None:
+        raise FtError("tokenizer", "[CLS], [SEP] and [MASK]", "not all of them", "Use a masked model's own.")
     passes = [p for i, d in enumerate(documents) for p in _passes(i, d, positions - 2, groups, seed)]
     passes.sort(key=lambda p: p.stop - p.start, reverse=True)
     device = next(losses.parameters()).device
@@ -63,8 +68,8 @@ def score_documents(
             seen = np.zeros((len(some), width), dtype=np.int64)
             for row, p in enumerate(some):
                 ids = documents[p.document].ids[p.start : p.stop]
-                input_ids[row, : len(ids) + 2] = np.concatenate([[special.begin], ids, [special.end]])
-                input_ids[row, p.hidden + 1] = special.mask
+                input_ids[row, : len(ids) + 2] = np.concatenate([[begin], ids, [end]])
+                input_ids[row, p.hidden + 1] = hidden_by
                 targets[row, p.hidden + 1] = ids[p.hidden]
                 seen[row, : len(ids) + 2] = 1
             nll = losses(
@@ -85,7 +90,7 @@ def _passes(index: int, document: Encoded, window: int, groups: int, seed: int) 
     edges = np.linspace(0, tokens, -(-tokens // window) + 1).round().astype(int)
     order = scrambled(token_keys(document), seed)
     found = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         shuffled = np.argsort(order[start:stop], kind="stable")
         found += [
             _Pass(index, int(start), int(stop), np.sort(shuffled[group::groups]))

@@ -5,6 +5,7 @@ A token-wise interval that should hold 95 % held 56 to 58 % of the time where do
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +51,9 @@ def as_percent(nats_per_token: float) -> float:
     return float(100 * np.expm1(nats_per_token))
 
 
-def paired_difference(base_nats: Values, adapter_nats: Values, tokens: NDArray[np.int64], seed: int = 0) -> Difference:
+def paired_difference(
+    base_nats: Values, adapter_nats: Values, tokens: NDArray[np.int64], seed: int = 0
+) -> Difference:
     """Difference of two models on the same documents, with a 95 % interval over documents.
 
     base_nats, adapter_nats, tokens   (n,) totals of each document
@@ -97,21 +100,24 @@ class Gap:
 
 
 def generalisation_gap(
-    held_out: tuple[Values, Values, NDArray[np.int64]], train: tuple[Values, Values, NDArray[np.int64]], seed: int = 0
+    held_out: tuple[Values, Values, NDArray[np.int64]],
+    train: tuple[Values, Values, NDArray[np.int64]],
+    seed: int = 0,
 ) -> Gap:
     """The adapter's gap against its base's own, with a 95 % interval (two independent sets of documents).
 
     held_out, train   (base_nats, adapter_nats, tokens), each (n,)
     """
     base_gap, adapter_gap = (
-        float(held_out[side].sum() / held_out[2].sum() - train[side].sum() / train[2].sum()) for side in (0, 1)
+        float(held_out[side].sum() / held_out[2].sum() - train[side].sum() / train[2].sum())
+        for side in (0, 1)
     )
     low = high = None
     fewest = min(len(held_out[2]), len(train[2]))
     if fewest >= TOO_FEW_DOCUMENTS:
         changes = [(part[1] - part[0], part[2]) for part in (held_out, train)]
         errors = [_standard_error(c, t, float(c.sum() / t.sum())) for c, t in changes]
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, fewest - 1)) * float(np.hypot(*errors))
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, fewest - 1)) * math.hypot(*errors)
         low, high = adapter_gap - base_gap - reach, adapter_gap - base_gap + reach
     return Gap(adapter_gap, base_gap, low, high)
 

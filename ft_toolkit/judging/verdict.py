@@ -41,7 +41,9 @@ def judge(comparison: Comparison) -> Verdict:
         caveats.append("Few documents: the interval is Student's t on document differences.")
     if metric == "pseudo-perplexity":
         groups = comparison.protocol.groups
-        caveats.append(f"Pseudo-perplexity by covering({groups}): comparable only with itself on this tokenizer.")
+        caveats.append(
+            f"Pseudo-perplexity by covering({groups}): comparable only with itself on this tokenizer."
+        )
     return Verdict(
         f"{comparison.name}: {headline}",
         forgotten_words(general[0].difference) if general else "not measured: no general text",
@@ -149,4 +151,8 @@ def _text_words(corpus: CorpusComparison) -> str:
 
 
 def _typographic(text: str) -> str:
-    return text.replace("-0.0 %", "0.0 %").replace("+-", "±").replace(" -", " −") if text[0] != "-" else "−" + text[1:].replace("-", "−")
+    return (
+        text.replace("-0.0 %", "0.0 %").replace("+-", "±").replace(" -", " −")
+        if text[0] != "-"
+        else "−" + text[1:].replace("-", "−")
+    )

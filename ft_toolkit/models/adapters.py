@@ -105,7 +105,9 @@ def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel:
         raise FtError("adapter.targets", f"modules of {base.name}", f"{found} ({error})", hint) from None
     outside = [n for n in _adapted(model) if f".{base.family.trunk}." not in f".{n}."]
     if outside:
-        raise FtError("adapter.targets", "modules of the trunk", outside[0], "The head and embeddings stay as they are.")
+        raise FtError(
+            "adapter.targets", "modules of the trunk", outside[0], "The head and embeddings stay as they are."
+        )
     model.peft_config["default"].base_model_name_or_path = base.name
     model.eval()  # new layers come in training mode, where the base's dropout would be on
     return model
@@ -114,12 +116,16 @@ def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel:
 def load_adapter(base: Base, folder: Path) -> PeftModel:
     """Load a saved adapter onto a freshly loaded base."""
     if not (folder / "adapter_model.safetensors").is_file():
-        raise FtError(folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?")
+        raise FtError(
+            folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?"
+        )
     try:
         model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=False)
     except (RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise FtError(folder, f"an adapter for {base.name}", reason, "Was it made for another base?") from None
+        raise FtError(
+            folder, f"an adapter for {base.name}", reason, "Was it made for another base?"
+        ) from None
     model.eval()
     return model
 
@@ -155,7 +161,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def hash_weights(model: nn.Module) -> str:
-    """sha256 over the names and values of all weights: the identity of a base, wherever it was loaded from."""
+    """sha256 over the names and values of all weights: who a base is, wherever it was loaded from."""
     digest = sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -50,7 +50,7 @@ class TokenLosses(nn.Module):
         for name in self.family.head:
             hidden = bare.get_submodule(name)(hidden)
         output = bare.get_submodule(self.family.output)
-        nll: Tensor = _FrozenHeadNll.apply(hidden, output.weight, output.bias, targets[asked])
+        nll: Tensor = _FrozenHeadNll.apply(hidden, output.weight, output.bias, targets[asked])  # type: ignore[no-untyped-call]  # torch types no autograd.Function
         return nll
 
 

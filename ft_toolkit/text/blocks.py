@@ -67,7 +67,7 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     repeated: frozenset[str] = frozenset(),
 ) -> list[Encoded]:
-    """Tokenise in batches, whole and as plain text: `<|endoftext|>` written in a document is just characters."""
+    """Tokenise whole documents as plain text: `<|endoftext|>` written in one is just characters."""
     encoded: list[Encoded] = []
     for start in range(0, len(documents), _TOKENISE_AT_ONCE):
         some = documents[start : start + _TOKENISE_AT_ONCE]
@@ -121,7 +121,9 @@ def mask(
     draw = scrambled(scrambled(row.token_keys, seed), epoch)
     chosen = (_unit(draw) < fraction) & (row.targets != NO_TARGET)
     kind = _unit(_mixed(draw))
-    random_ids = replacement_ids[_mixed(draw ^ np.uint64(0x5851F42D4C957F2D)) % np.uint64(len(replacement_ids))]
+    random_ids = replacement_ids[
+        _mixed(draw ^ np.uint64(0x5851F42D4C957F2D)) % np.uint64(len(replacement_ids))
+    ]
     shown = np.where(kind < 0.8, np.int32(mask_id), np.where(kind < 0.9, random_ids, row.input_ids))
     return replace(
         row,
@@ -186,7 +188,9 @@ def _masked_rows(
         while start < len(document.ids):
             left = len(document.ids) - start
             take = min(room - frame_tokens, left)
-            if take < min(SHORTEST_MASKED_PIECE, left, block_tokens - frame_tokens) or (pieces and not packed):
+            if take < min(SHORTEST_MASKED_PIECE, left, block_tokens - frame_tokens) or (
+                pieces and not packed
+            ):
                 yield _join(pieces)
                 pieces, room = [], block_tokens
                 continue

@@ -102,12 +102,16 @@ def split(documents: Iterable[Document], plan: Split) -> Parts:
     for document in documents:
         digest = sha256(f"{plan.seed}:{document.sha256}".encode()).digest()
         place = int.from_bytes(digest[:8]) / 2**64
-        part: Part = "test" if place < plan.test else "validation" if place < plan.test + plan.validation else "train"
+        part: Part = (
+            "test" if place < plan.test else "validation" if place < plan.test + plan.validation else "train"
+        )
         parts[part].append(document)
     for part, held in parts.items():
         if not held:
             sizes = ", ".join(f"{len(d)} {p}" for p, d in parts.items())
-            raise FtError("corpus.split", f"a document in every part, {part} included", sizes, "Add documents.")
+            raise FtError(
+                "corpus.split", f"a document in every part, {part} included", sizes, "Add documents."
+            )
     return Parts(**parts)
 
 
@@ -127,7 +131,9 @@ def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[s
             for row, columns in enumerate(_table_rows(path, ending)):
                 yield relative, row, fill(columns, f"{path}, row {row}")
         elif unit == "row":
-            raise FtError(f"{path}: corpus.documents", "file, paragraph or line, for text", unit, "Change it.")
+            raise FtError(
+                f"{path}: corpus.documents", "file, paragraph or line, for text", unit, "Change it."
+            )
         else:
             for row, raw in enumerate(_pieces(_decode(path), unit or "file")):
                 yield relative, row, raw
@@ -138,7 +144,9 @@ def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
     if path.is_file():
         if _ending(path) not in TEXT_ENDINGS + TABLE_ENDINGS:
             wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
-            raise FtError(path, f"a file ending in {wanted} (or .gz after it)", path.name, "Convert or rename it.")
+            raise FtError(
+                path, f"a file ending in {wanted} (or .gz after it)", path.name, "Convert or rename it."
+            )
         return path.parent, [path]
     if path.is_dir():
         root, found = path, sorted(path.rglob("*"))
@@ -148,7 +156,11 @@ def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
         found = sorted(Path(match) for match in glob.glob(source, recursive=True))
     else:
         raise FtError(f"corpus {source}", "a file, folder or glob", "nothing there", "Check corpus.source.")
-    files = [f for f in found if f.is_file() and _ending(f) in TEXT_ENDINGS + TABLE_ENDINGS and not _hidden(f, root)]
+    files = [
+        f
+        for f in found
+        if f.is_file() and _ending(f) in TEXT_ENDINGS + TABLE_ENDINGS and not _hidden(f, root)
+    ]
     if not files:
         wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
         raise FtError(f"corpus {source}", f"files ending in {wanted}", "none", "Check corpus.source.")
@@ -210,7 +222,9 @@ def _table_rows(path: Path, ending: str) -> Iterator[dict[str, Any]]:
                 yield _json_row(line, f"{path}, line {number}")
     else:
         csv.field_size_limit(sys.maxsize)
-        reader = csv.DictReader(io.StringIO(_decode(path), newline=""), delimiter="," if ending == ".csv" else "\t")
+        reader = csv.DictReader(
+            io.StringIO(_decode(path), newline=""), delimiter="," if ending == ".csv" else "\t"
+        )
         try:
             for columns in reader:
                 if None in columns:
@@ -253,7 +267,9 @@ def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:
         loaded = datasets.load_dataset(owner_name, config or None, revision=revision or None)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise FtError(f"corpus hf:{name}", "a dataset on the Hub or in the cache", reason, "Check it.") from None
+        raise FtError(
+            f"corpus hf:{name}", "a dataset on the Hub or in the cache", reason, "Check it."
+        ) from None
     fill = _template(text)
     for split_name, rows in loaded.items():
         for row, columns in enumerate(rows):

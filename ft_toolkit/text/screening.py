@@ -19,9 +19,7 @@ def repeated_lines(documents: Iterable[Document]) -> frozenset[str]:
     return frozenset(line for line, count in documents_with.items() if count > 1)
 
 
-def outside_repeated_lines(
-    text: str, ends: NDArray[np.int64], repeated: frozenset[str]
-) -> NDArray[np.bool_]:
+def outside_repeated_lines(text: str, ends: NDArray[np.int64], repeated: frozenset[str]) -> NDArray[np.bool_]:
     """Whether each token's last character stands outside the repeated lines.
 
     ends     (n,) index in `text` behind each token's last character
@@ -30,4 +28,7 @@ def outside_repeated_lines(
     lines = text.split("\n")
     is_fresh = np.array([line.strip() not in repeated for line in lines])
     line_ends = np.cumsum([len(line) + 1 for line in lines])  # a line feed belongs to the line it ends
-    return is_fresh[np.searchsorted(line_ends, np.maximum(ends - 1, 0), side="right").clip(max=len(lines) - 1)]
+    fresh: NDArray[np.bool_] = is_fresh[
+        np.searchsorted(line_ends, np.maximum(ends - 1, 0), side="right").clip(max=len(lines) - 1)
+    ]
+    return fresh

@@ -23,15 +23,14 @@ from torch import Tensor
 
 from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated
 from ft_toolkit.models.adapters import Base, set_dropout, trainable
-from ft_toolkit.models.losses import SummedLoss, TokenLosses
+from ft_toolkit.models.losses import NO_TARGET, SummedLoss, TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Training
 from ft_toolkit.runtime import bfloat16_is_faster
-from ft_toolkit.models.losses import NO_TARGET
 from ft_toolkit.text.blocks import Row, collate, mask
 
 MICRO_TOKENS = 2048  # read at once; a step's other tokens follow before the optimizer moves
-VALIDATIONS = 10  # over the planned steps
+VALIDATIONS = 8  # over the planned steps
 GRADIENT_NORM = 1.0
 StopReason = Literal["done", "patience", "budget", "interrupted", "terminated"]
 
@@ -43,8 +42,9 @@ class Outcome:
     steps: int
     planned_steps: int
     best_step: int
-    best_validation_nats: float | None  # a token; None when it stopped before the first validation
-    target_tokens: int
+    base_validation_nats: float  # a token, before the first step: an untrained adapter changes nothing
+    best_validation_nats: float | None  # None when it stopped before the first validation
+    tokens: int  # read in training, all epochs
     seconds: float
     precision: str
     stopped_by: StopReason
@@ -53,7 +53,9 @@ class Outcome:
         return asdict(self)
 
 
-def make_accelerator(device: str = "auto", trackers: Sequence[str] = (), folder: str | None = None) -> Accelerator:
+def make_accelerator(
+    device: str = "auto", trackers: Sequence[str] = (), folder: str | None = None
+) -> Accelerator:
     """accelerate's own choice of device and processes; bf16 where the hardware multiplies it faster.
 
     device    auto, or a torch device such as cpu, cuda:1 or mps
@@ -115,7 +117,8 @@ def train(
     torch.manual_seed(plan.seed)
     started = time.monotonic()
     best: dict[str, Tensor] = {}
-    best_nats, best_step, step, target_tokens, without_gain = math.inf, 0, 0, 0, 0
+    best_nats, best_step, step, tokens, without_gain = math.inf, 0, 0, 0, 0
+    base_nats = validate()
     stopped_by: StopReason = "done"
     try:
         set_dropout(model, active=True)
@@ -133,7 +136,7 @@ def train(
                 norm = accelerator.clip_grad_norm_(list(parameters.values()), GRADIENT_NORM)
                 optimizer.step()
                 optimizer.zero_grad()
-                target_tokens += count
+                tokens += sum(len(row.input_ids) for row in batch)
                 seconds = time.monotonic() - started
                 line: dict[str, object] = {
                     "step": step,
@@ -141,7 +144,8 @@ def train(
                     "loss_nats": nats / max(count, 1),
                     "learning_rate": learning_rate(step - 1, steps, plan),
                     "gradient_norm": float(norm) if norm is not None else None,
-                    "target_tokens": target_tokens,
+                    "targets": count,
+                    "tokens": tokens,
                     "seconds": round(seconds, 3),
                 }
                 over_budget = plan.budget is not None and seconds >= plan.budget
@@ -156,7 +160,7 @@ def train(
                         best = {name: p.detach().clone() for name, p in parameters.items()}
                 record(line)
                 accelerator.log({k: v for k, v in line.items() if isinstance(v, int | float)}, step=step)
-                advance(1, _figures(nats / max(count, 1), best_nats, target_tokens / max(seconds, 1e-9)))
+                advance(1, _figures(nats / max(count, 1), best_nats, tokens / max(seconds, 1e-9)))
                 if step == steps:
                     break
                 if over_budget or without_gain >= plan.patience:
@@ -174,8 +178,9 @@ def train(
         steps=step,
         planned_steps=steps,
         best_step=best_step or step,
+        base_validation_nats=base_nats,
         best_validation_nats=best_nats if best else None,
-        target_tokens=target_tokens,
+        tokens=tokens,
         seconds=time.monotonic() - started,
         precision=accelerator.mixed_precision.replace("no", "float32"),
         stopped_by=stopped_by,

@@ -1,0 +1,70 @@
+# The front desk. `make` lists the verbs.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+# Linux without a GPU: make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_FLAGS ?=
+RECIPE ?= quickstart
+SET ?=
+RUN ?=
+ON ?=
+VENV := .venv
+FT := $(VENV)/bin/ft
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: help setup finetune compare runs recipes doctor test check oracles mutants readme clean
+
+help:      ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/pip $(INPUTS)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-oracles: $(VENV)/.installed-dev
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev,oracles]'
+	@touch $@
+
+setup: $(VENV)/.installed   ## create .venv and install (the other verbs do it when needed)
+
+finetune: $(VENV)/.installed   ## train and judge: make finetune RECIPE=recipes/medical-bert.yaml SET="training.epochs=2"
+	@$(FT) finetune $(RECIPE) $(foreach pair,$(SET),--set '$(pair)')
+
+compare: $(VENV)/.installed   ## score a run again: make compare RUN=runs/quickstart ON=notes.txt
+	@test -n "$(RUN)" || { echo "Which run? make compare RUN=one of:"; $(FT) runs; exit 2; }
+	@$(FT) compare $(RUN) $(if $(ON),--on '$(ON)')
+
+runs: $(VENV)/.installed   ## list the runs with their verdicts
+	@$(FT) runs
+
+recipes: $(VENV)/.installed   ## list the recipes that ship
+	@$(FT) recipes
+
+doctor: $(VENV)/.installed   ## what this machine offers, and what would stop a run
+	@$(FT) doctor
+
+test: $(VENV)/.installed-dev   ## the tests: offline, on the CPU
+	@$(VENV)/bin/python -m pytest -q
+
+check: $(VENV)/.installed-dev   ## format, lint and types; changes nothing
+	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
+
+oracles: $(VENV)/.installed-oracles   ## our scores against lm-evaluation-harness
+	@$(VENV)/bin/python -m pytest -q -m oracle
+
+mutants: $(VENV)/.installed-dev   ## plant known bugs one at a time; each must break a test
+	@$(VENV)/bin/python tests/mutants.py
+
+readme: $(VENV)/.installed-dev   ## run the README's commands and compare its figures
+	@$(VENV)/bin/python tests/readme.py
+
+clean:     ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

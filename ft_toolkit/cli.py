@@ -1,0 +1,117 @@
+"""The door: the ft command. Heavy imports wait inside the verbs, so that --help answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ft_toolkit import __version__, compare
+from ft_toolkit.errors import one_line_errors
+from ft_toolkit.runtime import prepare_process
+
+app = typer.Typer(
+    help="Fine-tune small GPT-2 and BERT checkpoints with LoRA, and learn honestly whether it helped.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+recipes = typer.Typer(help="The recipes that ship, and what each value means.", rich_markup_mode=None)
+app.add_typer(recipes, name="recipes", invoke_without_command=True)
+app.command("compare")(compare.main)
+
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="training.epochs=5")]
+Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the run folders.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"ft-toolkit {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def finetune(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")] = "quickstart",
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    judge: Annotated[
+        bool, typer.Option(help="--no-judge: validation figure only; the test part stays unseen.")
+    ] = True,
+    track: Annotated[
+        list[str] | None, typer.Option(help="A tracker that accelerate knows: tensorboard …")
+    ] = None,
+) -> None:
+    """Train an adapter from a recipe, judge it, and print the verdict."""
+    from ft_toolkit.recipe import read_recipe
+
+    resolved = read_recipe(recipe, overrides or [])
+    from ft_toolkit import (
+        finetune as journey,
+    )  # only now: a fault in the recipe is told without waiting for torch
+
+    journey.finetune(resolved.recipe, runs, device=device, trackers=track or (), judge=judge)
+
+
+@app.command("runs")
+def list_runs(runs: Runs = Path("runs")) -> None:
+    """List the runs of a folder with their verdicts."""
+    from ft_toolkit.run import list_runs, read_json
+
+    for run in list_runs(runs):
+        comparison = run.folder / "comparison.json"
+        words = "unfinished" if "training" not in run.facts else "trained, not judged: ft compare finishes it"
+        print(
+            f"{run.folder}  {read_json(comparison)['verdict']['headline'] if comparison.is_file() else words}"
+        )
+
+
+@recipes.callback()
+def list_recipes(context: typer.Context) -> None:
+    """List the gallery."""
+    if context.invoked_subcommand is None:
+        from ft_toolkit.recipe import gallery, read_recipe
+
+        for path in gallery():
+            recipe = read_recipe(path).recipe
+            print(f"{path.stem:<20} {recipe.base:<34} {recipe.corpus.source}")
+
+
+@recipes.command("show")
+def show_recipe(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")],
+    overrides: Overrides = None,
+) -> None:
+    """Print each value of a recipe, where it came from and what it means."""
+    from ft_toolkit.recipe import read_recipe
+
+    for key, value, origin, meaning in read_recipe(recipe, overrides or []).explained():
+        print(f"{key:<26} {'null' if value is None else value!s:<28} {origin:<30} {meaning}")
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this machine offers and what would stop a run."""
+    from ft_toolkit.doctor import findings
+
+    for what, how in findings():
+        print(f"{what:<20} {how}")
+
+
+def main() -> None:
+    """The ft command."""
+    prepare_process()
+    with one_line_errors():
+        app(prog_name="ft", standalone_mode=True)
+
+
+if __name__ == "__main__":
+    main()
