@@ -6,7 +6,6 @@ PyYAML speaks YAML 1.1, where `2e-4` is a text, `no` is false and the last of tw
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +40,8 @@ class Parsed:
 class _Plain(yaml.SafeLoader):
     """SafeLoader that resolves no plain scalar itself: scalar() below does, by YAML 1.2."""
 
-    yaml_implicit_resolvers: Mapping[str, Any] = {}
+
+_Plain.yaml_implicit_resolvers = {}
 
 
 def scalar(text: str) -> Any:
@@ -61,15 +61,15 @@ def parse(text: str, name: str) -> Parsed:
     faults: list[str] = []
     try:
         root = loader.get_single_node()
-        anchors = [e for e in yaml.parse(text, Loader=yaml.SafeLoader) if isinstance(e, yaml.AliasEvent)]
+        anchors = [
+            event for event in yaml.parse(text, Loader=yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)
+        ]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         found = getattr(error, "problem", None) or str(error)
         raise FtError(where, "YAML", found, "Mind indentation, colons and quotes.") from None
-    faults += [
-        f"{name}:{a.start_mark.line + 1}: an alias (*{a.anchor}); write the value out" for a in anchors
-    ]
+    faults += [f"{name}: an alias (*{a.anchor}); write the value out" for a in anchors]
     parsed = Parsed(None)
     if root is not None and not faults:
         parsed.value = _build(root, (), parsed.lines, faults, name)
@@ -96,6 +96,7 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], faults: list[str
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, str(i)), lines, faults, name) for i, item in enumerate(node.value)]
+    assert isinstance(node, yaml.ScalarNode)  # the third and last kind
     if node.tag not in ("tag:yaml.org,2002:str", "!"):
         faults.append(f"{name}:{line}: {'.'.join(path)}: tag {node.tag}; recipes hold plain values only")
     return scalar(node.value) if node.style is None else node.value

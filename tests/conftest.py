@@ -1,0 +1,94 @@
+"""What the tests share: tiny real checkpoints, a small real corpus, and one thread."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network says so by itself
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
+
+from ft_toolkit import shipped
+from ft_toolkit.recipe import Recipe
+from ft_toolkit.runtime import prepare_torch
+
+prepare_torch()
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "corpora"
+FAMILY_NAMES = ("gpt2", "bert", "distilbert")
+POSITIONS = 64
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each family: 2 layers, width 16, random weights wide enough that every part matters."""
+    torch.manual_seed(1)
+    vocabulary = 8192
+    gpt2 = GPT2Config(
+        vocab_size=vocabulary, n_positions=POSITIONS, n_embd=16, n_layer=2, n_head=2,
+        initializer_range=0.3, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    bert = BertConfig(
+        vocab_size=vocabulary, max_position_embeddings=POSITIONS, hidden_size=16, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=32, initializer_range=0.3,
+    )  # fmt: skip
+    distilbert = DistilBertConfig(
+        vocab_size=vocabulary, max_position_embeddings=POSITIONS, dim=16, n_layers=2, n_heads=2, hidden_dim=32,
+        initializer_range=0.3,
+    )  # fmt: skip
+    models = {
+        "gpt2": (GPT2LMHeadModel(gpt2), "gpt2"),
+        "bert": (BertForMaskedLM(bert), "bert"),
+        "distilbert": (DistilBertForMaskedLM(distilbert), "bert"),
+    }
+    folders = {}
+    for name, (model, starter) in models.items():
+        folders[name] = tmp_path_factory.mktemp("checkpoints") / f"tiny-{name}"
+        model.save_pretrained(folders[name])
+        AutoTokenizer.from_pretrained(shipped.starter(starter)).save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty real documents of the bundled medicine corpus, in a folder."""
+    folder = tmp_path_factory.mktemp("corpus") / "medicine"
+    folder.mkdir()
+    for path in sorted(shipped.corpus("everyday-medicine").glob("*.md"))[:40]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_recipe(checkpoints: dict[str, Path], small_corpus: Path) -> Callable[..., Recipe]:
+    """A recipe that trains in about a second: tiny_recipe("bert", training={"steps": 2})."""
+
+    def make(family: str = "gpt2", **sections: Any) -> Recipe:
+        values: dict[str, Any] = {
+            "name": f"tiny-{family}",
+            "base": str(checkpoints[family]),
+            "corpus": {"source": str(small_corpus)},
+            "training": {"steps": 5, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.01},
+            "judging": {"general": None},
+        }
+        for key, value in sections.items():
+            both_are_sections = isinstance(value, dict) and isinstance(values.get(key), dict)
+            values[key] = values[key] | value if both_are_sections else value
+        return Recipe.model_validate(values)
+
+    return make
