@@ -49,6 +49,7 @@ def finetune(
     track: Annotated[
         list[str] | None, typer.Option(help="A tracker that accelerate knows: tensorboard …")
     ] = None,
+    energy: Annotated[bool, typer.Option("--energy", help="Measure energy (extra: energy).")] = False,
 ) -> None:
     """Train an adapter from a recipe, judge it, and print the verdict."""
     from ft_toolkit.recipe import read_recipe
@@ -58,7 +59,7 @@ def finetune(
         finetune as journey,
     )  # only now: a fault in the recipe is told without waiting for torch
 
-    journey.finetune(resolved.recipe, runs, device=device, trackers=track or (), judge=judge)
+    journey.finetune(resolved.recipe, runs, device=device, trackers=track or (), judge=judge, energy=energy)
 
 
 @app.command("runs")

@@ -11,7 +11,7 @@ import typer
 
 from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.progress import Screen
-from ft_toolkit.run import Run
+from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_process
 
 if TYPE_CHECKING:  # torch comes with these; --help must not wait
@@ -74,7 +74,7 @@ def compare_run(
 
 
 def judge_run(run: Run, base: Base, model: PeftModel, parts: Parts, screen: Screen) -> Comparison:
-    """Score the parts of a run, say the verdict, and keep both unless the run has them already."""
+    """Score the parts of a run, say the verdict, and finish the run unless it is finished."""
     from ft_toolkit.judging.comparison import compare, score_parts
     from ft_toolkit.judging.protocols import default_protocol
 
@@ -114,6 +114,7 @@ def _keep(run: Run, comparison: Comparison, scored: Sequence[CorpusScores]) -> N
     for part in scored:
         run.write_table(f"scores/{part.kind}.parquet", part.rows())
     run.write_json("comparison.json", comparison.as_dict() | {"verdict": asdict(judge(comparison))})
+    run.record(finished_at=now())
 
 
 def _check_base(run: Run, base: Base) -> None:

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from peft import PeftModel
 
 from ft_toolkit.compare import judge_run
+from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated
 from ft_toolkit.judging.protocols import default_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
@@ -20,7 +22,7 @@ from ft_toolkit.models.adapters import Base, attach_adapter, load_base, save_ada
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe, Training
-from ft_toolkit.run import Run, now
+from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Parts, read_corpus, split
@@ -36,12 +38,14 @@ def finetune(
     device: str = "auto",
     trackers: Sequence[str] = (),
     judge: bool = True,
+    energy: bool = False,
     screen: Screen | None = None,
 ) -> Run:
     """Carry a recipe from raw text to a saved, judged adapter; everything lands in the run's folder.
 
     judge    False: stop after training with the validation figure, so that configurations can be tried
              without a look at the test part; ft compare judges the run later
+    energy   True: measure with codecarbon (extra `energy`)
     returns  the finished Run: run.adapter_folder, run.folder / "comparison.json"
     raises   FtError for a mistake the user can mend; KeyboardInterrupt after an interruption, with the
              adapter so far saved
@@ -61,7 +65,8 @@ def finetune(
         _record_inputs(run, base, parts, reading.empty_documents, str(accelerator.device), screen)
         model = attach_adapter(base, recipe.adapter, recipe.training.seed)
         validate = _validation(base, model, parts.validation)
-        with termination_as_exception():
+        meter = metered(run.record) if energy else nullcontext()
+        with termination_as_exception(), meter:
             outcome = train(
                 model, base, rows, recipe.training, validate, accelerator, screen, run.append_metrics
             )
@@ -69,12 +74,15 @@ def finetune(
                 save_adapter(model, run.adapter_folder)
             run.record(training=outcome.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
             _stop_if_asked(outcome, run)
-            if judge and accelerator.is_main_process:
-                judge_run(run, base, model, parts, screen)
-        if judge:
-            run.record(wall_seconds=round(time.monotonic() - started, 1), finished_at=now())
-        else:
-            screen.say(_validation_words(outcome, recipe.name))
+            if not judge:
+                screen.say(_validation_words(outcome, recipe.name))
+            elif accelerator.is_main_process:
+                try:
+                    judge_run(run, base, model, parts, screen)
+                except (KeyboardInterrupt, Terminated) as stop:
+                    saved = f"stopped while judging; the adapter is saved: ft compare {run.folder} judges it"
+                    raise type(stop)(saved) from None
+                run.record(wall_seconds=round(time.monotonic() - started, 1))
     accelerator.end_training()
     return run
 
@@ -154,7 +162,8 @@ def _validation_words(outcome: Outcome, name: str) -> str:
     change = 100 * math.expm1(best - outcome.base_validation_nats)
     return (
         f"{name}: validation {outcome.base_validation_nats:.4f} → {best:.4f} nats a token, "
-        f"perplexity {change:+.1f} %, step {outcome.best_step} of {outcome.planned_steps}; the test part was not scored"
+        f"perplexity {change:+.1f} %, step {outcome.best_step} of {outcome.planned_steps}; "
+        "the test part was not scored"
     )
 
 

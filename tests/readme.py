@@ -1,0 +1,72 @@
+"""Run the README's commands in a fresh clone and hold its figures to what comes out: make readme."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMBER = re.compile(r"[-−+]?\d+(?:\.\d+)?")
+TOLERANCE = 0.05
+
+
+def blocks(text: str) -> list[tuple[str, list[str]]]:
+    """(command, the output lines shown under it) for every `$ command` of a ```console block."""
+    found: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"```console\n(.*?)```", text, flags=re.S):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+def skeleton(line: str) -> str:
+    """A line without its figures and spacing: what must be there whatever the figures are."""
+    return re.sub(r"\s+", " ", NUMBER.sub("#", line)).strip()
+
+
+def faults(shown: list[str], printed: list[str]) -> list[str]:
+    """Lines of the README that did not come, or came with a figure more than TOLERANCE away."""
+    by_skeleton: dict[str, list[str]] = {}
+    for line in printed:
+        by_skeleton.setdefault(skeleton(line), []).append(line)
+    wrong = []
+    for line in shown:
+        if not line.strip():
+            continue
+        candidates = by_skeleton.get(skeleton(line), [])
+        if not any(close(line, candidate) for candidate in candidates):
+            wrong.append(f"  README: {line}\n  now:    {candidates[0] if candidates else '(no such line)'}")
+    return wrong
+
+
+def close(line: str, other: str) -> bool:
+    """Whether the figures of two lines agree; a change in per cent may move by half a point."""
+    is_percent = "%" in line
+    pairs = zip(NUMBER.findall(line), NUMBER.findall(other), strict=True)
+    figures = [(float(a.replace("−", "-")), float(b.replace("−", "-"))) for a, b in pairs]
+    return all(abs(a - b) <= max(TOLERANCE * abs(a), 0.5 if is_percent else 0.005) for a, b in figures)
+
+
+def main() -> int:
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "ft_toolkit"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        for command, shown in blocks((ROOT / "README.md").read_text(encoding="utf-8")):
+            done = subprocess.run(command, shell=True, cwd=clone, capture_output=True, text=True)
+            found = faults(shown, (done.stdout + done.stderr).splitlines())
+            if done.returncode:
+                found.insert(0, f"  exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+            print(f"{'ok   ' if not found else 'WRONG'} {command}", *found, sep="\n", flush=True)
+            wrong += bool(found)
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
