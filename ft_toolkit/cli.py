@@ -38,6 +38,7 @@ def root(
 
 
 @app.command()
+@one_line_errors()  # here, since typer answers Ctrl-C itself, without our words
 def finetune(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")] = "quickstart",
     overrides: Overrides = None,

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.progress import Screen
-from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_process
 
-if TYPE_CHECKING:  # torch comes with these; --help must not wait
+if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
     from peft import PeftModel
 
     from ft_toolkit.judging.comparison import Comparison, CorpusScores
     from ft_toolkit.models.adapters import Base
+    from ft_toolkit.run import Run
     from ft_toolkit.text.corpus import Document, Parts
 
 
@@ -32,6 +34,8 @@ def main(
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
+        from ft_toolkit.run import Run
+
         prepare_process()
         screen = Screen(quiet=as_json)
         found = [compare_run(Run.open(run), on, device=device, screen=screen) for run in runs]
@@ -60,7 +64,7 @@ def compare_run(
     prepare_torch()
     base = load_base(run.recipe.base, make_accelerator(device).device)
     _check_base(run, base)
-    other = read_source(on, run.recipe.corpus.text).documents if on is not None else []
+    other = read_source(on, run.recipe.corpus.text, _unit(run, on)).documents if on is not None else []
     _refuse_trained_text(run, other, str(on))
     model = load_adapter(base, run.adapter_folder)
     if on is None:
@@ -68,7 +72,7 @@ def compare_run(
     protocol = default_protocol(base)
     encoded = encode(other, base.tokenizer, repeated_lines(other))
     scored = score_both(model, base, protocol, source_label(on), "other", encoded, screen)
-    comparison = compare(run.folder.name, base, protocol, [scored])
+    comparison = compare(run.folder.name, _without_its_folder(base), protocol, [scored])
     show(comparison, run, screen)
     return comparison
 
@@ -83,7 +87,7 @@ def judge_run(run: Run, base: Base, model: PeftModel, parts: Parts, screen: Scre
     scored = score_parts(
         model, base, protocol, recipe.corpus, recipe.judging.general, parts.test, parts.train, screen
     )
-    comparison = compare(run.folder.name, base, protocol, scored)
+    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored)
     if not run.is_finished:
         _keep(run, comparison, scored)
     show(comparison, run, screen)
@@ -96,25 +100,38 @@ def show(comparison: Comparison, run: Run, screen: Screen) -> None:
 
     verdict = judge(comparison)
     screen.say("")
-    screen.say(f"[bold]{verdict.headline}[/bold]")
+    screen.say(verdict.headline, style="bold")
     screen.say(verdict_table(comparison, verdict))
     if comparison.gap is not None:
         screen.say(gap_line(comparison, verdict))
     for caveat in verdict.caveats:
-        screen.say(f"[dim]{caveat}[/dim]")
+        screen.say(caveat, style="dim")
     megabytes = (run.adapter_folder / "adapter_model.safetensors").stat().st_size / 1e6
     screen.say(f"adapter: {run.adapter_folder} ({megabytes:.1f} MB)")
 
 
 def _keep(run: Run, comparison: Comparison, scored: Sequence[CorpusScores]) -> None:
-    from dataclasses import asdict
-
     from ft_toolkit.judging.verdict import judge
+    from ft_toolkit.run import now
 
     for part in scored:
         run.write_table(f"scores/{part.kind}.parquet", part.rows())
     run.write_json("comparison.json", comparison.as_dict() | {"verdict": asdict(judge(comparison))})
     run.record(finished_at=now())
+
+
+def _without_its_folder(base: Base) -> Base:
+    """What is handed on names no folder of this machine."""
+    return replace(base, name=Path(base.name).name) if Path(base.name).is_dir() else base
+
+
+def _unit(run: Run, on: str) -> str | None:
+    """Text is cut as the run's own was, so that a trained line is known again inside a longer file."""
+    from ft_toolkit.text.corpus import TABLE_ENDINGS
+
+    is_table = on.startswith("hf:") or on.removesuffix(".gz").endswith(TABLE_ENDINGS)
+    unit = run.recipe.corpus.documents
+    return unit if unit in ("paragraph", "line") and not is_table else None
 
 
 def _check_base(run: Run, base: Base) -> None:
@@ -141,21 +158,20 @@ def _recovered(run: Run, screen: Screen) -> Parts:
     from ft_toolkit.text.corpus import Document, Parts, read_corpus
 
     rows = run.read_table("documents.parquet")
-    by_hash: dict[str, Document] = {}
+    texts: dict[str, str] = {}
     try:
-        by_hash = {document.sha256: document for document in read_corpus(run.recipe.corpus).documents}
+        texts = {document.sha256: document.text for document in read_corpus(run.recipe.corpus).documents}
     except FtError as error:
         screen.say(f"the corpus cannot be read again ({error}); kept text is used")
-    lost = [row for row in rows if row["sha256"] not in by_hash]
-    if lost and by_hash:
+    lost = [row for row in rows if row["sha256"] not in texts]
+    if lost and texts:
         names = ", ".join(row["id"] for row in lost[:3])
-        screen.say(f"{len(lost)} documents changed or are missing since training: {names}")
-    kept = {row["sha256"]: Document(row["source"], row["row"], row["text"]) for row in rows if row["text"]}
+        screen.say(f"{len(lost)} documents changed or are missing since training: {names}; kept text is used")
     held: dict[str, list[Document]] = {"train": [], "validation": [], "test": []}
     for row in rows:
-        document = by_hash.get(row["sha256"]) or kept.get(row["sha256"])
-        if document is not None:
-            held[row["split"]].append(document)
+        text = texts.get(row["sha256"]) or row["text"]
+        if text is not None:
+            held[row["split"]].append(Document(row["source"], row["row"], text))
     if not held["test"]:
         found = "no held-out document in the run folder or at the source"
         raise FtError(run.folder, "the held-out text", found, "Put the corpus back where it was.")

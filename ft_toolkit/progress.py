@@ -25,7 +25,9 @@ class Screen:
     """Talks on stderr, so that stdout holds results alone; everything said is kept for run.log."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = Console(
+            stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self._log: Path | None = None
         self._said_before_log: list[str] = []
 
@@ -34,11 +36,16 @@ class Screen:
         self._log = path
         path.write_text("".join(self._said_before_log), encoding="utf-8")
 
-    def say(self, message: RenderableType) -> None:
-        """Print a sentence or a table, and log it."""
-        self._console.print(message)
+    def say(self, message: RenderableType, style: str | None = None) -> None:
+        """Print a sentence or a table, and log it; brackets and colons stay what they are."""
+        self._console.print(message, style=style)
         plain = Console(
-            width=LOG_COLUMNS, color_system=None, highlight=False, soft_wrap=isinstance(message, str)
+            width=LOG_COLUMNS,
+            color_system=None,
+            highlight=False,
+            soft_wrap=isinstance(message, str),
+            markup=False,
+            emoji=False,
         )
         with plain.capture() as capture:
             plain.print(message)
@@ -79,7 +86,7 @@ class Screen:
 
     def _line(self, line: str, *, always: bool = False) -> None:
         if always or not self._console.is_terminal:
-            self._console.print(line, style="dim", markup=False)
+            self._console.print(line, style="dim")
         self._keep(line + "\n")
 
     def _keep(self, text: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,7 +21,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    StrictBool,
     ValidationError,
     model_validator,
 )
@@ -42,26 +42,25 @@ def _seconds(value: object) -> object:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):  # pydantic would take true for 1
-        raise ValueError("a number")
+def _folder_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("a name of letters, digits, '.', '_' and '-'")
     return value
-
-
-Count = Annotated[PositiveInt, BeforeValidator(_no_bool)]
-Seed = Annotated[NonNegativeInt, BeforeValidator(_no_bool)]
 
 
 class Section(BaseModel):
     """Part of a recipe: refuses unknown keys, cannot change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # strict: by itself pydantic would take true for 1 and "3" for 3
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Split(Section):
     validation: float = Field(0.1, gt=0, lt=1, description="share of documents that choose the best adapter")
     test: float = Field(0.2, gt=0, lt=1, description="share of documents kept for the verdict")
-    seed: Seed = Field(0, description="another seed, another split; each document's part depends on it alone")
+    seed: NonNegativeInt = Field(
+        0, description="another seed, another split; each document's part depends on it alone"
+    )
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Split:
@@ -79,11 +78,15 @@ class Corpus(Section):
         None, description="what one document is; by default a row of a table, else a file"
     )
     split: Split = Split()
+    license: str | None = Field(
+        None, description="of the text, as the Hub writes it: cc0-1.0, cc-by-4.0; own: it is yours to give"
+    )
+    language: str | None = Field(None, description="of the text, as in en or it; stands on the card")
 
 
 class Adapter(Section):
-    rank: Count = Field(8, description="rows of A, columns of B (arXiv:2106.09685)")
-    alpha: Count = Field(16, description="the update is scaled by alpha / rank")
+    rank: PositiveInt = Field(8, description="rows of A, columns of B (arXiv:2106.09685)")
+    alpha: PositiveInt = Field(16, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, in training only")
     targets: Literal["auto", "attention"] | list[str] = Field(
         "auto", description="auto: every matrix of the trunk; attention: its attention only; or module names"
@@ -91,30 +94,39 @@ class Adapter(Section):
 
 
 class Training(Section):
-    epochs: Count = Field(3, description="passes over the training part")
-    steps: Count | None = Field(None, description="optimizer steps, in place of epochs")
+    epochs: PositiveInt = Field(3, description="passes over the training part")
+    steps: PositiveInt | None = Field(None, description="optimizer steps, in place of epochs")
     budget: Annotated[PositiveFloat | None, BeforeValidator(_seconds)] = Field(
         None, description="stop cleanly after this much training time: 90s, 20m, 1.5h"
     )
     block_tokens: int = Field(
         256, ge=8, description="tokens in a training row; at most the model's positions"
     )
-    batch_tokens: Count = Field(4096, description="tokens in an optimizer step")
+    batch_tokens: PositiveInt = Field(4096, description="tokens in an optimizer step")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="the peak, after the warm-up")
     warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
-    patience: Count = Field(3, description="validations without improvement before stopping early")
-    seed: Seed = Field(0, description="adapter initialisation, order of rows, masks, dropout")
+    patience: PositiveInt = Field(3, description="validations without improvement before stopping early")
+    seed: NonNegativeInt = Field(0, description="adapter initialisation, order of rows, masks, dropout")
 
 
 class Judging(Section):
     general: str | None = Field(
         "package:general-probe", description="other text, to measure what was forgotten; null: none"
     )
-    keep_text: StrictBool = Field(True, description="keep the held-out documents' text in the run folder")
+    keep_text: bool = Field(True, description="keep the held-out documents' text in the run folder")
+
+
+class Publish(Section):
+    repo: str | None = Field(None, description="owner/name on the Hub, when ft push gets no --to")
+    private: bool = Field(True, description="false: the repository is public without --public")
+    license: str | None = Field(None, description="of the adapter; by default what its base and text allow")
+    tags: list[str] = Field([], description="more tags for the card; medical: it says it is no medical advice")
 
 
 class Recipe(Section):
-    name: str = Field(description="the run folder's name; by default the recipe file's")
+    name: Annotated[str, AfterValidator(_folder_name)] = Field(
+        description="the run folder's name; by default the recipe file's"
+    )
     base: str = Field(
         min_length=1, description="starter/gpt2, starter/bert, owner/name[@revision] or a folder"
     )
@@ -122,12 +134,7 @@ class Recipe(Section):
     adapter: Adapter = Adapter()
     training: Training = Training()
     judging: Judging = Judging()
-
-    @model_validator(mode="after")
-    def _name_is_a_folder_name(self) -> Recipe:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"a name of letters, digits, '.', '_' and '-', not {self.name!r}")
-        return self
+    publish: Publish = Publish()
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,7 @@ def termination_as_exception() -> Iterator[None]:
 def _keep_freed_memory() -> None:
     """Ask glibc to keep what torch frees: by default each step faults the same gradients in again.
 
-    20 steps of a log-softmax over 1024 x 8192: 32,772 page faults and 0.109 CPU-seconds a step by default,
-    410 and 0.049 with these two calls (docs/log.md).
+    A quarter of the page faults is left (bench/allocator.py, docs/log.md); faults cost most on a busy machine.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")

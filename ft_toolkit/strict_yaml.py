@@ -6,6 +6,7 @@ PyYAML speaks YAML 1.1, where `2e-4` is a text, `no` is false and the last of tw
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,25 +58,32 @@ def parse(text: str, name: str) -> Parsed:
 
     raises   FtError for text that is not YAML, RecipeError with every duplicate key, anchor or tag
     """
-    loader = _Plain(text)
-    faults: list[str] = []
     try:
-        root = loader.get_single_node()
-        anchors = [
-            event for event in yaml.parse(text, Loader=yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)
-        ]
+        root = _Plain(text).get_single_node()
+        faults = _anchors_and_tags(text, name)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         found = getattr(error, "problem", None) or str(error)
         raise FtError(where, "YAML", found, "Mind indentation, colons and quotes.") from None
-    faults += [f"{name}: an alias (*{a.anchor}); write the value out" for a in anchors]
     parsed = Parsed(None)
     if root is not None and not faults:
         parsed.value = _build(root, (), parsed.lines, faults, name)
     if faults:
         raise RecipeError(faults)
     return parsed
+
+
+def _anchors_and_tags(text: str, name: str) -> list[str]:
+    faults: list[str] = []
+    events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
+    for event in events:
+        where = f"{name}:{event.start_mark.line + 1}"
+        if anchor := getattr(event, "anchor", None):
+            faults.append(f"{where}: anchor or alias {anchor}; write the value out")
+        if tag := getattr(event, "tag", None):
+            faults.append(f"{where}: tag {tag}; recipes hold plain values only")
+    return faults
 
 
 def _build(node: yaml.Node, path: Path, lines: dict[Path, int], faults: list[str], name: str) -> Any:
@@ -97,6 +105,4 @@ def _build(node: yaml.Node, path: Path, lines: dict[Path, int], faults: list[str
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, (*path, str(i)), lines, faults, name) for i, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)  # the third and last kind
-    if node.tag not in ("tag:yaml.org,2002:str", "!"):
-        faults.append(f"{name}:{line}: {'.'.join(path)}: tag {node.tag}; recipes hold plain values only")
     return scalar(node.value) if node.style is None else node.value

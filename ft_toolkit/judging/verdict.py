@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -121,24 +120,25 @@ def gap_line(comparison: Comparison, verdict: Verdict) -> str:
     if gap is None:
         return f"memorised?  {verdict.memorised}"
     train, held_out = comparison.of_kind("train")[0], comparison.of_kind("held-out")[0]
-    interval = f", 95 % CI {gap.low:+.3f} … {gap.high:+.3f}" if gap.low is not None else ""
-    return _typographic(
+    interval = ""
+    if gap.low is not None and gap.high is not None:
+        interval = f", 95 % CI {_signed(gap.low, 3)} … {_signed(gap.high, 3)}"
+    return (
         f"memorised?  train {train.adapter.perplexity:.1f}, held-out {held_out.adapter.perplexity:.1f}: "
-        f"gap {gap.adapter_nats:.3f} nats a token, the base's own {gap.base_nats:.3f}, "
-        f"excess {gap.excess_nats:+.3f}{interval}: {verdict.memorised}"
+        f"gap {_signed(gap.adapter_nats, 3)} nats a token, the base's own {_signed(gap.base_nats, 3)}, "
+        f"excess {_signed(gap.excess_nats, 3)}{interval}: {verdict.memorised}"
     )
 
 
 def signed_percent(nats_per_token: float) -> str:
-    return _typographic(f"{as_percent(nats_per_token):+.1f} %")
+    return f"{_signed(as_percent(nats_per_token), 1)} %"
 
 
 def interval_words(difference: Difference) -> str:
     """The interval as changes of perplexity in per cent."""
-    if difference.low is None or difference.high is None or math.isnan(difference.low):
+    if difference.low is None or difference.high is None:
         return "too few documents"
-    low, high = as_percent(difference.low), as_percent(difference.high)
-    return _typographic(f"{low:+.1f} … {high:+.1f} %")
+    return f"{_signed(as_percent(difference.low), 1)} … {signed_percent(difference.high)}"
 
 
 def _row_name(corpus: CorpusComparison) -> str:
@@ -150,9 +150,7 @@ def _text_words(corpus: CorpusComparison) -> str:
     return f"unseen text of {corpus.corpus}" if corpus.kind == "held-out" else corpus.corpus
 
 
-def _typographic(text: str) -> str:
-    return (
-        text.replace("-0.0 %", "0.0 %").replace("+-", "±").replace(" -", " −")
-        if text[0] != "-"
-        else "−" + text[1:].replace("-", "−")
-    )
+def _signed(value: float, decimals: int) -> str:
+    """A number with its sign, a real minus; what rounds to zero has none."""
+    shown = f"{value:+.{decimals}f}"
+    return shown.replace("-", "−") if float(shown) else shown[1:]

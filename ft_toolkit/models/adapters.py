@@ -8,8 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -71,6 +72,8 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
         missing = ", ".join(sorted(map(str, loading["missing_keys"] or loading["mismatched_keys"]))[:3])
         wanted = f"weights for every part of {type(model).__name__}"
         raise FtError(where, wanted, f"no {missing}", "Use a checkpoint that was trained with its head.")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up where there is no file
+        raise FtError(where, "a tokenizer", "one without a vocabulary", "Save it beside the weights.")
     model.requires_grad_(False)
     model.eval()
     return Base(
@@ -85,29 +88,23 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
 
 
 def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel:
-    """Put a LoRA adapter on a base, in place; at first it changes nothing, since B starts at zero."""
+    """Put a LoRA adapter on a base, in place; at first it changes nothing, since B starts at zero.
+
+    raises   FtError for a target that is no matrix of the trunk; the base is then untouched
+    """
+    targets = _trunk_targets(base, plan.targets)
     torch.manual_seed(seed)
     config = LoraConfig(
         r=plan.rank,
         lora_alpha=plan.alpha,
         lora_dropout=plan.dropout,
-        target_modules=base.family.targets(plan.targets),
+        target_modules=targets,
         fan_in_fan_out=base.family.conv1d,
         bias="none",
         # PEFT has no task type for masked models; None leaves the model's class as it is (peft issue 1229)
         task_type="CAUSAL_LM" if base.family.objective == "causal" else None,
     )
-    try:
-        model = get_peft_model(base.model, config)
-    except ValueError as error:
-        found = ", ".join(base.family.targets(plan.targets))
-        hint = f"Try {', '.join(base.family.targets('auto'))}."
-        raise FtError("adapter.targets", f"modules of {base.name}", f"{found} ({error})", hint) from None
-    outside = [n for n in _adapted(model) if f".{base.family.trunk}." not in f".{n}."]
-    if outside:
-        raise FtError(
-            "adapter.targets", "modules of the trunk", outside[0], "The head and embeddings stay as they are."
-        )
+    model = get_peft_model(base.model, config)
     model.peft_config["default"].base_model_name_or_path = base.name
     model.eval()  # new layers come in training mode, where the base's dropout would be on
     return model
@@ -126,6 +123,11 @@ def load_adapter(base: Base, folder: Path) -> PeftModel:
         raise FtError(
             folder, f"an adapter for {base.name}", reason, "Was it made for another base?"
         ) from None
+    weights = load_file(folder / "adapter_model.safetensors")
+    strangers = weights.keys() ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    if strangers:  # PEFT leaves out what finds no place, and leaves at zero what finds no weights
+        found = f"{len(strangers)} matrices without a counterpart, such as {min(strangers)}"
+        raise FtError(folder, f"an adapter for {base.name}", found, "Was it made for another base?")
     model.eval()
     return model
 
@@ -148,7 +150,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 def set_dropout(model: nn.Module, *, active: bool) -> None:
     """Switch the adapter's own dropout; the base's stays off, in training too.
 
-    The base's dropout of 0.1 costs a fifth of the speed (docs/log.md), and a frozen base cannot overfit.
+    The base's dropout would slow every step, and a frozen base cannot overfit.
     """
     for name, module in model.named_modules():
         if name.endswith("lora_dropout.default"):
@@ -169,8 +171,18 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _adapted(model: PeftModel) -> list[str]:
-    return [name.removesuffix(".lora_A") for name, _ in model.named_modules() if name.endswith(".lora_A")]
+def _trunk_targets(base: Base, wanted: str | list[str]) -> list[str]:
+    """The suffixes to adapt. PEFT would take the head, an embedding, a misspelling beside a right name."""
+    targets, matrices = base.family.targets(wanted), base.family.targets("auto")
+    names = [f".{name}" for name, _ in base.model.named_modules()]
+    ends = tuple(f".{matrix}" for matrix in matrices)
+    for target in targets or ["nothing"]:
+        matched = [name for name in names if name.endswith(f".{target}")]
+        outside = [name[1:] for name in matched if not name.endswith(ends)]
+        if outside or not matched:
+            hint = f"Choose among {', '.join(matrices)}."
+            raise FtError("adapter.targets", "matrices of the trunk", (outside or [target])[0], hint)
+    return targets
 
 
 def _place(name: str) -> tuple[str, str]:

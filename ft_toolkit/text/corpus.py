@@ -13,11 +13,12 @@ import io
 import json
 import string
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,8 +152,7 @@ def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
     if path.is_dir():
         root, found = path, sorted(path.rglob("*"))
     elif glob.has_magic(source):
-        fixed = [part for part in path.parts if not glob.has_magic(part)]
-        root = Path(*path.parts[: len(fixed)]) if path.parts[: len(fixed)] == tuple(fixed) else Path()
+        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         found = sorted(Path(match) for match in glob.glob(source, recursive=True))
     else:
         raise FtError(f"corpus {source}", "a file, folder or glob", "nothing there", "Check corpus.source.")
@@ -178,7 +178,7 @@ def _ending(path: Path) -> str:
 def _bytes(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, PermissionError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError, PermissionError) as error:
         raise FtError(path, "a readable file", error, "Check the file.") from None
 
 
@@ -192,7 +192,7 @@ def _decode(path: Path) -> str:
 
 
 def _clean(raw: str, where: str) -> str:
-    text = raw.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = _line_feeds(raw.removeprefix("\ufeff"))
     if "\0" in text:
         raise FtError(where, "text", "a NUL character", "Is this a binary file?")
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -200,13 +200,17 @@ def _clean(raw: str, where: str) -> str:
     return text
 
 
+def _line_feeds(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def _pieces(text: str, unit: str) -> Iterator[str]:
     if unit == "file":
         yield text
     elif unit == "line":
-        yield from io.StringIO(text)
+        yield from io.StringIO(_line_feeds(text))
     else:
-        lines = text.replace("\r\n", "\n").split("\n")
+        lines = _line_feeds(text).split("\n")
         for blank, group in groupby(lines, key=lambda line: not line.strip()):
             if not blank:
                 yield "\n".join(group)
@@ -223,7 +227,9 @@ def _table_rows(path: Path, ending: str) -> Iterator[dict[str, Any]]:
     else:
         csv.field_size_limit(sys.maxsize)
         reader = csv.DictReader(
-            io.StringIO(_decode(path), newline=""), delimiter="," if ending == ".csv" else "\t"
+            io.StringIO(_decode(path), newline=""),
+            delimiter="," if ending == ".csv" else "\t",
+            strict=True,  # else a stray quote swallows lines, and "a" b loses its quotes
         )
         try:
             for columns in reader:
@@ -251,7 +257,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         table = pyarrow.parquet.read_table(io.BytesIO(_bytes(path)))
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise FtError(path, "a Parquet file", str(error).splitlines()[0], "Check the file.") from None
     for batch in table.to_batches():
         yield from batch.to_pylist()

@@ -59,14 +59,16 @@ def make_accelerator(
     """accelerate's own choice of device and processes; bf16 where the hardware multiplies it faster.
 
     device    auto, or a torch device such as cpu, cuda:1 or mps
+    processes are found by accelerate; on the CPU only when it is told that the CPU is meant
     trackers  names that accelerate knows, such as tensorboard; they write below `folder`
     """
     if device != "auto":
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
     try:
-        kind = PartialState(cpu=device == "cpu").device.type
+        kind = PartialState(cpu=on_cpu).device.type
         accelerator = Accelerator(
-            cpu=device == "cpu",
+            cpu=on_cpu,
             mixed_precision="bf16" if bfloat16_is_faster(kind) else "no",
             log_with=list(trackers) or None,
             project_dir=folder,
@@ -117,7 +119,7 @@ def train(
     torch.manual_seed(plan.seed)
     started = time.monotonic()
     best: dict[str, Tensor] = {}
-    best_nats, best_step, step, tokens, without_gain = math.inf, 0, 0, 0, 0
+    best_nats, best_step, steps_done, tokens, without_gain = math.inf, 0, 0, 0, 0
     base_nats = validate()
     stopped_by: StopReason = "done"
     try:
@@ -136,6 +138,7 @@ def train(
                 norm = accelerator.clip_grad_norm_(list(parameters.values()), GRADIENT_NORM)
                 optimizer.step()
                 optimizer.zero_grad()
+                steps_done = step
                 tokens += sum(len(row.input_ids) for row in batch)
                 seconds = time.monotonic() - started
                 line: dict[str, object] = {
@@ -148,7 +151,7 @@ def train(
                     "tokens": tokens,
                     "seconds": round(seconds, 3),
                 }
-                over_budget = plan.budget is not None and seconds >= plan.budget
+                over_budget = plan.budget is not None and _any(accelerator, seconds >= plan.budget)
                 if step % validate_every == 0 or step == steps or over_budget:
                     set_dropout(model, active=False)
                     found = validate()
@@ -175,9 +178,9 @@ def train(
         for name, value in best.items():
             parameters[name].copy_(value)
     return Outcome(
-        steps=step,
+        steps=steps_done,
         planned_steps=steps,
-        best_step=best_step or step,
+        best_step=best_step or steps_done,
         base_validation_nats=base_nats,
         best_validation_nats=best_nats if best else None,
         tokens=tokens,
@@ -212,6 +215,14 @@ def _accumulate(
     if accelerator.num_processes > 1:
         total = accelerator.reduce(total.float().to(accelerator.device), "sum")
     return float(total)
+
+
+def _any(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether any process says so: clocks differ, and one that stops alone leaves the others waiting."""
+    if accelerator.num_processes == 1:
+        return flag
+    flags = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
+    return bool(flags > 0)
 
 
 def _endless(rows: Sequence[Row], plan: Training, packed: bool) -> Iterator[tuple[int, list[Row]]]:

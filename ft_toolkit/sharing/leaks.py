@@ -1,0 +1,145 @@
+"""What must never leave the machine: secrets, home folders, this machine's and this user's names, absolute paths.
+
+The allow-list of staging.py decides which files go; this room reads what is in them once more, and refuses.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_toolkit.errors import FtError
+
+_SECRETS = {
+    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
+    "a GitHub token": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})"),
+    "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"),
+    "an AWS key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    "a Slack token": re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
+    "a GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{16,}"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a password in a URL": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:[^\s/@\"']+@"),
+}
+_HOME = re.compile(r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})[^\s/\\\"'<>]+|(?<![\w/:.])/root/\S+|~/\S+")
+_ABSOLUTE = re.compile(r"(?<![\w/:.<~+=*)\]-])(?:/[\w.@+-]+){2,}|(?<!\w)[A-Za-z]:\\{1,2}\w|\bfile://\S+")
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
+_TEXT_ENDINGS = (".json", ".md", ".yaml", ".html", ".txt")
+_PAGES = (".html",)  # their scripts hold slashes of their own: secrets and homes are looked for, paths are not
+_EVERYBODY = {"root", "user", "users", "admin", "home", "localhost", "runner", "ubuntu", "default", "test", "python"}
+SHORTEST_NAME = 3
+SHORTEST_SECRET = 8
+
+
+@dataclass(frozen=True)
+class Needle:
+    """An exact string of this machine that must not be found."""
+
+    what: str
+    text: str
+    is_word: bool  # a name counts only as a whole word
+
+
+def needles(published: Iterable[str] = ()) -> list[Needle]:
+    """What would give this machine away: secrets of its environment, its home, user and host.
+
+    published   names that the user chose to show, such as the repository's: a user name in one is no leak
+    """
+    shown = " ".join(published).lower()
+    found = [
+        Needle(f"the value of ${name}", value, is_word=False)
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET and not value.isdigit()
+    ]
+    with suppress(Exception):  # no home and no user: nothing to give away
+        home = str(Path.home())
+        if home.count(os.sep) >= 2:  # /root would be found in every other word; the patterns know it
+            found.append(Needle("the home folder", home, is_word=False))
+    with suppress(Exception):
+        from huggingface_hub import get_token
+
+        if token := get_token():
+            found.append(Needle("the Hub token", token, is_word=False))
+    names = {"the user name": _user(), "the host name": socket.gethostname()}
+    for what, name in names.items():
+        for part in {name, name.split(".")[0]}:
+            is_telling = len(part) >= SHORTEST_NAME and part.lower() not in _EVERYBODY
+            if is_telling and part.lower() not in shown:
+                found.append(Needle(what, part, is_word=True))
+    return found
+
+
+def refuse_leaks(files: dict[str, Path], published: Iterable[str] = ()) -> None:
+    """Read every file that would be sent, and refuse the first thing that gives something away.
+
+    files    path in the repository → the local file
+    raises   FtError with the place (never the secret itself) and the cure
+    """
+    wanted = needles(published)
+    for name, path in files.items():
+        for place, text in _texts(name, path):
+            for what in _leaks(text, wanted, has_paths=not name.endswith(_PAGES)):
+                raise FtError(f"{name}, {place}", "nothing of this machine", what, _cure(name))
+        data = path.read_bytes()
+        for needle in wanted:
+            if not needle.is_word and needle.text.encode() in data:
+                raise FtError(name, "nothing of this machine", needle.what, _cure(name))
+
+
+def _leaks(text: str, wanted: list[Needle], *, has_paths: bool) -> Iterator[str]:
+    text = _DATA_URI.sub("", text)
+    for needle in wanted:
+        pattern = rf"(?<!\w){re.escape(needle.text)}(?!\w)" if needle.is_word else re.escape(needle.text)
+        if re.search(pattern, text, re.IGNORECASE if needle.is_word else 0):
+            yield needle.what
+    for what, expression in _SECRETS.items():
+        if expression.search(text):
+            yield what
+    if match := _HOME.search(text):
+        yield f"a home folder, {match[0]}"
+    elif has_paths and (match := _ABSOLUTE.search(text)):
+        yield f"an absolute path, {match[0]}"
+
+
+def _texts(name: str, path: Path) -> Iterator[tuple[str, str]]:
+    """(place, text) of everything readable in a file: its lines, a table's texts, a checkpoint's header."""
+    if name.endswith(_TEXT_ENDINGS):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            yield f"line {number}", line
+            if "\\" in line:  # JSON may spell any character as an escape
+                with suppress(ValueError):
+                    yield f"line {number}", line.encode().decode("unicode_escape", errors="replace")
+    elif name.endswith(".parquet"):
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(path)
+        yield "its metadata", str(table.schema.metadata)
+        for column in table.column_names:
+            for value in set(table[column].to_pylist()):
+                if isinstance(value, str):
+                    yield f"column {column}", value
+    elif name.endswith(".safetensors"):
+        with path.open("rb") as file:
+            header = file.read(int.from_bytes(file.read(8), "little"))
+        yield "its metadata", json.dumps(json.loads(header).get("__metadata__", {}))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
+
+
+def _cure(name: str) -> str:
+    if name in ("README.md", "recipe.yaml"):
+        return "Take it out of the run's recipe.yaml (name, source, tags) and push again."
+    return "Take it out of the run folder's file and push again."

@@ -1,0 +1,142 @@
+"""The protocol `document`: every token once, with the longest context that the windows give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import POSITIONS
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.judging.causal import score_documents
+from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.models.adapters import Base, load_base
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.text.blocks import Encoded
+from ft_toolkit.text.corpus import Document
+
+BEGIN = 0
+
+
+@pytest.fixture(scope="module")
+def base(checkpoints: dict[str, Path]) -> Base:
+    return load_base(str(checkpoints["gpt2"]))
+
+
+@pytest.fixture(scope="module")
+def losses(base: Base) -> TokenLosses:
+    return TokenLosses(base.model, base.family)
+
+
+def document(tokens: int, seed: int = 0) -> Encoded:
+    ids = np.random.default_rng([seed, tokens]).integers(5, 8192, tokens, dtype=np.int32)
+    return Encoded(Document("t.txt", seed, f"{seed} {tokens}"), ids, np.ones(tokens, dtype=bool))
+
+
+def maximal_context(base: Base, ids: np.ndarray, window: int) -> np.ndarray:
+    """One token at a time, with as much before it as a window holds."""
+    stream = [BEGIN, *ids.tolist()]
+    found = []
+    for place, target in enumerate(ids.tolist(), start=1):
+        context = torch.tensor([stream[max(0, place - window) : place]])
+        with torch.no_grad():
+            logits = base.model(context, use_cache=False).logits[0, -1]
+        found.append(-float(logits.log_softmax(-1)[target]))
+    return np.array(found)
+
+
+@given(
+    st.lists(st.integers(min_value=1, max_value=90), min_size=1, max_size=4),
+    st.integers(min_value=1, max_value=POSITIONS),
+    st.integers(min_value=1, max_value=POSITIONS),
+    st.sampled_from([1, 50, 4096]),
+)
+@example([1, 63, 64, 65, 128, 129], 64, 32, 4096)
+@example([7, 8, 9, 16], 8, 8, 4096)  # windows that only touch
+@settings(derandomize=True, deadline=None, max_examples=30)
+def test_every_token_is_scored_exactly_once_for_any_window_and_stride(
+    losses: TokenLosses, sizes: list[int], window: int, stride: int, batch_tokens: int
+) -> None:
+    documents = [document(size, seed) for seed, size in enumerate(sizes)]
+    scored: list[int] = []
+    nll = score_documents(
+        losses,
+        documents,
+        BEGIN,
+        window,
+        min(stride, window),
+        batch_tokens=batch_tokens,
+        advance=scored.append,
+    )
+    assert [len(part) for part in nll] == sizes
+    assert all(np.isfinite(part).all() for part in nll)  # none was left out
+    assert sum(scored) == sum(sizes)  # so none was scored twice
+
+
+@pytest.mark.parametrize("tokens", [1, 30, POSITIONS - 1, POSITIONS])
+def test_a_document_that_fits_a_window_does_not_know_the_stride(losses: TokenLosses, tokens: int) -> None:
+    found = [
+        score_documents(losses, [document(tokens)], BEGIN, POSITIONS, stride)[0]
+        for stride in (1, 17, 32, POSITIONS)
+    ]
+    assert all(np.array_equal(part, found[0]) for part in found[1:])
+
+
+def test_a_longer_document_does_know_the_stride(losses: TokenLosses) -> None:
+    found = [score_documents(losses, [document(150)], BEGIN, POSITIONS, stride)[0] for stride in (16, 64)]
+    assert np.array_equal(found[0][:POSITIONS], found[1][:POSITIONS])
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 4096])
+def test_neighbours_and_order_do_not_move_a_document(losses: TokenLosses, batch_tokens: int) -> None:
+    documents = [document(size, seed) for seed, size in enumerate([3, 150, 64, 1, 40, 65, 40])]
+    alone = [score_documents(losses, [one], BEGIN, POSITIONS, 32)[0] for one in documents]
+    together = score_documents(losses, documents, BEGIN, POSITIONS, 32, batch_tokens=batch_tokens)
+    turned = score_documents(losses, documents[::-1], BEGIN, POSITIONS, 32, batch_tokens=batch_tokens)[::-1]
+    for one, among, among_turned in zip(alone, together, turned, strict=True):
+        np.testing.assert_allclose(among, one, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(among_turned, one, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("window", "tokens"), [(8, 30), (1, 5), (POSITIONS, 80)])
+def test_stride_one_gives_every_token_all_the_context_that_fits(
+    base: Base, losses: TokenLosses, window: int, tokens: int
+) -> None:
+    one = document(tokens)
+    found = score_documents(losses, [one], BEGIN, window, 1)[0]
+    np.testing.assert_allclose(found, maximal_context(base, one.ids, window), atol=1e-5, rtol=0)
+
+
+def test_windows_that_only_touch_begin_each_with_one_token_of_context(
+    base: Base, losses: TokenLosses
+) -> None:
+    one = document(20)
+    found = score_documents(losses, [one], BEGIN, 10, 10)[0]
+    first = score_documents(losses, [document_of(one.ids[:10])], BEGIN, 10, 10)[0]
+    # the second window reads token 9 where the first one read the token that begins a text
+    second = score_documents(losses, [document_of(one.ids[10:])], int(one.ids[9]), 10, 10)[0]
+    np.testing.assert_allclose(found, np.concatenate([first, second]), atol=1e-5, rtol=0)
+
+
+def document_of(ids: np.ndarray) -> Encoded:
+    return Encoded(Document("t.txt", 0, "piece"), ids, np.ones(len(ids), dtype=bool))
+
+
+def test_the_default_is_the_whole_window_and_half_of_it_as_stride(base: Base, losses: TokenLosses) -> None:
+    protocol = default_protocol(base)
+    assert (protocol.name, protocol.metric) == ("document", "perplexity")
+    assert (protocol.window_tokens, protocol.stride_tokens) == (POSITIONS, POSITIONS // 2)
+    one = document(150)
+    assert np.array_equal(
+        score(losses, [one], base, protocol)[0], score_documents(losses, [one], BEGIN, POSITIONS, 32)[0]
+    )
+
+
+def test_a_tokenizer_that_cannot_begin_a_text_is_refused(losses: TokenLosses) -> None:
+    with pytest.raises(FtError, match="a token that begins a text"):
+        score_documents(losses, [document(3)], None, POSITIONS, 32)

@@ -1,0 +1,204 @@
+"""The protocol `covering`: each position hidden once, in groups that a seed and the text decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import POSITIONS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.judging.masked import score_documents
+from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.totals import TokenNll
+from ft_toolkit.models.adapters import Base, load_base
+from ft_toolkit.models.families import SpecialTokens
+from ft_toolkit.models.losses import NO_TARGET, TokenLosses
+from ft_toolkit.text.blocks import Encoded
+from ft_toolkit.text.corpus import Document
+
+WINDOW = POSITIONS - 2  # beside [CLS] and [SEP]
+NAMES = ("bert", "distilbert")
+
+
+class Watched(TokenLosses):
+    """The real thing, which also keeps each row that it was asked: (ids without padding, targets)."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        for ids, asked, one_seen in zip(input_ids, targets, seen.bool(), strict=True):
+            self.rows = [*getattr(self, "rows", []), (ids[one_seen].numpy(), asked[one_seen].numpy())]
+        return super().forward(input_ids, targets, attention_mask, position_ids)
+
+
+@pytest.fixture(scope="module")
+def bases(checkpoints: dict[str, Path]) -> dict[str, Base]:
+    return {name: load_base(str(checkpoints[name])) for name in NAMES}
+
+
+def document(tokens: int, seed: int = 0) -> Encoded:
+    ids = np.random.default_rng([seed, tokens]).permutation(np.arange(5, 8192, dtype=np.int32))[:tokens]
+    return Encoded(Document("t.txt", seed, f"{seed} {tokens}"), ids, np.ones(tokens, dtype=bool))
+
+
+def scores(
+    base: Base, documents: list[Encoded], groups: int = 7, seed: int = 0, **how: int
+) -> list[TokenNll]:
+    losses = TokenLosses(base.model, base.family)
+    return score_documents(losses, documents, base.special, base.positions, groups, seed, **how)
+
+
+def one_mask_at_a_time(base: Base, one: Encoded) -> np.ndarray:
+    special = base.special
+    row = torch.tensor([special.begin, *one.ids.tolist(), special.end])
+    found = []
+    for place, target in enumerate(one.ids.tolist(), start=1):
+        hidden = row.clone()
+        hidden[place] = special.mask
+        with torch.no_grad():
+            logits = base.model(hidden[None]).logits[0, place]
+        found.append(-float(logits.log_softmax(-1)[target]))
+    return np.array(found)
+
+
+@given(
+    st.lists(st.integers(min_value=1, max_value=150), min_size=1, max_size=3),
+    st.integers(min_value=1, max_value=70),
+    st.integers(min_value=0, max_value=2**32),
+)
+@settings(derandomize=True, deadline=None, max_examples=20)
+def test_every_token_is_scored_exactly_once(
+    bases: dict[str, Base], sizes: list[int], groups: int, seed: int
+) -> None:
+    documents = [document(size, row) for row, size in enumerate(sizes)]
+    scored: list[int] = []
+    base = bases["bert"]
+    losses = TokenLosses(base.model, base.family)
+    nll = score_documents(
+        losses, documents, base.special, base.positions, groups, seed, advance=scored.append
+    )
+    assert [len(part) for part in nll] == sizes
+    assert all(np.isfinite(part).all() for part in nll)
+    assert sum(scored) == sum(sizes)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 7, 40, WINDOW, WINDOW + 1, 200])
+def test_each_position_is_hidden_once_and_all_others_are_shown(bases: dict[str, Base], tokens: int) -> None:
+    base, one = bases["bert"], document(tokens)  # its ids are all different
+    watched = Watched(base.model, base.family)
+    score_documents(watched, [one], base.special, base.positions, 7, 0)
+    asked: list[int] = []
+    for ids, targets in watched.rows:
+        hidden = ids == base.special.mask
+        assert np.array_equal(hidden, targets != NO_TARGET)
+        assert hidden.sum() <= -(-(len(ids) - 2) // 7)  # a seventh of the window, rounded up
+        start = one.ids.tolist().index(np.where(hidden, targets, ids)[1])
+        window = one.ids[start : start + len(ids) - 2]
+        whole = np.array([base.special.begin, *window, base.special.end])
+        assert np.array_equal(np.where(hidden, targets, ids), whole)
+        asked += targets[hidden].tolist()
+    assert sorted(asked) == sorted(one.ids.tolist())
+
+
+def windows_of(base: Base, tokens: int) -> list[int]:
+    watched = Watched(base.model, base.family)
+    score_documents(watched, [document(tokens)], base.special, base.positions, 1, 0)
+    return sorted(len(ids) - 2 for ids, _ in watched.rows)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "windows"),
+    [(1, [1]), (WINDOW, [62]), (WINDOW + 1, [31, 32]), (130, [43, 43, 44]), (3 * WINDOW, [62, 62, 62])],
+)
+def test_a_long_document_is_read_in_windows_of_nearly_equal_size(
+    bases: dict[str, Base], tokens: int, windows: list[int]
+) -> None:
+    assert windows_of(bases["bert"], tokens) == windows
+
+
+@pytest.mark.parametrize("tokens", range(61, 700, 71))
+def test_windows_never_exceed_the_positions_and_differ_by_one_at_most(
+    bases: dict[str, Base], tokens: int
+) -> None:
+    found = windows_of(bases["bert"], tokens)
+    assert sum(found) == tokens
+    assert found[-1] <= WINDOW
+    assert found[-1] - found[0] <= 1
+    assert len(found) == -(-tokens // WINDOW)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_scores_and_another_gives_others(
+    bases: dict[str, Base], name: str
+) -> None:
+    documents = [document(100, 1), document(30, 2)]
+    first, again, other = (scores(bases[name], documents, seed=seed) for seed in (3, 3, 4))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(first, other, strict=True))
+
+
+def test_the_groups_of_a_document_depend_on_its_text_and_not_on_its_place(bases: dict[str, Base]) -> None:
+    base = bases["bert"]
+    moved = Encoded(
+        Document("elsewhere.txt", 99, document(40).document.text), document(40).ids, np.ones(40, bool)
+    )
+    assert np.array_equal(scores(base, [document(40)])[0], scores(base, [moved])[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("groups", [40, 41, 1000])
+def test_as_many_groups_as_tokens_is_one_mask_at_a_time(
+    bases: dict[str, Base], name: str, groups: int
+) -> None:
+    one = document(40)
+    found = scores(bases[name], [one], groups=groups)[0]
+    np.testing.assert_allclose(found, one_mask_at_a_time(bases[name], one), atol=1e-5, rtol=0)
+
+
+def test_hiding_a_seventh_is_another_quantity_than_one_mask_at_a_time(bases: dict[str, Base]) -> None:
+    one = document(40)
+    found = scores(bases["bert"], [one])[0]
+    assert np.abs(found - one_mask_at_a_time(bases["bert"], one)).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("batch_tokens", [1, 200, 4096])
+def test_neighbours_and_padding_do_not_move_a_document(
+    bases: dict[str, Base], name: str, batch_tokens: int
+) -> None:
+    documents = [document(size, seed) for seed, size in enumerate([3, 130, 1, 62, 20, 21])]
+    together = scores(bases[name], documents, batch_tokens=batch_tokens)
+    turned = scores(bases[name], documents[::-1], batch_tokens=batch_tokens)[::-1]
+    for one, among, among_turned in zip(documents, together, turned, strict=True):
+        alone = scores(bases[name], [one])[0]
+        np.testing.assert_allclose(among, alone, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(among_turned, alone, atol=1e-5, rtol=0)
+
+
+def test_the_default_is_seven_groups_over_all_positions(bases: dict[str, Base]) -> None:
+    base = bases["distilbert"]
+    protocol = default_protocol(base)
+    assert (protocol.name, protocol.metric) == ("covering", "pseudo-perplexity")
+    assert (protocol.window_tokens, protocol.groups, protocol.stride_tokens) == (POSITIONS, 7, None)
+    assert protocol.passes_per_token() == 7
+    documents = [document(100)]
+    found = score(TokenLosses(base.model, base.family), documents, base, protocol)[0]
+    assert np.array_equal(found, scores(base, documents, groups=7, seed=0)[0])
+
+
+def test_a_tokenizer_that_cannot_hide_is_refused(bases: dict[str, Base]) -> None:
+    base = bases["bert"]
+    losses = TokenLosses(base.model, base.family)
+    with pytest.raises(FtError, match=r"\[MASK\]"):
+        score_documents(losses, [document(3)], SpecialTokens(2, 3, None), 64, 7, 0)

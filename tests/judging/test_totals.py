@@ -1,0 +1,109 @@
+"""Raw totals: they add up, only the end divides, and a broken number is never summed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILY_NAMES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ft_toolkit.errors import NumbersGoneWrong
+from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.totals import Totals, corpus_totals, document_totals
+from ft_toolkit.models.adapters import Base, load_base
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.text.blocks import Encoded, encode
+from ft_toolkit.text.corpus import Document
+
+TEXTS = ["Boil the pasta.", "Wash your hands often, and dry them well. " * 12, "물 und Brot zum Abend"]
+SIZES = st.integers(min_value=1, max_value=10_000)
+
+
+def encoded(base: Base) -> list[Encoded]:
+    return encode([Document("a.md", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large(
+    checkpoints: dict[str, Path], name: str
+) -> None:
+    base = load_base(str(checkpoints[name]))
+    for parameter in base.model.get_submodule(base.family.output).parameters():
+        parameter.zero_()
+    documents = encoded(base)
+    nll = score(TokenLosses(base.model, base.family), documents, base, default_protocol(base))
+    totals = corpus_totals(document_totals(d, part) for d, part in zip(documents, nll, strict=True))
+    assert totals.perplexity == pytest.approx(8192, rel=1e-6)
+    assert totals.tokens == sum(len(document.ids) for document in documents)
+
+
+def test_a_score_carries_the_size_of_its_text_in_tokens_bytes_and_words() -> None:
+    document = Encoded(Document("a.md", 0, "né  à\nRoma"), np.arange(4, dtype=np.int32), np.ones(4, bool))
+    assert document_totals(document, np.array([1.0, 2.0, 3.0, 0.5])) == Totals(6.5, 4, 12, 3)
+
+
+def test_totals_add_field_by_field() -> None:
+    assert Totals(1.5, 2, 3, 4) + Totals(10.0, 20, 30, 40) == Totals(11.5, 22, 33, 44)
+
+
+def test_the_perplexity_of_a_corpus_is_not_the_mean_of_its_documents() -> None:
+    # one token at e^0 and three at e^2: exp(6 / 4), not (1 + e^2) / 2
+    corpus = corpus_totals([Totals(0.0, 1, 1, 1), Totals(6.0, 3, 3, 1)])
+    assert corpus.perplexity == pytest.approx(math.exp(1.5))
+    assert corpus.nats_per_token == 1.5
+
+
+def test_bits_per_byte_is_nats_over_bytes_and_ln_2() -> None:
+    assert Totals(8 * math.log(2), 3, 4, 1).bits_per_byte == pytest.approx(2.0, rel=1e-15)
+
+
+@given(st.floats(min_value=1e-3, max_value=8.0), SIZES, SIZES)
+@settings(derandomize=True, deadline=None, max_examples=30)
+def test_bits_per_byte_and_perplexity_are_one_quantity(nats: float, tokens: int, size: int) -> None:
+    totals = Totals(nats * tokens, tokens, size, 1)
+    assert 2 ** (totals.bits_per_byte * size / tokens) == pytest.approx(totals.perplexity, rel=1e-12)
+
+
+def test_the_order_of_documents_does_not_move_a_corpus() -> None:
+    parts = [Totals(nats, 1, 1, 1) for nats in (1e16, 1.0, -1e16, 0.1, 3e-9)]
+    found = {corpus_totals(order).nll_nats for order in itertools.permutations(parts)}
+    assert found == {1.1 + 3e-9}
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_names_its_document(broken: float) -> None:
+    document = Encoded(Document("b.md", 7, "some text"), np.arange(2, dtype=np.int32), np.ones(2, bool))
+    with pytest.raises(NumbersGoneWrong, match=r"document b\.md#7") as failure:
+        document_totals(document, np.array([1.0, broken]))
+    assert failure.value.exit_code == 5
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_damaged_weights_are_noticed_at_the_document_that_meets_them(
+    checkpoints: dict[str, Path], name: str
+) -> None:
+    base = load_base(str(checkpoints[name]))
+    documents = encoded(base)
+    elsewhere = np.concatenate([document.ids for document in documents[:2]])
+    output = base.model.get_submodule(base.family.output)
+    output.weight = torch.nn.Parameter(
+        output.weight.clone(), requires_grad=False
+    )  # untied: reading alone fails
+    base.model.get_input_embeddings().weight[np.setdiff1d(documents[2].ids, elsewhere)] = math.nan
+    nll = score(TokenLosses(base.model, base.family), documents, base, default_protocol(base))
+    assert [np.isfinite(part).all() for part in nll[:2]] == [True, True]
+    with pytest.raises(NumbersGoneWrong, match=r"a\.md#2"):
+        document_totals(documents[2], nll[2])
+
+
+def test_totals_are_saved_as_plain_numbers() -> None:
+    totals = Totals(1.5, 2, 3, 4)
+    assert totals.as_dict() == {"nll_nats": 1.5, "tokens": 2, "bytes": 3, "words": 4}
+    assert Totals(**replace(totals, tokens=9).as_dict()) == Totals(1.5, 9, 3, 4)  # type: ignore[arg-type]

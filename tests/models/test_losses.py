@@ -1,0 +1,188 @@
+"""The lean loss against the plain one: the same numbers and gradients, without the logits of a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import FAMILY_NAMES
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ft_toolkit.models.adapters import Base, attach_adapter, load_base, trainable
+from ft_toolkit.models.losses import CHUNK_ROWS, NO_TARGET, SummedLoss, TokenLosses
+from ft_toolkit.recipe import Adapter
+
+LEAN_TOLERANCE = 1e-5
+
+
+def batch_of(rows: int, width: int, share: float = 0.7) -> tuple[Tensor, Tensor]:
+    """Rows of ids, and targets at a share of the positions."""
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.randint(5, 8192, (rows, width), generator=generator)
+    targets = torch.randint(5, 8192, (rows, width), generator=generator)
+    asked = torch.rand(rows, width, generator=generator) < share
+    return ids, targets.where(asked, torch.tensor(NO_TARGET))
+
+
+def plain_losses(base: Base, model: torch.nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
+    """The textbook way: every logit of the batch, then cross-entropy at the targets."""
+    logits = model(input_ids=ids).logits.float()
+    asked = targets != NO_TARGET
+    return F.cross_entropy(logits[asked], targets[asked], reduction="none")
+
+
+@pytest.fixture
+def adapted(checkpoints: dict[str, Path]) -> Callable[[str], tuple[Base, torch.nn.Module]]:
+    """A base with an adapter whose B is no longer zero, so that A has a gradient too."""
+
+    def make(name: str) -> tuple[Base, torch.nn.Module]:
+        base = load_base(str(checkpoints[name]))
+        model = attach_adapter(base, Adapter(), seed=1)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for key, parameter in trainable(model).items():
+                if "lora_B" in key:
+                    parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        return base, model
+
+    return make
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_lean_loss_is_the_cross_entropy_of_the_full_logits(
+    adapted: Callable[[str], tuple[Base, torch.nn.Module]], name: str
+) -> None:
+    base, model = adapted(name)
+    ids, targets = batch_of(9, 50)
+    with torch.no_grad():
+        lean = TokenLosses(model, base.family)(ids, targets)
+        plain = plain_losses(base, model, ids, targets)
+    assert lean.dtype == torch.float32
+    assert len(lean) == int((targets != NO_TARGET).sum()) > CHUNK_ROWS
+    torch.testing.assert_close(lean, plain, atol=LEAN_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_bare_base_has_the_same_lean_loss_as_its_full_logits(
+    checkpoints: dict[str, Path], name: str
+) -> None:
+    base = load_base(str(checkpoints[name]))
+    ids, targets = batch_of(3, 20)
+    with torch.no_grad():
+        lean = TokenLosses(base.model, base.family)(ids, targets)
+        torch.testing.assert_close(lean, plain_losses(base, base.model, ids, targets), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 18], ids=["one chunk", "two chunks", "three chunks"])
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_gradient_of_every_adapter_matrix_is_that_of_the_full_logits(
+    adapted: Callable[[str], tuple[Base, torch.nn.Module]], name: str, rows: int
+) -> None:
+    base, model = adapted(name)
+    ids, targets = batch_of(rows, 50)
+    count = int((targets != NO_TARGET).sum())
+    assert -(-count // CHUNK_ROWS) == {1: 1, 9: 2, 18: 3}[rows]
+    parameters = trainable(model)
+    weights = torch.linspace(0.5, 1.5, count)  # each target's own share, so that none may take another's
+    lean = torch.autograd.grad(
+        (TokenLosses(model, base.family)(ids, targets) * weights).sum(), list(parameters.values())
+    )
+    plain = torch.autograd.grad(
+        (plain_losses(base, model, ids, targets) * weights).sum(), list(parameters.values())
+    )
+    for key, found, wanted in zip(parameters, lean, plain, strict=True):
+        assert float(wanted.norm()) > 0, key
+        assert float((found - wanted).norm() / wanted.norm()) < LEAN_TOLERANCE, key
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_nothing_asked_is_nothing_paid(checkpoints: dict[str, Path], name: str) -> None:
+    base = load_base(str(checkpoints[name]))
+    ids = torch.randint(5, 8192, (2, 10))
+    nothing = torch.full_like(ids, NO_TARGET)
+    assert TokenLosses(base.model, base.family)(ids, nothing).shape == (0,)
+    total, count = SummedLoss(TokenLosses(base.model, base.family))(ids, nothing)
+    assert (float(total), count) == (0.0, 0)
+
+
+def test_a_batch_without_targets_trains_nothing_and_does_not_fail(
+    adapted: Callable[[str], tuple[Base, torch.nn.Module]],
+) -> None:
+    base, model = adapted("bert")
+    ids = torch.randint(5, 8192, (2, 10))
+    total, _ = SummedLoss(TokenLosses(model, base.family))(ids, torch.full_like(ids, NO_TARGET))
+    total.backward()
+    assert all(float(parameter.grad.abs().sum()) == 0 for parameter in trainable(model).values())
+
+
+def test_the_summed_loss_is_a_sum_and_a_count_and_never_a_mean(checkpoints: dict[str, Path]) -> None:
+    base = load_base(str(checkpoints["gpt2"]))
+    losses = TokenLosses(base.model, base.family)
+    ids, targets = batch_of(4, 30)
+    total, count = SummedLoss(losses)(ids, targets)
+    each = losses(ids, targets)
+    assert count == int((targets != NO_TARGET).sum())
+    assert float(total) == pytest.approx(math.fsum(each.tolist()), rel=1e-6)
+
+
+def without_output(base: Base) -> Base:
+    output = base.model.get_submodule(base.family.output)
+    for parameter in output.parameters():
+        parameter.zero_()
+    return base
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_model_that_knows_nothing_pays_the_logarithm_of_its_vocabulary(
+    checkpoints: dict[str, Path], name: str
+) -> None:
+    base = without_output(load_base(str(checkpoints[name])))
+    ids, targets = batch_of(6, 60)
+    nll = TokenLosses(base.model, base.family)(ids, targets)
+    torch.testing.assert_close(nll, torch.full_like(nll, math.log(8192)), rtol=1e-6, atol=0)
+
+
+def test_a_model_that_is_certain_pays_nothing_when_right_and_dearly_when_wrong(
+    checkpoints: dict[str, Path],
+) -> None:
+    base = without_output(load_base(str(checkpoints["bert"])))
+    output = base.model.get_submodule("cls.predictions.decoder")
+    output.bias[17] = 1000.0
+    ids = torch.tensor([[5, 6]])
+    nll = TokenLosses(base.model, base.family)(ids, torch.tensor([[17, 18]]))
+    assert nll.tolist() == [0.0, 1000.0]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches every operation, forward and backward, for the largest tensor that it makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return made
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_memory_never_holds_more_logits_than_a_chunk(
+    adapted: Callable[[str], tuple[Base, torch.nn.Module]], name: str
+) -> None:
+    base, model = adapted(name)
+    ids, targets = batch_of(16, 50)
+    with LargestTensor() as lean:
+        SummedLoss(TokenLosses(model, base.family))(ids, targets)[0].backward()
+    with LargestTensor() as plain:
+        plain_losses(base, model, ids, targets).sum().backward()
+    assert plain.elements >= ids.numel() * 8192
+    assert lean.elements <= CHUNK_ROWS * 8192 < ids.numel() * 8192 / 3

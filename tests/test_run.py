@@ -1,0 +1,112 @@
+"""The run folder: never overwritten, written whole or not at all, and refused when it is too new."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.recipe import Recipe
+from ft_toolkit.run import Run, list_runs, read_json
+
+TinyRecipe = Callable[..., Recipe]
+
+
+def test_each_run_of_a_name_takes_the_next_free_number(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    names = [Run.create(tmp_path / "runs", tiny_recipe()).folder.name for _ in range(3)]
+    assert names == ["tiny-gpt2", "tiny-gpt2-2", "tiny-gpt2-3"]
+
+
+def test_a_new_run_holds_its_resolved_recipe_and_the_schema(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe()
+    run = Run.create(tmp_path, recipe)
+    assert Recipe.model_validate(yaml.safe_load((run.folder / "recipe.yaml").read_text())) == recipe
+    assert run.facts["schema"] == 1
+    assert not run.is_finished
+
+
+def test_facts_are_added_and_never_lost(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.record(device="cpu", steps=3)
+    run.record(steps=4)
+    assert run.facts == {"device": "cpu", "steps": 4}
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write_json("comparison.json", {"old": 1})
+    with pytest.raises(TypeError):
+        run.write_json("comparison.json", {"new": object()})
+    with pytest.raises(UnicodeEncodeError):
+        run.write("comparison.json", "half a surrogate pair: \ud800")
+    assert read_json(tmp_path / "comparison.json") == {"old": 1}
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    rows = [{"id": "a#0", "tokens": 3, "text": None}, {"id": "b#0", "tokens": 4, "text": "tschüß\n"}]
+    run = Run(tmp_path)
+    run.write_table("scores/held-out.parquet", rows)
+    assert run.read_table("scores/held-out.parquet") == rows
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["held-out.parquet"]
+
+
+def test_a_line_of_metrics_is_on_disk_at_once(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for step in (1, 2):
+        run.append_metrics({"step": step})
+        assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]) == {"step": step}
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+    ids=["Python", "safetensors", "quota"],
+)
+def test_a_full_disk_is_named_with_its_path_whichever_library_noticed(
+    tmp_path: Path, raised: Exception
+) -> None:
+    with pytest.raises(FtError) as fault, Run(tmp_path).writing(tmp_path / "adapter"):
+        raise raised
+    assert (fault.value.where, fault.value.expected) == (str(tmp_path / "adapter"), "free disk space")
+
+
+def test_another_mistake_while_writing_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shape"), Run(tmp_path).writing(tmp_path / "adapter"):
+        raise RuntimeError("shape mismatch")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FtError, match=r"no run\.json in it"):
+        Run.open(tmp_path)
+
+
+def test_a_newer_schema_is_refused_and_an_equal_one_is_not(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.record(schema=1)
+    Run.open(tmp_path)
+    run.record(schema=2)
+    with pytest.raises(FtError, match="expected schema 1 or older, found schema 2"):
+        Run.open(tmp_path)
+
+
+def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema": 1')
+    with pytest.raises(FtError, match=r"run\.json: expected JSON that ft wrote"):
+        Run.open(tmp_path)
+
+
+def test_runs_are_listed_by_name(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        Run.create(tmp_path, tiny_recipe(name=name))
+    (tmp_path / "notes").mkdir()
+    assert [run.folder.name for run in list_runs(tmp_path)] == ["a", "b"]
+    assert list_runs(tmp_path / "nowhere") == []

@@ -1,0 +1,93 @@
+"""The machine: threads, precision, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from ft_toolkit import __version__
+from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated, one_line_errors
+from ft_toolkit.runtime import bfloat16_is_faster, prepare_process, termination_as_exception, threads, versions
+
+
+def test_no_more_threads_are_used_than_the_process_may_have() -> None:
+    assert 1 <= threads() <= (os.cpu_count() or 1)
+
+
+def test_precision_is_read_from_the_hardware_so_that_it_is_the_same_every_day() -> None:
+    assert len({bfloat16_is_faster("cpu") for _ in range(5)}) == 1
+    assert bfloat16_is_faster("an unknown device") is False
+
+
+def test_versions_name_what_a_result_depends_on() -> None:
+    found = versions()
+    assert found["ft-toolkit"] == __version__
+    assert {"python", "torch", "transformers", "peft", "tokenizers", "numpy"} <= set(found)
+
+
+def test_preparing_twice_is_harmless_and_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    prepare_process()
+    prepare_process()
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def test_sigterm_unwinds_the_stack_and_the_old_handler_comes_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), termination_as_exception():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_a_thread_signals_are_left_to_whoever_owns_them() -> None:
+    done = []
+
+    def work() -> None:
+        with termination_as_exception():
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (FtError("corpus notes", "text", "nothing", "Add some."), 2, "corpus notes: expected text, found nothing. Add some."),
+        (NumbersGoneWrong("training step 3", "a finite loss", "nan", "Mend it."), 5, "training step 3: expected a finite loss, found nan. Mend it."),
+        (OSError(28, "No space left on device", "run.log"), 2, "run.log: expected free disk space, found none left. Free some, or choose another place with --runs, and repeat."),
+        (KeyboardInterrupt("interrupted at step 3"), 130, "interrupted at step 3"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated(), 143, "terminated"),
+    ],
+    ids=["mendable", "numbers", "full disk", "Ctrl-C with words", "Ctrl-C", "SIGTERM"],
+)  # fmt: skip
+def test_a_command_ends_in_one_line_and_its_exit_code(
+    raised: BaseException, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise raised
+    assert ended.value.code == code
+    assert capsys.readouterr().err == f"{words}\n"
+
+
+@pytest.mark.parametrize("bug", [KeyError("x"), PermissionError(13, "no"), ZeroDivisionError()])
+def test_our_own_bugs_keep_their_traceback(bug: Exception) -> None:
+    with pytest.raises(type(bug)), one_line_errors():
+        raise bug
+
+
+def test_a_long_fault_is_shortened_in_what_was_found_and_keeps_its_cure() -> None:
+    found = "an answer of many words " * 40
+    line = FtError("corpus notes.txt", "UTF-8", found, "Convert the file.").line()
+    assert len(line) <= 200
+    assert line.startswith("corpus notes.txt: expected UTF-8, found an answer")
+    assert line.endswith(". Convert the file.")
+    assert "\n" not in FtError("a", "b", "one\ntwo", "c").line()

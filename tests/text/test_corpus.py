@@ -1,0 +1,439 @@
+"""Sources to documents: nothing of a file's text is changed or lost, and a split moves nobody."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.recipe import Corpus, Split
+from ft_toolkit.text.corpus import Document, Parts, read_corpus, read_source, split
+
+# what a careless reader turns into a date, a missing value, 7 or 100000.0
+AWKWARD = ["2024-01-01", "NA", "null", "007", "1e5", "", "True"]
+
+
+def fault(action: Callable[[], object]) -> str:
+    """The one line that the action fails with."""
+    with pytest.raises(FtError) as caught:
+        action()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert len(line) <= 200
+    return line
+
+
+def texts(source: Path | str, text: str = "text", unit: str | None = None) -> list[str]:
+    return [document.text for document in read_source(str(source), text, unit).documents]
+
+
+def ids(source: Path | str, text: str = "text", unit: str | None = None) -> list[str]:
+    return [document.id for document in read_source(str(source), text, unit).documents]
+
+
+def table(ending: str, rows: list[dict[str, str]]) -> bytes:
+    """Rows of strings in the format of a file ending."""
+    if ending == ".jsonl":
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if ending == ".parquet":
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+        return buffer.getvalue()
+    lines = io.StringIO(newline="")
+    writer = csv.DictWriter(lines, list(rows[0]), delimiter="," if ending == ".csv" else "\t")
+    writer.writeheader()
+    writer.writerows(rows)
+    return lines.getvalue().encode()
+
+
+@pytest.mark.parametrize("gz", ["", ".gz"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_awkward_strings_survive_every_table_as_they_stand(tmp_path: Path, ending: str, gz: str) -> None:
+    data = table(ending, [{"id": str(n), "text": text} for n, text in enumerate(AWKWARD)])
+    path = tmp_path / f"rows{ending}{gz}"
+    path.write_bytes(gzip.compress(data) if gz else data)
+    reading = read_source(str(path))
+    assert [document.text for document in reading.documents] == [text for text in AWKWARD if text]
+    assert reading.empty_documents == 1
+    # the empty row 5 is left out, yet counted: what follows keeps its number
+    assert [document.row for document in reading.documents] == [0, 1, 2, 3, 4, 6]
+    assert reading.documents[-1].id == f"rows{ending}{gz}#6"
+
+
+@pytest.mark.parametrize("gz", ["", ".gz"])
+@pytest.mark.parametrize("ending", [".txt", ".md"])
+def test_awkward_strings_survive_text_files(tmp_path: Path, ending: str, gz: str) -> None:
+    for number, text in enumerate(AWKWARD):
+        data = text.encode()
+        (tmp_path / f"{number}{ending}{gz}").write_bytes(gzip.compress(data) if gz else data)
+    reading = read_source(str(tmp_path))
+    assert [document.text for document in reading.documents] == [text for text in AWKWARD if text]
+    assert reading.empty_documents == 1
+
+
+@pytest.mark.parametrize("number", ["7", "1e5", "1E5", "0.10", "-0", "12345678901234567890.0", "NaN"])
+def test_a_json_number_is_the_text_that_stands_there(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"text": {number}}}\n')
+    assert texts(path) == [number]
+
+
+def test_a_parquet_integer_is_its_digits(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": [7, -12]}), tmp_path / "rows.parquet")
+    assert texts(tmp_path / "rows.parquet") == ["7", "-12"]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"), [('{"text": true}', "bool"), ('{"text": ["a"]}', "list"), ('{"text": {}}', "dict")]
+)
+def test_a_column_that_is_no_text_is_refused_by_its_type(tmp_path: Path, row: str, kind: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(f'{{"text": "fine"}}\n{row}\n')
+    line = fault(lambda: texts(tmp_path / "rows.jsonl"))
+    assert f"found {kind}" in line
+    assert "rows.jsonl, row 1: text" in line
+
+
+def test_json_null_and_blank_text_are_empty_documents(tmp_path: Path) -> None:
+    rows = ['{"text": null}', '{"text": " \\n\\t"}', '{"text": "a"}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    reading = read_source(str(tmp_path / "rows.jsonl"))
+    assert reading.empty_documents == 2
+    assert reading.documents == [Document("rows.jsonl", 2, "a")]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".txt", ".md"])
+def test_a_byte_order_mark_is_removed(tmp_path: Path, ending: str) -> None:
+    is_text = ending in (".txt", ".md")
+    data = b"Ciao" if is_text else table(ending, [{"text": "Ciao"}])
+    path = tmp_path / f"file{ending}"
+    path.write_bytes(b"\xef\xbb\xbf" + data)
+    assert texts(path) == ["Ciao"]
+
+
+@pytest.mark.parametrize("unit", ["file", "paragraph", "line"])
+def test_windows_and_old_mac_line_ends_become_line_feeds(tmp_path: Path, unit: str) -> None:
+    plain = "uno\ndue\n\ntre\n"
+    for name, line_end in (("a.txt", "\n"), ("b.txt", "\r\n"), ("c.txt", "\r")):
+        (tmp_path / name).write_bytes(plain.replace("\n", line_end).encode())
+    expected = texts(tmp_path / "a.txt", unit=unit)
+    assert texts(tmp_path / "b.txt", unit=unit) == expected
+    assert texts(tmp_path / "c.txt", unit=unit) == expected
+
+
+def test_crlf_inside_table_cells_becomes_a_line_feed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'text\r\n"uno\r\ndue"\r\n')
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "uno\\r\\ndue"}\r\n')
+    assert texts(tmp_path) == ["uno\ndue", "uno\ndue"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("file", ["uno\ndue\n\n \ntre\n"]),
+        ("paragraph", ["uno\ndue", "tre"]),
+        ("line", ["uno\n", "due\n", "tre\n"]),
+    ],
+)
+def test_a_document_is_a_file_a_paragraph_or_a_line(tmp_path: Path, unit: str, expected: list[str]) -> None:
+    (tmp_path / "a.txt").write_text("uno\ndue\n\n \ntre\n")
+    assert texts(tmp_path, unit=unit) == expected
+
+
+def test_rows_of_lines_count_from_0_and_include_empty_ones(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.txt").write_text("uno\n\n\ndue\n")
+    reading = read_source(str(tmp_path), unit="line")
+    assert [document.id for document in reading.documents] == ["deep/a.txt#0", "deep/a.txt#3"]
+    assert reading.empty_documents == 2
+
+
+def test_u2028_breaks_neither_a_json_row_nor_a_line(tmp_path: Path) -> None:
+    text = "uno\u2028due\u2029tre\x0bquattro\x85cinque"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}, ensure_ascii=False) + "\n", "utf-8")
+    (tmp_path / "b.txt").write_text(text, "utf-8")
+    assert texts(tmp_path / "a.jsonl") == [text]
+    assert texts(tmp_path / "b.txt", unit="line") == [text]
+
+
+def test_a_quoted_csv_cell_may_hold_line_feeds_commas_and_quotes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,text\n1,"uno,\n\n""due"""\n2,tre\n')
+    assert texts(tmp_path / "a.csv") == ['uno,\n\n"due"', "tre"]
+
+
+def test_a_csv_row_with_too_many_fields_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n1,fine\n2,salt, pepper\n")
+    line = fault(lambda: texts(tmp_path / "a.csv"))
+    assert "a.csv, line 3" in line
+    assert "2 fields" in line
+
+
+@pytest.mark.parametrize("row", ['"Ciao" he said', '"never closed\nnext'])
+def test_a_csv_quote_that_would_change_the_text_is_refused(tmp_path: Path, row: str) -> None:
+    (tmp_path / "a.csv").write_text(f"text\n{row}\n")
+    assert "a.csv, line " in fault(lambda: texts(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_a_missing_column_names_those_present(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows{ending}"
+    path.write_bytes(table(ending, [{"question": "Why?", "answer": "Because."}]))
+    line = fault(lambda: texts(path))
+    assert "question, answer" in line
+    assert "corpus.text" in line
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_a_template_joins_columns(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows{ending}"
+    path.write_bytes(table(ending, [{"question": "{Why}?", "answer": "1e5"}]))
+    assert texts(path, "{question}\n{answer}") == ["{Why}?\n1e5"]  # braces in a cell are text
+    assert texts(path, "{{{answer}}}") == ["{1e5}"]
+    assert texts(path, "answer") == ["1e5"]
+
+
+@pytest.mark.parametrize("template", ["{question", "{0}", "{a.b}", "{}"])
+def test_a_template_of_anything_but_columns_is_refused(tmp_path: Path, template: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "Why?"}\n')
+    assert fault(lambda: texts(tmp_path / "a.jsonl", template)).startswith("corpus.text: ")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_bad_utf_8_names_the_file_and_the_byte(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"text\ncrem\xe9 brulee\n")
+    line = fault(lambda: texts(tmp_path / name))
+    assert f"{name}, byte 9" in line
+    assert "0xe9" in line
+
+
+def test_a_nul_character_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": "a\\u0000b"}\n')
+    (tmp_path / "b.txt").write_bytes(b"\0\0\1")
+    assert "a.jsonl, row 1: expected text, found a NUL" in fault(lambda: texts(tmp_path / "a.jsonl"))
+    assert "b.txt, row 0: expected text, found a NUL" in fault(lambda: texts(tmp_path / "b.txt"))
+
+
+def test_half_a_surrogate_pair_is_refused_and_a_whole_one_is_a_character(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83c\\udf55"}\n{"text": "\\ud83c!"}\n')
+    assert "row 1: expected text, found half a surrogate" in fault(lambda: texts(tmp_path / "a.jsonl"))
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83c\\udf55"}\n')
+    assert texts(tmp_path / "a.jsonl") == ["🍕"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [('{"text": "a"}\n{"text": \n', "line 2"), ('"text"\n', "str"), ("[1]\n", "list")]
+)
+def test_a_line_that_is_no_json_object_names_itself(tmp_path: Path, content: str, found: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    line = fault(lambda: texts(tmp_path / "a.jsonl"))
+    assert "one JSON object" in line
+    assert found in line
+
+
+def damaged(data: bytes, start: int, length: int) -> bytes:
+    return data[:start] + b"\xff" * length + data[start + length :]
+
+
+ZIPPED = gzip.compress(b"buon giorno " * 500)
+PARQUET = table(".parquet", [{"text": f"buon giorno {n}"} for n in range(100)])
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.txt.gz", b"not gzip at all"),
+        ("a.txt.gz", ZIPPED[:-12]),
+        ("a.txt.gz", damaged(ZIPPED, 12, 6)),
+        ("a.txt.gz", damaged(ZIPPED, len(ZIPPED) - 8, 4)),
+        ("a.parquet", b"not Parquet at all"),
+        ("a.parquet", PARQUET[:60]),
+        ("a.parquet", damaged(PARQUET, 4, 40)),
+        ("a.parquet", damaged(PARQUET, len(PARQUET) - 60, 40)),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert fault(lambda: texts(tmp_path / name)).startswith(str(tmp_path / name))
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.md", "a.txt", "README.md", "c/c/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"this is {name}")
+    expected = ["README.md#0", "a/z.md#0", "a.txt#0", "b.txt#0", "c/c/c.txt#0"]
+    assert ids(tmp_path) == expected  # a README is a document like any other
+    assert ids(tmp_path) == ids(f"{tmp_path}/")
+
+
+def test_hidden_files_and_foreign_endings_are_left_alone(tmp_path: Path) -> None:
+    for name in (".hidden.txt", ".git/a.txt", "a/.b/c.txt", "photo.jpg", "data.json", "a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    assert ids(tmp_path) == ["a.txt#0"]
+
+
+def test_a_corpus_below_a_hidden_folder_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache" / "corpus"
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("text")
+    assert ids(folder) == ["a.txt#0"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.txt", ["a.txt#0"]),
+        ("*/note.md", ["x/note.md#0", "y/note.md#0"]),
+        ("**/*.md", ["x/note.md#0", "y/note.md#0"]),
+        ("[xz]/*", ["x/note.md#0"]),
+        ("x/not?.md", ["note.md#0"]),  # the root is what stands before the first wildcard
+    ],
+)
+def test_a_glob_reads_what_it_matches(tmp_path: Path, pattern: str, expected: list[str]) -> None:
+    for name in ("a.txt", "x/note.md", "y/note.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text")
+    assert ids(f"{tmp_path}/{pattern}") == expected
+
+
+def test_a_relative_source_gives_the_same_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes" / "x").mkdir(parents=True)
+    (tmp_path / "notes" / "x" / "a.txt").write_text("text")
+    monkeypatch.chdir(tmp_path)
+    for source in ("notes", "./notes", "notes/*/a.txt", "notes/**/*.txt", str(tmp_path / "notes")):
+        assert ids(source) == ["x/a.txt#0"]
+
+
+def test_a_single_file_is_a_corpus(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("uno")
+    (tmp_path / "b.txt").write_text("due")
+    assert read_source(str(tmp_path / "a.txt")).documents == [Document("a.txt", 0, "uno")]
+
+
+def test_an_unsupported_ending_lists_the_supported_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_text("text")
+    line = fault(lambda: texts(tmp_path / "a.pdf"))
+    assert "a.pdf" in line
+    assert ".txt .md .jsonl .csv .tsv .parquet" in line
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: None,
+        lambda folder: (folder / "photo.jpg").write_text("text"),
+        lambda folder: (folder / "blank.txt").write_text(" \n"),
+    ],
+    ids=["nothing", "no text file", "no text in it"],
+)
+def test_a_folder_without_text_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path)
+    assert str(tmp_path) in fault(lambda: texts(tmp_path))
+
+
+@pytest.mark.parametrize("source", ["nowhere", "nowhere/*.txt", "https://example.org/a.txt"])
+def test_a_source_that_is_not_there_is_named(source: str) -> None:
+    assert f"corpus {source}" in fault(lambda: texts(source))
+
+
+@pytest.mark.parametrize(("name", "unit"), [("a.jsonl", "line"), ("a.csv", "file"), ("a.txt", "row")])
+def test_rows_belong_to_tables_and_lines_to_text(tmp_path: Path, name: str, unit: str) -> None:
+    (tmp_path / name).write_text('{"text": "a"}\n')
+    assert "corpus.documents" in fault(lambda: texts(tmp_path / name, unit=unit))
+
+
+def test_a_packaged_corpus_is_read_by_its_name() -> None:
+    reading = read_corpus(Corpus(source="package:italian-cooking"))
+    assert len(reading.documents) >= 120
+    assert reading.empty_documents == 0
+    assert "carbonara" in " ".join(document.text.lower() for document in reading.documents)
+    assert all("/" not in document.id and document.id.endswith(".md#0") for document in reading.documents)
+
+
+def test_an_unknown_packaged_corpus_lists_those_there_are() -> None:
+    line = fault(lambda: texts("package:cooking"))
+    assert "everyday-medicine, general-probe, italian-cooking" in line
+
+
+def test_a_dataset_is_read_split_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "owner" / "name").mkdir(parents=True)  # load_dataset takes a folder for a Hub id
+    (tmp_path / "owner" / "name" / "train.jsonl").write_text('{"text": "NA"}\n{"text": "007"}\n')
+    (tmp_path / "owner" / "name" / "test.jsonl").write_text('{"text": ""}\n{"text": "1e5"}\n')
+    monkeypatch.chdir(tmp_path)
+    reading = read_source("hf:owner/name")
+    found = [(document.id, document.text) for document in reading.documents]
+    assert found == [("train#0", "NA"), ("train#1", "007"), ("test#1", "1e5")]
+    assert reading.empty_documents == 1
+
+
+def test_a_dataset_that_is_neither_cached_nor_reachable_is_named() -> None:
+    assert "corpus hf:no-such/dataset: " in fault(lambda: texts("hf:no-such/dataset"))
+
+
+# --- split -----------------------------------------------------------------------------------------
+
+
+def numbered(count: int) -> list[Document]:
+    return [Document(f"{n}.txt", 0, f"document number {n}") for n in range(count)]
+
+
+def place_of(parts: Parts) -> dict[str, str]:
+    return {document.id: part for part, documents in parts for document in documents}
+
+
+def test_every_document_is_in_exactly_one_part() -> None:
+    documents = numbered(300)
+    found = [document for _, held in split(documents, Split()) for document in held]
+    assert Counter(document.id for document in found) == Counter(document.id for document in documents)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(added=st.lists(st.integers(0, 90), max_size=5), at=st.integers(0, 60), reverse=st.booleans())
+def test_adding_or_moving_documents_moves_no_other(added: list[int], at: int, reverse: bool) -> None:
+    documents = numbered(60)
+    before = place_of(split(documents, Split()))
+    new = [Document(f"new{i}", 0, f"document number {n}") for i, n in enumerate(added)]  # copies too
+    more = documents[:at] + new + documents[at:]
+    after = place_of(split(reversed(more) if reverse else more, Split()))
+    assert {document.id: after[document.id] for document in documents} == before
+
+
+def test_equal_texts_share_a_part() -> None:
+    documents = numbered(200)
+    copies = [Document(f"copy of {document.source}", 7, document.text) for document in documents]
+    place = place_of(split(documents + copies, Split()))
+    assert all(place[a.id] == place[b.id] for a, b in zip(documents, copies, strict=True))
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.1, 0.2), (0.25, 0.25), (0.05, 0.6)])
+def test_shares_are_near_those_asked_for(validation: float, test: float) -> None:
+    parts = split(numbered(2000), Split(validation=validation, test=test))
+    # four standard errors of a share of 2000 draws are at most 0.045
+    assert len(parts.validation) / 2000 == pytest.approx(validation, abs=0.045)
+    assert len(parts.test) / 2000 == pytest.approx(test, abs=0.045)
+
+
+def test_another_seed_is_another_split_and_the_same_seed_the_same() -> None:
+    documents = numbered(300)
+    first, again, other = (place_of(split(documents, Split(seed=seed))) for seed in (0, 0, 1))
+    assert first == again
+    # two independent draws of 0.7, 0.1, 0.2 agree for 0.49 + 0.01 + 0.04 of the documents
+    assert sum(first[key] == other[key] for key in first) / 300 == pytest.approx(0.54, abs=0.12)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_an_empty_part_is_refused(count: int) -> None:
+    assert fault(lambda: split(numbered(count), Split())).startswith("corpus.split: ")

@@ -1,0 +1,106 @@
+"""A small training that test_loop.py runs in one process and, under torchrun, in two."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ft_toolkit import shipped
+from ft_toolkit.finetune import finetune
+from ft_toolkit.models.adapters import Base, attach_adapter, load_base, trainable
+from ft_toolkit.progress import Screen
+from ft_toolkit.recipe import Adapter, Recipe, Training
+from ft_toolkit.text.blocks import Row, encode, pack
+from ft_toolkit.text.corpus import Document
+from ft_toolkit.training import loop
+from ft_toolkit.training.loop import Outcome
+
+# three rows a step, ten rows: processes get two and one, and of the last step one and none
+PLAN = Training(epochs=2, block_tokens=32, batch_tokens=96, learning_rate=0.01, patience=100)
+SLOW_CLOCK_SECONDS = 1000.0
+
+
+@dataclass
+class Bench:
+    """A base with a fresh adapter, and rows to train it on."""
+
+    base: Base
+    model: PeftModel
+    rows: list[Row]
+
+    def train(
+        self,
+        plan: Training,
+        validate: Callable[[], float] | None = None,
+        record: Callable[[dict[str, object]], None] = lambda line: None,
+    ) -> Outcome:
+        accelerator = loop.make_accelerator()
+        screen = Screen(quiet=True)
+        validate = validate or partial(next, count(0, -1))  # ever better: the last adapter is the best
+        return loop.train(self.model, self.base, self.rows, plan, validate, accelerator, screen, record)
+
+    @property
+    def adapter(self) -> dict[str, Tensor]:
+        return {name: weight.detach().clone() for name, weight in trainable(self.model).items()}
+
+
+def texts_of_unequal_length() -> list[str]:
+    paths = sorted(shipped.corpus("everyday-medicine").glob("*.md"))[:7]
+    return [path.read_text()[: 40 + 130 * i] for i, path in enumerate(paths)]
+
+
+def bench(
+    checkpoint: Path,
+    texts: Sequence[str],
+    block_tokens: int = PLAN.block_tokens,
+    adapter: Adapter | None = None,
+) -> Bench:
+    """Pack texts for a checkpoint, and attach an adapter to it."""
+    base = load_base(str(checkpoint))
+    documents = encode([Document(f"{i}.txt", 0, text) for i, text in enumerate(texts)], base.tokenizer)
+    special = base.special
+    rows = pack(documents, base.family.objective, special.begin, special.end, block_tokens)
+    return Bench(base, attach_adapter(base, adapter or Adapter(), seed=0), rows)
+
+
+def trained_on_ten_rows(checkpoint: Path) -> tuple[Bench, Outcome]:
+    ready = bench(checkpoint, texts_of_unequal_length())
+    ready.rows = ready.rows[-10:]
+    return ready, ready.train(PLAN)
+
+
+def stopped_by_one_clock(checkpoint: Path) -> Outcome:
+    """The budget is used up on the second process's clock alone."""
+    ready = bench(checkpoint, texts_of_unequal_length())
+    if loop.make_accelerator().process_index == 1:
+        exact = time.monotonic
+        time.monotonic = lambda: exact() * SLOW_CLOCK_SECONDS
+    return ready.train(PLAN.model_copy(update={"epochs": 100, "budget": 60.0}))
+
+
+def main(folder: Path, corpus: str, checkpoints: Sequence[str]) -> None:
+    """Leave FAMILY.safetensors for each checkpoint, the steps that a budget allowed, and a whole run."""
+    loop.bfloat16_is_faster = lambda kind: False  # another order of sums may not hide in bfloat16's rounding
+    is_main = loop.make_accelerator().is_main_process
+    for checkpoint in map(Path, checkpoints):
+        ready, _ = trained_on_ten_rows(checkpoint)
+        if is_main:
+            save_file(ready.adapter, folder / f"{checkpoint.name}.safetensors")
+    training = {"steps": 2, "block_tokens": 32, "batch_tokens": 96}
+    values = {"name": "both", "base": checkpoints[0], "corpus": {"source": corpus}, "training": training}
+    outcome = stopped_by_one_clock(Path(checkpoints[0]))
+    (folder / f"{outcome.stopped_by}-{'main' if is_main else 'other'}").write_text(str(outcome.steps))
+    finetune(Recipe.model_validate(values | {"judging": {"general": None}}), folder / "runs")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
