@@ -13,7 +13,6 @@ from ft_toolkit.runtime import prepare_process
 
 app = typer.Typer(
     help="Fine-tune small GPT-2 and BERT checkpoints with LoRA, and learn honestly whether it helped.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -74,6 +73,44 @@ def list_runs(runs: Runs = Path("runs")) -> None:
         print(
             f"{run.folder}  {read_json(comparison)['verdict']['headline'] if comparison.is_file() else words}"
         )
+
+
+@app.command()
+@one_line_errors()
+def push(
+    run: Annotated[Path, typer.Argument(help="A finished run, such as runs/quickstart.")],
+    to: Annotated[str | None, typer.Option(help="owner/name on the Hub; by default publish.repo.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Send it; without this the plan is shown.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Everybody may read it.")] = False,
+    revision: Annotated[str, typer.Option(help="The branch; made if it is missing.")] = "main",
+    pr: Annotated[bool, typer.Option("--pr", help="Propose it as a pull request.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Tag the commit.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Base and adapter as one model.")] = False,
+    with_base: Annotated[bool, typer.Option("--with-base", help="Send a local base along.")] = False,
+    scores: Annotated[bool, typer.Option("--scores", help="Send the per-document scores.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Send report.html.")] = False,
+    license: Annotated[str | None, typer.Option(help="Of what is published, such as apache-2.0.")] = None,
+    base_license: Annotated[str | None, typer.Option(help="Of the base, where unknown.")] = None,
+    corpus_license: Annotated[str | None, typer.Option(help="Of the text; own: you wrote it.")] = None,
+    i_have_the_rights: Annotated[
+        bool, typer.Option("--i-have-the-rights", help="You may publish this, whatever the licences say.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Then load it from there and score it.")] = False,
+) -> None:
+    """Show what would go to the Hub, and with --yes send it."""
+    from ft_toolkit import publish
+    from ft_toolkit.run import Run
+    from ft_toolkit.sharing.staging import Contents
+
+    publish.publish(
+        Run.open(run),
+        publish.Target(to, revision, public, pr, tag),
+        Contents(merged, scores, report),
+        publish.Rights(license, base_license, corpus_license, i_have_the_rights),
+        with_base=with_base,
+        is_agreed=True if yes else None,
+        check_again=verify,
+    )
 
 
 @recipes.callback()

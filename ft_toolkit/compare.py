@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
 
 
 def main(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, such as runs/quickstart.")],
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or hub:owner/name[@revision].")],
     on: Annotated[
         str | None, typer.Option(help="Other text to judge on: a file, folder, glob or hf:….")
     ] = None,
@@ -34,11 +34,11 @@ def main(
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
-        from ft_toolkit.run import Run
+        from ft_toolkit.sharing.pulled import open_run
 
         prepare_process()
         screen = Screen(quiet=as_json)
-        found = [compare_run(Run.open(run), on, device=device, screen=screen) for run in runs]
+        found = [compare_run(open_run(run, screen.say), on, device=device, screen=screen) for run in runs]
         if as_json:
             json.dump([comparison.as_dict() for comparison in found], sys.stdout, indent=2)
             print()
@@ -136,6 +136,9 @@ def _unit(run: Run, on: str) -> str | None:
 
 def _check_base(run: Run, base: Base) -> None:
     hashes = run.facts.get("sha256", {})
+    if not hashes:
+        found = "one that stopped before its training"
+        raise FtError(run.folder, "a run that was trained", found, "Train again.")
     for what, found in (("base", base.weights_sha256), ("tokenizer", base.tokenizer_sha256)):
         if hashes.get(what) != found:
             wanted = f"the {what} of training (sha256 {str(hashes.get(what))[:12]})"

@@ -6,7 +6,6 @@ FtError is our bug and keeps its traceback.
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,7 +59,7 @@ def one_line_errors() -> Iterator[None]:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_disk_full(error):
             raise
         print(disk_full(error.filename or "disk"), file=sys.stderr)
         sys.exit(FtError.exit_code)
@@ -70,6 +69,11 @@ def one_line_errors() -> Iterator[None]:
     except Terminated as termination:
         print(str(termination) or "terminated", file=sys.stderr)
         sys.exit(TERMINATED)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether a disk or a quota is used up; safetensors and Arrow wrap the errno in types of their own."""
+    return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
 
 
 def disk_full(where: object) -> FtError:

@@ -11,6 +11,8 @@ from typing import Protocol
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ft_toolkit.errors import disk_full, is_disk_full
+
 LOG_SECONDS = 10.0
 LOG_COLUMNS = 110
 
@@ -34,7 +36,7 @@ class Screen:
     def log_to(self, path: Path) -> None:
         """From now on also write to this file, beginning with what was said before."""
         self._log = path
-        path.write_text("".join(self._said_before_log), encoding="utf-8")
+        self._keep("".join(self._said_before_log))
 
     def say(self, message: RenderableType, style: str | None = None) -> None:
         """Print a sentence or a table, and log it; brackets and colons stay what they are."""
@@ -93,5 +95,8 @@ class Screen:
         if self._log is None:
             self._said_before_log.append(text)
         else:
-            with self._log.open("a", encoding="utf-8") as log:
-                log.write(text)
+            try:
+                with self._log.open("a", encoding="utf-8") as log:
+                    log.write(text)
+            except OSError as error:
+                raise disk_full(self._log) if is_disk_full(error) else error from None

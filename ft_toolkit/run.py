@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ft_toolkit.errors import FtError, disk_full
+from ft_toolkit.errors import FtError, disk_full, is_disk_full
 from ft_toolkit.recipe import Recipe
 
 SCHEMA = 1
@@ -45,7 +45,7 @@ class Run:
                     runs_folder, "a folder we may write", "no permission", "Use --runs FOLDER."
                 ) from None
             except OSError as error:
-                raise disk_full(runs_folder) if _is_disk_full(error) else error from None
+                raise disk_full(runs_folder) if is_disk_full(error) else error from None
             run = cls(folder)
             text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
             run.write("recipe.yaml", "# as resolved: every default filled in\n" + text)
@@ -137,7 +137,7 @@ class Run:
         try:
             yield
         except Exception as error:
-            if _is_disk_full(error):
+            if is_disk_full(error):
                 raise disk_full(path) from None
             raise
 
@@ -159,8 +159,3 @@ def read_json(path: Path) -> Any:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _is_disk_full(error: Exception) -> bool:
-    # safetensors and Arrow wrap the errno in types and texts of their own
-    return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)

@@ -1,28 +1,38 @@
-"""The Hub's reading protocol on a loopback port, served from folders: what the real clients ask, and no more.
+"""The Hub's protocol on a loopback port, served from folders: what the real clients ask, and no more.
 
 A request that no rule here answers gets 501 and is remembered in `unanswered`, so that a test can fail on it
-instead of passing by a client's fallback.
+instead of passing by a client's fallback. Writing needs `TOKEN`; `faults` breaks requests.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import shutil
 import socket
+import struct
+import tempfile
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import hf_xet
 
 Kind = Literal["models", "datasets"]
 LFS_BYTES = 1_000_000  # above it a file is announced as a large one, whose etag is its sha256
 DATE = "2026-01-01T00:00:00.000Z"
+TOKEN, READ_TOKEN = "hf_" + "W" * 34, "hf_" + "R" * 34
+STALL_SECONDS = 1.0  # of a slow answer, in the middle of its body
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class Repository:
     id: str
     branches: dict[str, Snapshot] = field(default_factory=dict)
     commits: dict[str, Snapshot] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    is_private: bool = False
 
     def point(self, branch: str, folder: Path) -> str:
         """Let a branch show a folder's content; returns the commit."""
@@ -63,7 +75,7 @@ class Repository:
         return commit
 
     def snapshot(self, revision: str) -> Snapshot | None:
-        return self.branches.get(revision) or self.commits.get(revision)
+        return self.branches.get(revision) or self.commits.get(self.tags.get(revision, revision))
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,16 @@ class Answer:
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    fault: str | None = None
+
+
+@dataclass
+class Fault:
+    """What goes wrong, at which kind of request (a rule's name without its underscore), and how often."""
+
+    kind: str  # reset (not done), lost (done, not told), slow, cut (half an answer), or a status such as 503
+    request: str
+    times: int = 1
 
 
 class HubServer:
@@ -82,8 +104,22 @@ class HubServer:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []
         self.unanswered: list[str] = []
+        self.bodies: list[bytes] = []
+        self.transport: Literal["lfs", "xet"] = "lfs"
+        self.large_bytes: float = LFS_BYTES
+        self.faults: list[Fault] = []
+        self.hits: Counter[tuple[str, str]] = Counter()
+        self.cards: dict[str, dict[str, str]] = {}  # the metadata of repositories' cards
+        self.stored: dict[str, bytes] = {}  # large files by their sha256
+        self.xet_hashes: dict[str, str] = {}  # sha256 → hash in the Xet store
+        self.scratch = Path(tempfile.mkdtemp(prefix="hub-"))
+        self._writing = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def xet_store(self) -> Path:
+        return self.scratch / "xet-store"
 
     @property
     def endpoint(self) -> str:
@@ -104,109 +140,277 @@ class HubServer:
         self._server.server_close()
         self._server.cut_connections()
         self._thread.join()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def answer(self, method: str, target: str, body: bytes) -> Answer:
+    def answer(self, method: str, target: str, body: bytes, token: str | None = None) -> Answer:
         self.requests.append(f"{method} {target}")
+        self.bodies.append(body)
         url = urlsplit(target)
         for methods, pattern, rule in _RULES:
             match = re.fullmatch(pattern, url.path)
             if match and method in methods:
                 parts = {key: unquote(value or "") for key, value in match.groupdict().items()}
-                return rule(self, parts, {key: value[0] for key, value in parse_qs(url.query).items()}, body)
+                query = {key: value[0] for key, value in parse_qs(url.query).items()}
+                fault = self._fault(rule.__name__.removeprefix("_"))
+                if fault == "reset":
+                    return Answer(0, fault=fault)
+                if fault is not None and fault.isdigit():
+                    return _refusal(int(fault), "", f"planted {fault}", {"Retry-After": "0"})
+                if rule in _WRITING and token != TOKEN:
+                    is_known = token == READ_TOKEN
+                    return _refusal(403 if is_known else 401, "", "this token may not write")
+                with self._writing:
+                    try:
+                        return replace(rule(Asked(self, parts, query, body, token)), fault=fault)
+                    except _Refused as refused:
+                        return cast(Answer, refused.args[0])
         self.unanswered.append(f"{method} {target}")
         return Answer(501, b"this test server has no rule for that request")
 
-    def find(self, kind: str, parts: dict[str, str]) -> tuple[Repository, Snapshot] | Answer:
-        """The repository and revision that a path names, or the Hub's way of saying that there is none."""
-        repository = self.repositories.get((kind, parts["id"]))
-        if repository is None:  # to a stranger the Hub does not tell a missing repository from a private one
-            return _refusal(401, "RepoNotFound", "Invalid username or password.")
-        snapshot = repository.snapshot(parts.get("revision") or "main")
+    def _fault(self, request: str) -> str | None:
+        for fault in self.faults:
+            if fault.request == request and fault.times > 0:
+                fault.times -= 1
+                self.hits[fault.kind, request] += 1
+                return fault.kind
+        return None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, taken apart, and what it is about."""
+
+    hub: HubServer
+    parts: dict[str, str]
+    query: dict[str, str]
+    body: bytes
+    token: str | None
+
+    @property
+    def repository(self) -> Repository:
+        kind = (self.parts.get("kind") or "models").rstrip("/")
+        repository = self.hub.repositories.get((kind, self.parts["id"]))
+        # to a stranger the Hub does not tell a missing repository from a private one
+        if repository is None or (repository.is_private and self.token not in (TOKEN, READ_TOKEN)):
+            raise _Refused(_refusal(401, "RepoNotFound", "Invalid username or password."))
+        return repository
+
+    @property
+    def snapshot(self) -> Snapshot:
+        revision = self.parts.get("revision") or "main"
+        snapshot = self.repository.snapshot(revision)
         if snapshot is None:
-            return _refusal(404, "RevisionNotFound", f"Invalid rev id: {parts['revision']}")
-        return repository, snapshot
+            raise _Refused(_refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}"))
+        return snapshot
 
 
-Rule = Callable[[HubServer, dict[str, str], dict[str, str], bytes], Answer]
+class _Refused(Exception):
+    """Carries the Answer."""
 
 
-def _info(hub: HubServer, parts: dict[str, str], query: dict[str, str], body: bytes) -> Answer:
-    found = hub.find(parts["kind"], parts)
-    if isinstance(found, Answer):
-        return found
-    repository, snapshot = found
+Rule = Callable[[Asked], Answer]
+
+
+def _welcome(asked: Asked) -> Answer:
+    return Answer(200)
+
+
+def _info(asked: Asked) -> Answer:
+    shown: dict[str, Any] = {"downloads": 0, "likes": 0, "tags": [], "gated": False, "disabled": False}
+    shown |= {"private": asked.repository.is_private, "cardData": asked.hub.cards.get(asked.parts["id"])}
+    siblings = [{"rfilename": asked.snapshot.name(path)} for path in asked.snapshot.files]
+    dates = {"createdAt": DATE, "lastModified": DATE}
     return _json(
-        {
-            "_id": "0",
-            "id": repository.id,
-            "sha": snapshot.commit,
-            "private": False,
-            "gated": False,
-            "disabled": False,
-            "downloads": 0,
-            "likes": 0,
-            "tags": [],
-            "createdAt": DATE,
-            "lastModified": DATE,
-            "siblings": [{"rfilename": snapshot.name(path)} for path in snapshot.files],
-        }
+        {"id": asked.parts["id"], "sha": asked.snapshot.commit, "siblings": siblings} | shown | dates
     )
 
 
-def _tree(hub: HubServer, parts: dict[str, str], query: dict[str, str], body: bytes) -> Answer:
-    found = hub.find(parts["kind"], parts)
-    if isinstance(found, Answer):
-        return found
-    _, snapshot = found
-    below = parts.get("path", "").strip("/")
-    if below and not (snapshot.folder / below).is_dir():
+def _tree(asked: Asked) -> Answer:
+    below = asked.parts.get("path", "").strip("/")
+    if below and not (asked.snapshot.folder / below).is_dir():
         return _refusal(404, "EntryNotFound", f"{below} does not exist")
-    entries = list(_entries(snapshot))
-    if below:
-        entries = [entry for entry in entries if entry["path"].startswith(f"{below}/")]
-    if query.get("recursive", "false").lower() != "true":
-        depth = below.count("/") + 1 if below else 0
-        entries = [entry for entry in entries if entry["path"].count("/") == depth]
+    start = f"{below}/" if below else ""
+    entries = [entry for entry in _entries(asked.hub, asked.snapshot) if entry["path"].startswith(start)]
+    if asked.query.get("recursive", "false").lower() != "true":
+        entries = [entry for entry in entries if entry["path"].count("/") == start.count("/")]
     return _json(entries)
 
 
-def _paths_info(hub: HubServer, parts: dict[str, str], query: dict[str, str], body: bytes) -> Answer:
-    found = hub.find(parts["kind"], parts)
-    if isinstance(found, Answer):
-        return found
-    _, snapshot = found
-    asked = json.loads(body)["paths"]
-    wanted = {path.strip("/") for path in ([asked] if isinstance(asked, str) else asked)}
-    return _json([entry for entry in _entries(snapshot) if entry["path"] in wanted])
-
-
-def _file(hub: HubServer, parts: dict[str, str], query: dict[str, str], body: bytes) -> Answer:
-    found = hub.find((parts.get("kind") or "models").rstrip("/"), parts)
-    if isinstance(found, Answer):
-        return found
-    _, snapshot = found
-    commit = {"X-Repo-Commit": snapshot.commit}
-    path = snapshot.folder / parts["path"]
-    if ".." in Path(parts["path"]).parts or not path.is_file():
+def _file(asked: Asked) -> Answer:
+    commit = {"X-Repo-Commit": asked.snapshot.commit}
+    path = asked.snapshot.folder / asked.parts["path"]
+    if ".." in Path(asked.parts["path"]).parts or not path.is_file():
         return _refusal(404, "EntryNotFound", "Entry not found", commit)
     data = path.read_bytes()
-    linked = {"X-Linked-Etag": f'"{_etag(data)}"', "X-Linked-Size": str(len(data))}
-    headers = {"ETag": f'"{_etag(data)}"', "Accept-Ranges": "bytes", **commit}
-    return Answer(200, data, headers | (linked if len(data) > LFS_BYTES else {}))
+    headers = {"ETag": f'"{_etag(asked.hub, data)}"', **commit}
+    if len(data) > asked.hub.large_bytes:
+        headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(data))}
+        if xet_hash := asked.hub.xet_hashes.get(sha256(data).hexdigest()):
+            route = (
+                f"{asked.hub.endpoint}/api/models/{asked.parts['id']}/xet-read-token/{asked.snapshot.commit}"
+            )
+            headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{route}>; rel="xet-auth"'}
+    return Answer(200, data, headers)
+
+
+def _create(asked: Asked) -> Answer:
+    wanted = json.loads(asked.body)
+    name = f"{wanted['organization']}/{wanted['name']}"
+    if wanted["organization"] == "strangers":
+        return _refusal(403, "", "no rights under this namespace")
+    url = {"url": f"{asked.hub.endpoint}/{name}", "name": name}
+    if ("models", name) in asked.hub.repositories:
+        return replace(_json(url | {"error": "You already created this model repo"}), status=409)
+    folder = Path(tempfile.mkdtemp(dir=asked.hub.scratch))
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
+    asked.hub.add("models", name, folder)
+    asked.hub.repositories["models", name].is_private = wanted.get("visibility") == "private"
+    return _json(url)
+
+
+def _validate(asked: Asked) -> Answer:
+    is_wrong = "\nlicense: nonsense\n" in json.loads(asked.body)["content"]
+    errors = [{"message": '"license" must be one of …'}] if is_wrong else []
+    return replace(_json({"errors": errors, "warnings": []}), status=400 if errors else 200)
+
+
+def _preupload(asked: Asked) -> Answer:
+    files = json.loads(asked.body)["files"]
+    modes = {file["path"]: "lfs" if file["size"] > asked.hub.large_bytes else "regular" for file in files}
+    told = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+    return _json({"files": told})
+
+
+def _batch(asked: Asked) -> Answer:
+    answers = []
+    for wanted in json.loads(asked.body)["objects"]:
+        href = f"{asked.hub.endpoint}/lfs/{wanted['oid']}"
+        actions = {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}
+        answers.append(wanted | ({} if wanted["oid"] in asked.hub.stored else {"actions": actions}))
+    return _json({"transfer": "basic", "objects": answers})
+
+
+def _put(asked: Asked) -> Answer:
+    if sha256(asked.body).hexdigest() != asked.parts["oid"]:
+        return _refusal(400, "", "the content is not what its name says")
+    asked.hub.stored[asked.parts["oid"]] = asked.body
+    return Answer(200)
+
+
+def _verify(asked: Asked) -> Answer:
+    return Answer(200) if asked.parts["oid"] in asked.hub.stored else _refusal(404, "", "no such object")
+
+
+def _xet_token(asked: Asked) -> Answer:
+    store, expires = f"local://{asked.hub.xet_store}", str(int(time.time()) + 3600)
+    told = {"X-Xet-Cas-Url": store, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": expires}
+    return replace(_json({"casUrl": store, "accessToken": "xet", "exp": int(expires)}), headers=told)
+
+
+def _commit(asked: Asked) -> Answer:
+    header, *changes = (json.loads(line) for line in asked.body.splitlines())
+    parent = header["value"].get("parentCommit")
+    if parent is not None and parent != asked.snapshot.commit:
+        return _refusal(412, "", "A commit has happened since. Please refresh and try again.")
+    folder = Path(tempfile.mkdtemp(dir=asked.hub.scratch)) / "tree"
+    shutil.copytree(asked.snapshot.folder, folder)
+    for change in changes:
+        path = folder / change["value"]["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if change["key"] == "deletedFile":
+            path.unlink()
+        elif change["key"] == "file":
+            path.write_bytes(base64.b64decode(change["value"]["content"]))
+        elif not _fetch(asked.hub, change["value"]["oid"], path):
+            return _refusal(400, "", f"no content was uploaded for {change['value']['path']}")
+    branch = asked.parts["revision"]
+    if asked.query.get("create_pr"):
+        branch = f"refs/pr/{1 + sum(name.startswith('refs/pr/') for name in asked.repository.branches)}"
+    commit = asked.repository.point(branch, folder)
+    pull = f"{asked.hub.endpoint}/{asked.repository.id}/discussions/{branch.rpartition('/')[2]}"
+    return _json({"commitUrl": asked.hub.endpoint, "commitOid": commit, "pullRequestUrl": pull})
+
+
+def _fetch(hub: HubServer, oid: str, path: Path) -> bool:
+    """Put an uploaded large file in its place, out of the LFS store or the Xet store."""
+    if oid not in hub.stored:
+        shards = [shard.read_bytes() for shard in hub.xet_store.glob("xet/xorbs/shards/*.mdb")]
+        known = {sha: (xet_hash, size) for shard in shards for xet_hash, sha, size in _shard_files(shard)}
+        if oid not in known:
+            return False
+        where: Any = {"endpoint": f"local://{hub.xet_store}", "token": "xet"}
+        expiry = int(time.time()) + 3600
+        with hf_xet.XetSession().new_file_download_group(token_expiry_unix_secs=expiry, **where) as group:
+            group.start_download_file(hf_xet.XetFileInfo(*known[oid]), str(path))
+        hub.stored[oid], hub.xet_hashes[oid] = path.read_bytes(), known[oid][0]
+    path.write_bytes(hub.stored[oid])
+    return sha256(hub.stored[oid]).hexdigest() == oid
+
+
+def _shard_files(shard: bytes) -> Iterator[tuple[str, str, int]]:
+    """(Xet hash, sha256, bytes) of each file in a shard: records of 48 bytes, ended by one of 0xff."""
+
+    def spelled(at: int) -> str:
+        return "".join(shard[start : start + 8][::-1].hex() for start in range(at, at + 32, 8))
+
+    at = 48
+    while shard[at : at + 32] != b"\xff" * 32:
+        flags, segments = struct.unpack_from("<II", shard, at + 32)
+        sizes = [struct.unpack_from("<I", shard, at + 48 * (i + 1) + 36)[0] for i in range(segments)]
+        metadata = at + 48 * (1 + segments * (2 if flags & 0x80000000 else 1))
+        yield spelled(at), spelled(metadata), sum(sizes)
+        at = metadata + (48 if flags & 0x40000000 else 0)
+
+
+def _refs(asked: Asked) -> Answer:
+    heads = {name: snapshot.commit for name, snapshot in asked.repository.branches.items()}
+    refs: dict[str, list[dict[str, str]]] = {"branches": [], "pullRequests": [], "converts": [], "tags": []}
+    for name, commit in [*heads.items(), *asked.repository.tags.items()]:
+        kind = "pullRequests" if name.startswith("refs/pr/") else "branches" if name in heads else "tags"
+        refs[kind].append({"name": name, "ref": name, "targetCommit": commit})
+    return _json(refs)
+
+
+def _tag(asked: Asked) -> Answer:
+    asked.repository.tags[json.loads(asked.body)["tag"]] = asked.snapshot.commit
+    return Answer(200)
+
+
+def _branch(asked: Asked) -> Answer:
+    asked.repository.branches.setdefault(asked.parts["revision"], asked.repository.branches["main"])
+    return Answer(200)
+
+
+def _settings(asked: Asked) -> Answer:
+    asked.repository.is_private = json.loads(asked.body)["visibility"] == "private"
+    return Answer(200)
 
 
 _ID = r"(?P<id>[\w.-]+/[\w.-]+)"
 _API = rf"/api/(?P<kind>models|datasets)/{_ID}"
 _RULES: tuple[tuple[tuple[str, ...], str, Rule], ...] = (
+    (("HEAD",), "/?", _welcome),
     (("GET",), rf"{_API}/tree/(?P<revision>[^/]+)(?P<path>/.*)?", _tree),
-    (("POST",), rf"{_API}/paths-info/(?P<revision>[^/]+)", _paths_info),
     (("GET",), rf"{_API}/revision/(?P<revision>[^/]+)", _info),
     (("GET",), _API, _info),
     (("HEAD", "GET"), rf"/(?P<kind>datasets/)?{_ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _file),
+    (("POST",), "/api/repos/create", _create),
+    (("POST",), "/api/validate-yaml", _validate),
+    (("POST",), rf"{_API}/preupload/(?P<revision>[^/]+)", _preupload),
+    (("POST",), rf"/{_ID}\.git/info/lfs/objects/batch", _batch),
+    (("PUT",), "/lfs/(?P<oid>[0-9a-f]{64})", _put),
+    (("POST",), "/lfs/(?P<oid>[0-9a-f]{64})/verify", _verify),
+    (("GET",), rf"{_API}/xet-(read|write)-token/(?P<revision>[^/]+)", _xet_token),
+    (("POST",), rf"{_API}/commit/(?P<revision>[^/]+)", _commit),
+    (("GET",), rf"{_API}/refs", _refs),
+    (("POST",), rf"{_API}/tag/(?P<revision>[^/]+)", _tag),
+    (("POST",), rf"{_API}/branch/(?P<revision>[^/]+)", _branch),
+    (("PUT",), rf"{_API}/settings", _settings),
 )
+_WRITING = (_create, _preupload, _batch, _verify, _commit, _tag, _branch, _settings)
 
 
-def _entries(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+def _entries(hub: HubServer, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """Every folder and file of a commit, as the Hub's tree describes them."""
     folders = {parent for path in snapshot.files for parent in path.relative_to(snapshot.folder).parents}
     for folder in sorted(folders - {Path()}):
@@ -214,13 +418,15 @@ def _entries(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     for path in snapshot.files:
         data = path.read_bytes()
         entry = {"type": "file", "path": snapshot.name(path), "oid": _git_oid(data), "size": len(data)}
-        if len(data) > LFS_BYTES:
-            entry["lfs"] = {"oid": sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        if len(data) > hub.large_bytes:
+            digest = sha256(data).hexdigest()
+            entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 134}
+            entry |= {"xetHash": hub.xet_hashes[digest]} if digest in hub.xet_hashes else {}
         yield entry
 
 
-def _etag(data: bytes) -> str:
-    return sha256(data).hexdigest() if len(data) > LFS_BYTES else _git_oid(data)
+def _etag(hub: HubServer, data: bytes) -> str:
+    return sha256(data).hexdigest() if len(data) > hub.large_bytes else _git_oid(data)
 
 
 def _git_oid(data: bytes) -> str:
@@ -269,20 +475,28 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        answer = self.hub.answer(self.command, self.path, body)
-        data, status = answer.body, answer.status
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        self.send_response(206 if wanted and status == 200 else status)
-        if wanted and status == 200:
-            first, last = int(wanted[1]), min(int(wanted[2] or len(data) - 1), len(data) - 1)
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
-            data = data[first : last + 1]
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        answer = self.hub.answer(self.command, self.path, body, token)
+        if answer.fault in ("reset", "lost"):
+            return self._hang_up()
+        self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            half = len(answer.body) // 2 if answer.fault in ("slow", "cut") else 0
+            self.wfile.write(answer.body[:half])
+            if answer.fault == "cut":
+                return self._hang_up()
+            if answer.fault == "slow":
+                time.sleep(STALL_SECONDS)
+            self.wfile.write(answer.body[half:])
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _respond
 

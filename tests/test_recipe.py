@@ -17,15 +17,21 @@ from ft_toolkit.text.corpus import read_corpus, split
 LEAST = "base: starter/gpt2\ncorpus: {source: texts}\n"  # two lines, so an addition begins on line 3
 
 
-def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
-    path = folder / name
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes are written and named below the working folder, so that no fault is shortened for its path."""
+    monkeypatch.chdir(tmp_path)
+
+
+def write(text: str, name: str = "mine.yaml") -> Path:
+    path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def recipe(folder: Path, text: str, *overrides: str) -> Recipe:
-    return read_recipe(write(folder, text), overrides).recipe
+def recipe(text: str, *overrides: str) -> Recipe:
+    return read_recipe(write(text), overrides).recipe
 
 
 def faults(action: Callable[[], object]) -> list[str]:
@@ -49,8 +55,8 @@ def schema_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator
 # --- values ----------------------------------------------------------------------------------------
 
 
-def test_base_and_corpus_are_all_that_a_recipe_needs(tmp_path: Path) -> None:
-    found = recipe(tmp_path, LEAST)
+def test_base_and_corpus_are_all_that_a_recipe_needs() -> None:
+    found = recipe(LEAST)
     assert (found.base, found.corpus.source, found.name) == ("starter/gpt2", "texts", "mine")
     assert found.training == Training()
 
@@ -74,24 +80,24 @@ def test_base_and_corpus_are_all_that_a_recipe_needs(tmp_path: Path) -> None:
         ("judging: {keep_text: False}", "judging.keep_text", False),
     ],
 )
-def test_a_value_means_what_it_says(tmp_path: Path, text: str, key: str, value: object) -> None:
-    explained = {row[0]: row[1] for row in read_recipe(write(tmp_path, f"{LEAST}{text}\n")).explained()}
+def test_a_value_means_what_it_says(text: str, key: str, value: object) -> None:
+    explained = {row[0]: row[1] for row in read_recipe(write(f"{LEAST}{text}\n")).explained()}
     assert explained[key] == value
     assert type(explained[key]) is type(value)
 
 
-def test_an_escape_in_a_template_needs_double_quotes(tmp_path: Path) -> None:
+def test_an_escape_in_a_template_needs_double_quotes() -> None:
     text = "base: x\ncorpus: {source: x, text: %s}\n"
-    assert recipe(tmp_path, text % r'"{question}\n{answer}"').corpus.text == "{question}\n{answer}"
-    assert recipe(tmp_path, text % r"'{question}\n{answer}'").corpus.text == r"{question}\n{answer}"
+    assert recipe(text % r'"{question}\n{answer}"').corpus.text == "{question}\n{answer}"
+    assert recipe(text % r"'{question}\n{answer}'").corpus.text == r"{question}\n{answer}"
 
 
-def test_a_byte_order_mark_before_a_recipe_is_ignored(tmp_path: Path) -> None:
-    assert recipe(tmp_path, "\ufeff" + LEAST).base == "starter/gpt2"
+def test_a_byte_order_mark_before_a_recipe_is_ignored() -> None:
+    assert recipe("\ufeff" + LEAST).base == "starter/gpt2"
 
 
-def test_a_recipe_cannot_be_changed_once_read(tmp_path: Path) -> None:
-    found = recipe(tmp_path, LEAST)
+def test_a_recipe_cannot_be_changed_once_read() -> None:
+    found = recipe(LEAST)
     for section, key in ((found, "base"), (found.training, "epochs"), (found.corpus.split, "seed")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, key, getattr(section, key))
@@ -100,9 +106,7 @@ def test_a_recipe_cannot_be_changed_once_read(tmp_path: Path) -> None:
 # --- faults ----------------------------------------------------------------------------------------
 
 
-def test_every_fault_is_named_at_once_with_its_line_and_its_cure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_fault_is_named_at_once_with_its_line_and_its_cure() -> None:
     text = """\
 name: my recipe
 bsae: starter/gpt2
@@ -117,8 +121,7 @@ training:
   epochs: true
   quantum_entanglement: 1
 """
-    write(tmp_path, text)
-    monkeypatch.chdir(tmp_path)  # the path as a person gives it, so that each line can be read in full
+    write(text)
     cure = ". Mend it; ft recipes show explains."
     others = (
         "epochs, steps, budget, block_tokens, batch_tokens, learning_rate, warmup_fraction, patience, seed"
@@ -136,8 +139,8 @@ training:
     }
 
 
-def test_a_recipe_without_base_and_corpus_is_told_of_both(tmp_path: Path) -> None:
-    path = write(tmp_path, "training: {epochs: 2}\n")
+def test_a_recipe_without_base_and_corpus_is_told_of_both() -> None:
+    path = write("training: {epochs: 2}\n")
     assert [line.removeprefix(f"{path}: ").split(":")[0] for line in faults(lambda: read_recipe(path))] == [
         "base",
         "corpus",
@@ -186,10 +189,8 @@ def test_a_recipe_without_base_and_corpus_is_told_of_both(tmp_path: Path) -> Non
         ("name: ''", "name"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_refused_with_its_key_and_line(
-    tmp_path: Path, text: str, key: str
-) -> None:
-    path = write(tmp_path, f"{LEAST}{text}\n")
+def test_a_value_of_the_wrong_kind_is_refused_with_its_key_and_line(text: str, key: str) -> None:
+    path = write(f"{LEAST}{text}\n")
     (line,) = faults(lambda: read_recipe(path))
     assert line.startswith(f"{path}:3: {key}: expected ")
     assert ", found " in line
@@ -203,8 +204,8 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_key_and_line(
         "{source: x, split: {test: 0.5, validation: 0.5}}",
     ],
 )  # fmt: skip
-def test_a_corpus_section_that_cannot_be_meant_is_refused(tmp_path: Path, corpus: str) -> None:
-    (line,) = faults(lambda: recipe(tmp_path, f"base: x\ncorpus: {corpus}\n"))
+def test_a_corpus_section_that_cannot_be_meant_is_refused(corpus: str) -> None:
+    (line,) = faults(lambda: recipe(f"base: x\ncorpus: {corpus}\n"))
     assert "corpus" in line
 
 
@@ -220,23 +221,21 @@ def test_a_corpus_section_that_cannot_be_meant_is_refused(tmp_path: Path, corpus
         ("training: {epochs: 3}}\n", ":3: ", "YAML"),
     ],
 )
-def test_what_yaml_allows_and_recipes_do_not_is_named(
-    tmp_path: Path, text: str, where: str, words: str
-) -> None:
-    path = write(tmp_path, LEAST + text)
+def test_what_yaml_allows_and_recipes_do_not_is_named(text: str, where: str, words: str) -> None:
+    path = write(LEAST + text)
     (line,) = faults(lambda: read_recipe(path))
     assert line.startswith(f"{path}{where}")
     assert words in line
 
 
 @pytest.mark.parametrize("text", ["", "- base\n", "just words\n"])
-def test_a_file_without_keys_is_no_recipe(tmp_path: Path, text: str) -> None:
-    (line,) = faults(lambda: recipe(tmp_path, text))
+def test_a_file_without_keys_is_no_recipe(text: str) -> None:
+    (line,) = faults(lambda: recipe(text))
     assert "keys such as base: and corpus:" in line
 
 
-def test_a_recipe_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
+def test_a_recipe_that_is_not_utf_8_is_named() -> None:
+    path = Path("mine.yaml")
     path.write_bytes(LEAST.encode() + b"name: caf\xe9\n")
     (line,) = faults(lambda: read_recipe(path))
     assert line.startswith(f"{path}: expected a readable UTF-8 file")
@@ -255,11 +254,9 @@ training: {epochs: 5}
 """
 
 
-def test_extends_merges_section_by_section(tmp_path: Path) -> None:
-    write(tmp_path, PARENT, "parent.yaml")
-    found = recipe(
-        tmp_path, "extends: parent.yaml\ncorpus: {split: {seed: 4}}\nadapter: {rank: 2, targets: [c]}\n"
-    )
+def test_extends_merges_section_by_section() -> None:
+    write(PARENT, "parent.yaml")
+    found = recipe("extends: parent.yaml\ncorpus: {split: {seed: 4}}\nadapter: {rank: 2, targets: [c]}\n")
     assert found.base == "starter/gpt2"
     assert found.corpus.source == "texts"
     assert (found.corpus.split.test, found.corpus.split.seed) == (0.25, 4)
@@ -267,34 +264,34 @@ def test_extends_merges_section_by_section(tmp_path: Path) -> None:
     assert found.training.epochs == 5
 
 
-def test_a_child_is_named_by_its_own_file(tmp_path: Path) -> None:
-    write(tmp_path, PARENT, "parent.yaml")
-    assert recipe(tmp_path, "extends: parent.yaml\n").name == "mine"
-    assert recipe(tmp_path, "extends: parent.yaml\nname: given\n").name == "given"
+def test_a_child_is_named_by_its_own_file() -> None:
+    write(PARENT, "parent.yaml")
+    assert recipe("extends: parent.yaml\n").name == "mine"
+    assert recipe("extends: parent.yaml\nname: given\n").name == "given"
 
 
-def test_extends_is_relative_to_its_own_file_and_may_go_on(tmp_path: Path) -> None:
-    write(tmp_path, PARENT, "far/parent.yaml")
-    write(tmp_path, "extends: parent.yaml\ntraining: {patience: 9}\n", "far/middle.yaml")
-    found = recipe(tmp_path, "extends: far/middle.yaml\ntraining: {seed: 1}\n")
+def test_extends_is_relative_to_its_own_file_and_may_go_on() -> None:
+    write(PARENT, "far/parent.yaml")
+    write("extends: parent.yaml\ntraining: {patience: 9}\n", "far/middle.yaml")
+    found = recipe("extends: far/middle.yaml\ntraining: {seed: 1}\n")
     assert (found.training.epochs, found.training.patience, found.training.seed) == (5, 9, 1)
 
 
-def test_a_fault_of_a_parent_names_the_parent_file(tmp_path: Path) -> None:
-    parent = write(tmp_path, PARENT.replace("epochs: 5", "epohcs: 5"), "parent.yaml")
-    (line,) = faults(lambda: recipe(tmp_path, "extends: parent.yaml\n"))
+def test_a_fault_of_a_parent_names_the_parent_file() -> None:
+    parent = write(PARENT.replace("epochs: 5", "epohcs: 5"), "parent.yaml")
+    (line,) = faults(lambda: recipe("extends: parent.yaml\n"))
     assert line == f"{parent}:7: training.epohcs: unknown key; did you mean 'epochs'?"
 
 
 @pytest.mark.parametrize("other", ["mine.yaml", "other.yaml"])
-def test_a_circle_of_extends_is_refused(tmp_path: Path, other: str) -> None:
-    write(tmp_path, "extends: mine.yaml\n", "other.yaml")
-    (line,) = faults(lambda: recipe(tmp_path, f"{LEAST}extends: {other}\n"))
+def test_a_circle_of_extends_is_refused(other: str) -> None:
+    write("extends: mine.yaml\n", "other.yaml")
+    (line,) = faults(lambda: recipe(f"{LEAST}extends: {other}\n"))
     assert "a circle" in line
 
 
-def test_a_missing_parent_is_named_with_the_file_that_wants_it(tmp_path: Path) -> None:
-    (line,) = faults(lambda: recipe(tmp_path, "extends: nowhere.yaml\n"))
+def test_a_missing_parent_is_named_with_the_file_that_wants_it() -> None:
+    (line,) = faults(lambda: recipe("extends: nowhere.yaml\n"))
     assert "nowhere.yaml: expected a recipe file" in line
     assert "mine.yaml" in line
 
@@ -318,28 +315,26 @@ def test_a_missing_parent_is_named_with_the_file_that_wants_it(tmp_path: Path) -
         ("adapter.targets=[x, y]", "adapter.targets", ["x", "y"]),
     ],
 )
-def test_an_override_wins_and_is_named_as_such(
-    tmp_path: Path, override: str, key: str, value: object
-) -> None:
+def test_an_override_wins_and_is_named_as_such(override: str, key: str, value: object) -> None:
     text = f"{LEAST}training: {{epochs: 2, steps: 3}}\n"
-    resolved = read_recipe(write(tmp_path, text), [override])
+    resolved = read_recipe(write(text), [override])
     rows = {row[0]: row for row in resolved.explained()}
     assert rows[key][1] == value
     assert rows[key][2] == "override"
 
 
-def test_the_last_of_two_overrides_wins(tmp_path: Path) -> None:
-    assert recipe(tmp_path, LEAST, "training.epochs=9", "training.epochs=4").training.epochs == 4
+def test_the_last_of_two_overrides_wins() -> None:
+    assert recipe(LEAST, "training.epochs=9", "training.epochs=4").training.epochs == 4
 
 
-def test_an_override_wins_over_a_child_and_its_parent(tmp_path: Path) -> None:
-    write(tmp_path, PARENT, "parent.yaml")
+def test_an_override_wins_over_a_child_and_its_parent() -> None:
+    write(PARENT, "parent.yaml")
     text = "extends: parent.yaml\ntraining: {epochs: 6}\n"
-    assert recipe(tmp_path, text, "training.epochs=7").training.epochs == 7
+    assert recipe(text, "training.epochs=7").training.epochs == 7
 
 
-def test_faults_of_overrides_are_named_as_overrides(tmp_path: Path) -> None:
-    found = faults(lambda: recipe(tmp_path, LEAST, "training.epochs=many", "adapter.rnak=3"))
+def test_faults_of_overrides_are_named_as_overrides() -> None:
+    found = faults(lambda: recipe(LEAST, "training.epochs=many", "adapter.rnak=3"))
     assert sorted(line.split(":")[0] for line in found) == [
         "adapter.rnak (given as an override)",
         "training.epochs (given as an override)",
@@ -358,8 +353,8 @@ def test_faults_of_overrides_are_named_as_overrides(tmp_path: Path) -> None:
         ("training=3", "training (given as an override): expected"),
     ],
 )
-def test_an_override_that_cannot_be_meant_is_refused(tmp_path: Path, override: str, words: str) -> None:
-    (line,) = faults(lambda: recipe(tmp_path, LEAST, override))
+def test_an_override_that_cannot_be_meant_is_refused(override: str, words: str) -> None:
+    (line,) = faults(lambda: recipe(LEAST, override))
     assert words in line
 
 
@@ -374,15 +369,13 @@ def test_every_recipe_that_ships_can_be_read() -> None:
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "recipes/quickstart.yaml"])
 def test_a_recipe_that_ships_is_found_by_name_from_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    name: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     assert find_recipe(name).samefile(next(path for path in gallery() if path.stem == "quickstart"))
 
 
-def test_a_file_wins_over_a_gallery_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, LEAST, "quickstart.yaml")
-    monkeypatch.chdir(tmp_path)
+def test_a_file_wins_over_a_gallery_name() -> None:
+    write(LEAST, "quickstart.yaml")
     assert read_recipe("quickstart.yaml").recipe.corpus.source == "texts"
 
 
@@ -405,9 +398,9 @@ def test_a_missing_file_in_another_folder_is_not_taken_for_the_gallery(tmp_path:
 # --- explained -------------------------------------------------------------------------------------
 
 
-def test_each_value_tells_where_it_comes_from(tmp_path: Path) -> None:
-    parent = write(tmp_path, PARENT, "parent.yaml")
-    child = write(tmp_path, "extends: parent.yaml\ncorpus:\n  split: {seed: 4}\n")
+def test_each_value_tells_where_it_comes_from() -> None:
+    parent = write(PARENT, "parent.yaml")
+    child = write("extends: parent.yaml\ncorpus:\n  split: {seed: 4}\n")
     rows = read_recipe(child, ["training.seed=2"]).explained()
     origins = {key: origin for key, _, origin, _ in rows}
     assert origins["name"] == "the file's name"
@@ -419,8 +412,8 @@ def test_each_value_tells_where_it_comes_from(tmp_path: Path) -> None:
     assert origins["training.seed"] == "override"
 
 
-def test_every_key_of_the_schema_is_explained_with_a_meaning(tmp_path: Path) -> None:
-    rows = list(read_recipe(write(tmp_path, LEAST)).explained())
+def test_every_key_of_the_schema_is_explained_with_a_meaning() -> None:
+    rows = list(read_recipe(write(LEAST)).explained())
     assert [key for key, *_ in rows] == list(schema_keys())
     assert [key for key, _, _, meaning in rows if len(meaning.split()) < 3] == []
 
@@ -458,19 +451,19 @@ def observed(resolved: Resolved) -> tuple[Any, ...]:
     ],
 )  # fmt: skip
 def test_each_key_of_the_corpus_changes_what_is_read_or_where_it_goes(
-    tmp_path: Path, two_tables: Path, override: str
+    two_tables: Path, override: str
 ) -> None:
-    path = write(tmp_path, f"base: x\ncorpus: {{source: {two_tables}/a.jsonl}}\n")
+    path = write(f"base: x\ncorpus: {{source: {two_tables}/a.jsonl}}\n")
     plain = observed(read_recipe(path))
     assert len(plain) == 200
     assert observed(read_recipe(path)) == plain
     assert observed(read_recipe(path, [override.format(folder=two_tables)])) != plain
 
 
-def test_corpus_documents_changes_what_a_document_is(tmp_path: Path, two_tables: Path) -> None:
+def test_corpus_documents_changes_what_a_document_is(two_tables: Path) -> None:
     text = f"base: x\ncorpus: {{source: {two_tables}/prose.txt}}\n"
     counts = [
-        len(read_corpus(recipe(tmp_path, text, f"corpus.documents={unit}").corpus).documents)
+        len(read_corpus(recipe(text, f"corpus.documents={unit}").corpus).documents)
         for unit in ("null", "file", "paragraph", "line")
     ]
     assert counts == [1, 1, 2, 3]
@@ -478,16 +471,14 @@ def test_corpus_documents_changes_what_a_document_is(tmp_path: Path, two_tables:
 
 def test_the_name_names_the_run_folder(tmp_path: Path) -> None:
     folders = [
-        Run.create(tmp_path / "runs", recipe(tmp_path, LEAST, *overrides)).folder.name
+        Run.create(tmp_path / "runs", recipe(LEAST, *overrides)).folder.name
         for overrides in ([], ["name=other"], ["name=other"])
     ]
     assert folders == ["mine", "other", "other-2"]
 
 
 def test_a_resolved_recipe_reads_back_as_it_was(tmp_path: Path) -> None:
-    found = recipe(
-        tmp_path, f"{LEAST}name: '007'\ntraining: {{budget: 20m, learning_rate: 1e-5}}\n", "corpus.text=no"
-    )
+    found = recipe(f"{LEAST}name: '007'\ntraining: {{budget: 20m, learning_rate: 1e-5}}\n", "corpus.text=no")
     run = Run.create(tmp_path / "runs", found)
     assert Run(run.folder).recipe == found
     assert read_recipe(run.folder / "recipe.yaml").recipe == found  # the run's own file is a recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -9,8 +10,14 @@ import threading
 import pytest
 
 from ft_toolkit import __version__
-from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated, one_line_errors
-from ft_toolkit.runtime import bfloat16_is_faster, prepare_process, termination_as_exception, threads, versions
+from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated, disk_full, one_line_errors
+from ft_toolkit.runtime import (
+    bfloat16_is_faster,
+    prepare_process,
+    termination_as_exception,
+    threads,
+    versions,
+)
 
 
 def test_no_more_threads_are_used_than_the_process_may_have() -> None:
@@ -57,18 +64,23 @@ def test_in_a_thread_signals_are_left_to_whoever_owns_them() -> None:
     assert done == [True]
 
 
+MENDABLE = FtError("corpus notes", "text", "nothing", "Add some.")
+NOT_FINITE = NumbersGoneWrong("training step 3", "a finite loss", "nan", "Mend it.")
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device", "run.log")
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "words"),
     [
-        (FtError("corpus notes", "text", "nothing", "Add some."), 2, "corpus notes: expected text, found nothing. Add some."),
-        (NumbersGoneWrong("training step 3", "a finite loss", "nan", "Mend it."), 5, "training step 3: expected a finite loss, found nan. Mend it."),
-        (OSError(28, "No space left on device", "run.log"), 2, "run.log: expected free disk space, found none left. Free some, or choose another place with --runs, and repeat."),
+        (MENDABLE, 2, "corpus notes: expected text, found nothing. Add some."),
+        (NOT_FINITE, 5, "training step 3: expected a finite loss, found nan. Mend it."),
+        (FULL_DISK, 2, str(disk_full("run.log"))),
         (KeyboardInterrupt("interrupted at step 3"), 130, "interrupted at step 3"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (Terminated(), 143, "terminated"),
     ],
     ids=["mendable", "numbers", "full disk", "Ctrl-C with words", "Ctrl-C", "SIGTERM"],
-)  # fmt: skip
+)
 def test_a_command_ends_in_one_line_and_its_exit_code(
     raised: BaseException, code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,7 +59,9 @@ def gain_words(difference: Difference, metric: str) -> str:
         visible = abs(as_percent(-(difference.smallest_visible or 0.0)))
         return f"cannot tell a difference from the base (one of {visible:.1f} % would have shown)"
     word = "lower" if difference.nats_per_token < 0 else "higher"
-    return f"{abs(difference.percent):.0f} % {word} {metric} than its base"
+    percent = abs(difference.percent)
+    shown = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"  # never "0 % lower"
+    return f"{shown} % {word} {metric} than its base"
 
 
 def forgotten_words(difference: Difference) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import (
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.families import Family, SpecialTokens, family_of, special_tokens
+from ft_toolkit.network import hub_or_cache, hub_reason
 from ft_toolkit.recipe import Adapter
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
@@ -54,20 +56,21 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
     """
     place, revision = _place(name)
     where = f"base {name}"
-    try:
-        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
-        family = family_of(config, where)
-        model, loading = _AUTO[family.objective].from_pretrained(
-            place,
-            revision=revision,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unreadable(where, place, error) from None
+    with nullcontext() if Path(place).is_dir() else hub_or_cache() as silence:
+        try:
+            config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+            family = family_of(config, where)
+            model, loading = _AUTO[family.objective].from_pretrained(
+                place,
+                revision=revision,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _unreadable(where, place, error, silence) from None
     if loading["missing_keys"] or loading["mismatched_keys"]:
         missing = ", ".join(sorted(map(str, loading["missing_keys"] or loading["mismatched_keys"]))[:3])
         wanted = f"weights for every part of {type(model).__name__}"
@@ -196,7 +199,7 @@ def _place(name: str) -> tuple[str, str]:
     return hub_id, revision or "main"
 
 
-def _unreadable(where: str, place: str, error: Exception) -> FtError:
+def _unreadable(where: str, place: str, error: Exception, silence: str | None) -> FtError:
     if isinstance(error, FtError):
         return error
     folder = Path(place)
@@ -205,7 +208,8 @@ def _unreadable(where: str, place: str, error: Exception) -> FtError:
         if not any(folder.glob("*.safetensors")):
             pickles = any(folder.glob("*.bin"))
             found = "pytorch_model.bin alone" if pickles else "no weights"
-            return FtError(where, "safetensors weights", found, "Convert them with save_pretrained.")
+            return FtError(where, "safetensors weights", found, "Save the model there with save_pretrained.")
         return FtError(where, "a readable checkpoint", reason, "Download or save it again.")
     wanted = "a checkpoint on the Hub, in the cache, or a folder"
-    return FtError(where, wanted, reason, "Check the name and the network, or use starter/gpt2.")
+    found = hub_reason(error, silence)
+    return FtError(where, wanted, found, "Check the name and the network, or use starter/gpt2.")

@@ -1,4 +1,4 @@
-"""What must never leave the machine: secrets, home folders, this machine's and this user's names, absolute paths.
+"""What must never leave the machine: secrets, home folders, names of machine and user, absolute paths.
 
 The allow-list of staging.py decides which files go; this room reads what is in them once more, and refuses.
 """
@@ -27,13 +27,28 @@ _SECRETS = {
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     "a password in a URL": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:[^\s/@\"']+@"),
 }
-_HOME = re.compile(r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})[^\s/\\\"'<>]+|(?<![\w/:.])/root/\S+|~/\S+")
+_HOME = re.compile(
+    r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})[^\s/\\\"'<>]+|(?<![\w/:.])/root/\S+|~/\S+"
+)
 _ABSOLUTE = re.compile(r"(?<![\w/:.<~+=*)\]-])(?:/[\w.@+-]+){2,}|(?<!\w)[A-Za-z]:\\{1,2}\w|\bfile://\S+")
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
 _TEXT_ENDINGS = (".json", ".md", ".yaml", ".html", ".txt")
-_PAGES = (".html",)  # their scripts hold slashes of their own: secrets and homes are looked for, paths are not
-_EVERYBODY = {"root", "user", "users", "admin", "home", "localhost", "runner", "ubuntu", "default", "test", "python"}
+# In these a slash belongs to a script or a vocabulary: secrets and homes are looked for, other paths are not.
+_WITHOUT_PATHS = (".html", "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
+_EVERYBODY = {
+    "root",
+    "user",
+    "users",
+    "admin",
+    "home",
+    "localhost",
+    "runner",
+    "ubuntu",
+    "default",
+    "test",
+    "python",
+}
 SHORTEST_NAME = 3
 SHORTEST_SECRET = 8
 
@@ -85,7 +100,7 @@ def refuse_leaks(files: dict[str, Path], published: Iterable[str] = ()) -> None:
     wanted = needles(published)
     for name, path in files.items():
         for place, text in _texts(name, path):
-            for what in _leaks(text, wanted, has_paths=not name.endswith(_PAGES)):
+            for what in _leaks(text, wanted, has_paths=not name.endswith(_WITHOUT_PATHS)):
                 raise FtError(f"{name}, {place}", "nothing of this machine", what, _cure(name))
         data = path.read_bytes()
         for needle in wanted:

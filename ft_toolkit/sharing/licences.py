@@ -1,7 +1,7 @@
 """Licences: what the base and the text allow for what was made from them.
 
-The terms are those of the licences' own texts; whether a set of weights is an adaptation of its training text is
-disputed, so the stricter reading is taken, and --i-have-the-rights is the way out for who knows better.
+The terms are those of the licences' own texts. Whether weights are an adaptation of their training text is
+disputed; the stricter reading is taken, and --i-have-the-rights is the way out for who knows better.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ TERMS: dict[str, Terms] = {
     **dict.fromkeys(
         (
             "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "cc0-1.0", "pddl",
-            "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "odc-by", "afl-3.0", "bsl-1.0", "zlib", "wtfpl",
-            "cdla-permissive-1.0", "cdla-permissive-2.0",
+            "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "odc-by", "afl-3.0", "bsl-1.0", "zlib",
+            "wtfpl", "cdla-permissive-1.0", "cdla-permissive-2.0",
         ),
         "permissive",
     ),
@@ -31,7 +31,10 @@ TERMS: dict[str, Terms] = {
         "share-alike",
     ),
     **dict.fromkeys(
-        ("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
+        (
+            "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0",
+            "cc-by-nc-sa-4.0",
+        ),
         "non-commercial",
     ),
     **dict.fromkeys(

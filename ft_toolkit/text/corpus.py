@@ -11,6 +11,7 @@ import glob
 import gzip
 import io
 import json
+import re
 import string
 import sys
 import zlib
@@ -24,10 +25,12 @@ from typing import Any, Literal
 
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
+from ft_toolkit.network import hub_or_cache, hub_reason
 from ft_toolkit.recipe import Corpus, Split
 
 TEXT_ENDINGS = (".txt", ".md")
 TABLE_ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 Part = Literal["train", "validation", "test"]
 
 
@@ -141,7 +144,7 @@ def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[s
 
 
 def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
-    """The corpus root, and the files below it in a fixed order; links are not followed out of it."""
+    """The corpus root, and the files below it in a fixed order; no folder below it is entered by a link."""
     if path.is_file():
         if _ending(path) not in TEXT_ENDINGS + TABLE_ENDINGS:
             wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
@@ -269,15 +272,19 @@ def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:
 
     full, _, revision = name.partition("@")
     owner_name, config = "/".join(full.split("/")[:2]), "/".join(full.split("/")[2:])
-    try:
-        loaded = datasets.load_dataset(owner_name, config or None, revision=revision or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise FtError(
-            f"corpus hf:{name}", "a dataset on the Hub or in the cache", reason, "Check it."
-        ) from None
+    where, wanted = f"corpus hf:{name}", "a dataset on the Hub or in the cache"
+    with hub_or_cache() as silence:
+        try:
+            builder = datasets.load_dataset_builder(owner_name, config or None, revision=revision or None)
+            builder.download_and_prepare()
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            fix = "Check the name and the network."
+            raise FtError(where, wanted, hub_reason(error, silence), fix) from None
+    if _COMMIT.fullmatch(revision) and builder.hash != revision:  # datasets offers its newest copy instead
+        found = f"only {builder.hash} cached, and {silence}"
+        raise FtError(where, f"revision {revision}", found, "Read it once with the network on.")
     fill = _template(text)
-    for split_name, rows in loaded.items():
+    for split_name, rows in builder.as_dataset().items():
         for row, columns in enumerate(rows):
             yield split_name, row, fill(columns, f"hf:{name}, {split_name} row {row}")
 

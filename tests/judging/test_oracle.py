@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 import torch
@@ -63,14 +64,14 @@ def texts(name: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         "def f(x):\n    return {x: [x]}\n",
         "Müller aß 3 Brötchen; Οδυσσεύς; Привет; 你好，世界。",
         "antidisestablishmentarianism" * 5,
+        "¿Dónde está? «Qui», disse. „Ja“, sagte er.",
+        "I",
+        "\u200bzero\u200dwidth\ufeff and soft\u00adhyphen",
         of_exactly(2, tokenizer),
-        of_exactly(most - 1, tokenizer),
         of_exactly(most, tokenizer, skip=3),
         of_exactly(most + 1, tokenizer, skip=5),
-        of_exactly(most + most // 2, tokenizer, skip=7),
         of_exactly(most + most // 2 + 1, tokenizer, skip=11),
         of_exactly(3 * most, tokenizer, skip=13),
-        of_exactly(3 * most - 40, tokenizer, skip=17),
     ]
 
 
@@ -113,7 +114,7 @@ def covering_groups(text: str, tokens: int) -> Iterator[tuple[int, int, list[int
     windows = -(-tokens // MOST_TOKENS["bert"])
     edges = [round(Fraction(tokens * i, windows)) for i in range(windows + 1)]
     key = int.from_bytes(sha256(text.encode()).digest()[:8], "big")
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         draw = {place: splitmix(splitmix((key + place) % WORD) ^ splitmix(0)) for place in range(start, stop)}
         order = sorted(draw, key=draw.__getitem__)
         for group in range(min(GROUPS, stop - start)):
@@ -187,7 +188,7 @@ def test_the_oracle_reads_short_exact_and_long_documents(
 ) -> None:
     most = MOST_TOKENS[name]
     sizes = {reading.tokens for reading in readings[name]}
-    assert {1, 2, most - 1, most, most + 1, 3 * most} <= sizes
+    assert {1, 2, most, most + 1, 3 * most} <= sizes
     # a trained starter reads English far better than chance (ln 8192 = 9.01), so the oracle's texts do matter
     story = max(readings[name], key=lambda reading: reading.tokens)
     assert story.nll_nats / story.tokens < 6.0

@@ -1,0 +1,267 @@
+"""From a finished run to the Hub, a stage a line: plan, stage, refuse, ask, commit, read back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.progress import Screen
+from ft_toolkit.run import Run, read_json
+from ft_toolkit.sharing.card import Published, write_card
+from ft_toolkit.sharing.hub import Destination, Pushed, connect, push_files, stated_licence
+from ft_toolkit.sharing.leaks import refuse_leaks
+from ft_toolkit.sharing.licences import KNOWN_BASES, KNOWN_TEXTS, Licence, Source, decide, known_licence
+from ft_toolkit.sharing.snippet import (
+    Objective,
+    Place,
+    hash_file,
+    loading_snippet,
+    rehearse,
+    rehearsed,
+    run_rehearsal,
+)
+from ft_toolkit.sharing.staging import (
+    ALLOWED,
+    BaseOnTheHub,
+    Contents,
+    locate_base,
+    shown_recipe,
+    shown_source,
+    stage,
+)
+from ft_toolkit.sharing.verification import verify
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What the user says about licences; None where the toolkit or the Hub must know."""
+
+    license: str | None = None
+    base_license: str | None = None
+    corpus_license: str | None = None
+    has_the_rights: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the user says about the place; None where the recipe's publish section decides."""
+
+    repo: str | None = None
+    revision: str = "main"
+    is_public: bool = False
+    as_pull_request: bool = False
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A push, ready to be sent: nothing has left the machine yet."""
+
+    run: Run
+    to: Destination
+    files: dict[str, Path]
+    licence: Licence
+    base: BaseOnTheHub
+    rewritten: tuple[str, ...]
+    snippet: str
+
+    def lines(self) -> list[str]:
+        """What the user is asked to agree to."""
+        size = sum(path.stat().st_size for path in self.files.values())
+        visibility = "public: everybody can read it" if self.to.is_public else "private"
+        where = f"branch {self.to.revision}" + (", as a pull request" if self.to.as_pull_request else "")
+        sources = "; ".join(f"{s.kind} {s.name}: {s.license or 'not stated'}" for s in self.licence.sources)
+        rights = "; you state that you have the rights" if self.licence.has_the_rights else ""
+        return [
+            f"{self.run.folder} → {self.to.repo}, {where}{f', tag {self.to.tag}' if self.to.tag else ''}",
+            f"visibility   {visibility}",
+            f"licence      {self.licence.id} ({sources}{rights})",
+            *(f"rewritten    {words}" for words in self.rewritten),
+            *(f"  {path.stat().st_size:>12,}  {name}" for name, path in self.files.items()),
+            f"  {size:>12,}  bytes in {len(self.files)} files, staged in {self.run.folder / 'push'}",
+        ]
+
+
+def publish(
+    run: Run,
+    target: Target,
+    contents: Contents,
+    rights: Rights,
+    *,
+    with_base: bool = False,
+    is_agreed: bool | None = None,
+    check_again: bool = False,
+    screen: Screen | None = None,
+) -> Pushed | None:
+    """Show the plan, and with the user's yes send it.
+
+    is_agreed     None: ask on the terminal; without one nothing is sent
+    check_again   load it from the Hub into an empty cache afterwards and score it again
+    returns       None when nothing was sent
+    """
+    screen = screen or Screen()
+    plan = plan_push(run, destination(run, target), contents, rights, with_base=with_base, screen=screen)
+    for line in plan.lines():
+        print(line)
+    if not (agreed() if is_agreed is None else is_agreed):
+        print("nothing was sent; --yes sends it")
+        return None
+    pushed = push(plan, screen)
+    if check_again:
+        verify(run, plan.files, plan.snippet, plan.to, pushed, screen)
+    return pushed
+
+
+def destination(run: Run, target: Target) -> Destination:
+    """The place, with the recipe's publish section where the user said nothing."""
+    wishes = run.recipe.publish
+    repo = target.repo or wishes.repo
+    if repo is None or repo.count("/") != 1 or not all(repo.split("/")):
+        found = repo or "nothing"
+        raise FtError("--to", "owner/name on the Hub", found, "Say --to, or set publish.repo in the recipe.")
+    is_public = target.is_public or not wishes.private
+    return Destination(repo, target.revision, is_public, target.as_pull_request, target.tag)
+
+
+def plan_push(
+    run: Run,
+    to: Destination,
+    contents: Contents,
+    rights: Rights,
+    *,
+    with_base: bool = False,
+    screen: Screen | None = None,
+) -> Plan:
+    """Stage everything under push/ in the run folder and check it; sends nothing of the run.
+
+    The licence of a Hub base or data set that is not known here is looked up there.
+
+    raises   FtError for an unjudged run, a base that users cannot load, licences that forbid it, a leak
+    """
+    screen = screen or Screen()
+    objective = _objective(run)
+    merged = contents.merged or not run.adapter_folder.is_dir()
+    model_folder = _model_folder(run, screen) if merged else None
+    weights = (model_folder or run.adapter_folder) / (
+        "model.safetensors" if merged else "adapter_model.safetensors"
+    )
+    stamp = rehearsed(run, weights, objective, merged=merged)
+    if stamp is None:
+        screen.say("running the card's loading snippet, once for this adapter …")
+        stamp = rehearse(run, weights, objective, merged=merged)
+    base = locate_base(run, to.repo, stamp.base_revision, with_base=with_base or merged)
+    licence = _licence(run, base, rights)
+    files = stage(run, base, contents, model_folder)
+    snippet = loading_snippet(
+        objective,
+        None if merged else base.place,
+        Place(to.repo, None if to.revision == "main" else to.revision),
+        own_tokenizer="tokenizer.json" in files,
+    )
+    card = Published(
+        to.repo,
+        run.recipe,
+        shown_source(run.recipe.corpus.source),
+        base,
+        licence,
+        read_json(files["comparison.json"]),
+        snippet,
+        merged,
+    )
+    files = {"README.md": run.folder / "push" / "README.md", **files}
+    files["README.md"].write_text(write_card(card), encoding="utf-8")
+    refuse_leaks(files, (to.repo, base.name))
+    return Plan(run, to, files, licence, base, tuple(_rewritten(run, base, merged)), snippet)
+
+
+def push(plan: Plan, screen: Screen | None = None) -> Pushed:
+    """Send a plan: one commit on top of the one that was seen, then read back.
+
+    raises   FtError; the repository then holds the commit it held, or the whole new one
+    """
+    title = f"{plan.run.recipe.name} by ft push"
+    pushed = push_files(connect(), plan.to, plan.files, ALLOWED, title)
+    words = "pushed and read back" if pushed.is_new else "nothing to do, it is there"
+    (screen or Screen()).say(f"{words}: {pushed.url} at {pushed.commit[:12]}")
+    return pushed
+
+
+def _objective(run: Run) -> Objective:
+    if not run.is_finished or not (run.folder / "comparison.json").is_file():
+        found = "one without a verdict"
+        raise FtError(run.folder, "a judged run", found, f"ft compare {run.folder} judges it; then push.")
+    metric = read_json(run.folder / "comparison.json")["protocol"]["metric"]
+    return "masked" if metric == "pseudo-perplexity" else "causal"
+
+
+def _model_folder(run: Run, screen: Screen) -> Path:
+    """The model to push whole: what a full run trained, or base and adapter merged, once an adapter."""
+    if (run.folder / "model").is_dir():
+        return run.folder / "model"
+    weights = run.adapter_folder / "adapter_model.safetensors"
+    folder = run.folder / "push" / f".merged-{hash_file(weights)[:12]}"
+    if not (folder / "config.json").is_file():
+        screen.say("merging adapter and base …")
+        folder.mkdir(parents=True, exist_ok=True)
+        run_rehearsal("merge", str(run.folder), str(folder))
+    return folder
+
+
+def _licence(run: Run, base: BaseOnTheHub, rights: Rights) -> Licence:
+    recipe, corpus = run.recipe, run.recipe.corpus
+    sources = (
+        Source("base", base.name, rights.base_license or _known_base(base)),
+        Source(
+            "corpus",
+            shown_source(corpus.source),
+            rights.corpus_license or corpus.license or _known_text(corpus.source),
+        ),
+    )
+    wanted = rights.license or recipe.publish.license
+    return decide(wanted, sources, has_the_rights=rights.has_the_rights)
+
+
+def _known_base(base: BaseOnTheHub) -> str | None:
+    known = known_licence(base.name, KNOWN_BASES)
+    if known is None and base.folder is None:
+        known = stated_licence(base.name, "model")
+    return known
+
+
+def _known_text(source: str) -> str | None:
+    known = known_licence(source, KNOWN_TEXTS)
+    if known is None and source.startswith("hf:"):
+        name = "/".join(source.removeprefix("hf:").partition("@")[0].split("/")[:2])
+        known = stated_licence(name, "dataset")
+    return known
+
+
+def _rewritten(run: Run, base: BaseOnTheHub, merged: bool) -> list[str]:
+    """What differs from the run's own files, in words."""
+    words = []
+    before, after = run.recipe.model_dump(), shown_recipe(run, base)
+    for keys in (("base",), ("corpus", "source"), ("judging", "general")):
+        old: Any = before
+        new: Any = after
+        for key in keys:
+            old, new = old[key], new[key]
+        if old != new:
+            words.append(f"recipe.yaml {'.'.join(keys)}: {old} → {new}")
+    if not merged:
+        words.append(f"adapter_config.json base_model_name_or_path, revision: → {base.place}")
+    words.append("comparison.json: run.json's versions, hashes and times go along")
+    return words
+
+
+def agreed(ask: Callable[[str], str] = input) -> bool:
+    """A typed yes; anything else, and no terminal to type it on, is a no."""
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return ask("Send it? Type yes: ").strip().lower() == "yes"
+    except EOFError:
+        return False

@@ -1,0 +1,298 @@
+"""README.md of what is pushed: the verdict, the numbers under it, and how to load it.
+
+Written after peft's template. Every number comes from comparison.json or run.json; what was not measured says
+so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ft_toolkit.recipe import Recipe
+from ft_toolkit.sharing.licences import OWN, Licence
+from ft_toolkit.sharing.staging import BaseOnTheHub
+
+MEDICAL = "medical"
+NOT_MEASURED = "not measured"
+_KNOWN_LANGUAGES = {"package:italian-cooking": "en", "package:everyday-medicine": "en"}
+_MEDICAL_SOURCES = ("package:everyday-medicine",)
+_TEXTS = {
+    "held-out": "unseen text of",
+    "general": "general text:",
+    "train": "training text of",
+    "other": "other text:",
+}
+_TASKS = {"perplexity": "text-generation", "pseudo-perplexity": "fill-mask"}
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Everything that the card tells, as it will stand on the Hub."""
+
+    repo: str
+    recipe: Recipe
+    source: str  # corpus.source as others may read it
+    base: BaseOnTheHub
+    licence: Licence
+    comparison: Json  # the staged comparison.json, with the facts of run.json under "run"
+    snippet: str
+    merged: bool
+
+    @property
+    def is_medical(self) -> bool:
+        return MEDICAL in self.recipe.publish.tags or self.recipe.corpus.source in _MEDICAL_SOURCES
+
+    @property
+    def dataset(self) -> str | None:
+        """The Hub data set it was trained on, if it was one."""
+        kind, _, name = self.source.partition(":")
+        return "/".join(name.partition("@")[0].split("/")[:2]) if kind == "hf" else None
+
+    @property
+    def metric(self) -> str:
+        return str(self.comparison["protocol"]["metric"])
+
+    @property
+    def facts(self) -> Json:
+        facts: Json = self.comparison["run"]
+        return facts
+
+
+def write_card(it: Published) -> str:
+    """The text of README.md; the metadata passes through huggingface_hub's own classes.
+
+    raises   ValueError by those classes for metadata that they refuse
+    """
+    text = f"---\n{_metadata(it).to_yaml()}\n---\n\n" + "\n\n".join(_sections(it)) + "\n"
+    card = ModelCard(text)  # reads it back, as the Hub will
+    return str(card).replace("\r\n", "\n")
+
+
+def _metadata(it: Published) -> ModelCardData:
+    tags = ["ft-toolkit", *([] if it.merged else ["lora", "peft"]), *it.recipe.publish.tags]
+    on_the_hub = it.base.folder is None
+    return ModelCardData(
+        base_model=it.base.place.name if on_the_hub else None,
+        base_model_relation=("finetune" if it.merged else "adapter") if on_the_hub else None,
+        library_name="transformers" if it.merged else "peft",
+        pipeline_tag=_TASKS[it.metric],
+        language=it.recipe.corpus.language or _KNOWN_LANGUAGES.get(it.recipe.corpus.source),
+        license=it.licence.id,
+        datasets=[it.dataset] if it.dataset else None,
+        tags=tags + ([MEDICAL] if it.is_medical and MEDICAL not in tags else []),
+        eval_results=_eval_results(it),
+        model_name=it.repo.partition("/")[2] if it.dataset else None,  # only model-index needs it
+    )
+
+
+def _eval_results(it: Published) -> list[EvalResult] | None:
+    """Only for a data set of the Hub: model-index names data sets by their ids."""
+    if it.dataset is None:
+        return None
+    protocol = {key: value for key, value in it.comparison["protocol"].items() if key != "metric"}
+    return [
+        EvalResult(
+            task_type=_TASKS[it.metric],
+            dataset_type=it.dataset,
+            dataset_name=it.dataset,
+            dataset_args={"part": "held out by a hash of each text", **it.recipe.corpus.split.model_dump()},
+            metric_type=it.metric,
+            metric_name=f"{it.metric} on held-out documents",
+            metric_value=round(part["adapter_perplexity"], 4),
+            metric_args={
+                "protocol": protocol,
+                "base_value": round(part["base_perplexity"], 4),
+                "change_percent": round(part["percent"], 4),
+                "change_percent_interval_95": _interval(part["difference"]),
+                "documents": part["difference"]["documents"],
+            },
+        )
+        for part in it.comparison["corpora"]
+        if part["kind"] == "held-out"
+    ]
+
+
+def _sections(it: Published) -> Iterator[str]:
+    name = it.repo.partition("/")[2]
+    what = "model, merged from a LoRA adapter and its base" if it.merged else "LoRA adapter"
+    yield f"# {name}"
+    yield f"**{it.comparison['verdict']['headline']}**"
+    yield f"A {what} for {_link(it)}, trained with ft-toolkit to read {_text_name(it)}."
+    if it.is_medical:
+        yield (
+            "> **Not medical advice.** It has learnt how medical text is written, not whether it is true.\n"
+            "> Do not use it to diagnose, to treat, or to decide anything about anybody's health."
+        )
+    yield "## How to get started"
+    yield _how_to_load(it)
+    yield f"```python\n{it.snippet}```"
+    yield "## Evaluation"
+    yield "\n".join(_table(it))
+    yield _method(it)
+    yield "\n".join(_effects(it))
+    yield "## Training data"
+    yield "\n".join(_data(it))
+    yield "## Training procedure"
+    yield "\n".join(_procedure(it))
+    yield "## Uses and limits"
+    yield "\n".join(_limits(it))
+    yield "## Licence"
+    yield "\n".join(_licences(it))
+    yield "## Check it yourself"
+    yield (
+        "`comparison.json` holds the totals behind every figure above, `recipe.yaml` how to train it again. "
+        f"`ft compare hub:{it.repo} --on FILE` (ft-toolkit) scores it against its base on your own text."
+    )
+
+
+def _how_to_load(it: Published) -> str:
+    if it.base.folder is not None and not it.merged:
+        return (
+            f"The base, {it.base.name}, is in the subfolder `base/` of this repository. These lines were run:"
+        )
+    return "These lines were run with this very file before it was published:"
+
+
+def _table(it: Published) -> Iterator[str]:
+    yield f"| text | documents | {it.metric} of the base | with it | change | 95 % interval | read better |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for part in it.comparison["corpora"]:
+        difference = part["difference"]
+        interval = _interval(difference)
+        words = (
+            "too few documents" if interval is None else f"{_signed(interval[0])} … {_signed(interval[1])} %"
+        )
+        yield (
+            f"| {_TEXTS[part['kind']]} {part['corpus']} | {difference['documents']} "
+            f"| {part['base_perplexity']:.2f} | {part['adapter_perplexity']:.2f} "
+            f"| {_signed(part['percent'])} % | {words} "
+            f"| {difference['better']} of {difference['documents']} |"
+        )
+
+
+def _method(it: Published) -> str:
+    protocol = it.comparison["protocol"]
+    how = ", ".join(f"{key} {value}" for key, value in protocol.items() if key not in ("metric", "name"))
+    caveats = " ".join(it.comparison["verdict"]["caveats"])
+    return (
+        f"{it.metric.capitalize()} is exp(total nats / total tokens); protocol `{protocol['name']}` ({how}). "
+        "Base and adapter score the same ids at the same positions; differences are paired by document. "
+        f"{caveats}"
+    )
+
+
+def _effects(it: Published) -> Iterator[str]:
+    verdict, gap = it.comparison["verdict"], it.comparison.get("gap")
+    yield f"- **Forgotten** (general text): {verdict['forgotten']}."
+    memorised = f"- **Memorised**: {verdict['memorised']}"
+    if gap is not None:
+        memorised += f" (gap {gap['adapter_nats']:+.3f} nats a token, the base's own {gap['base_nats']:+.3f}"
+        if gap["low"] is not None:
+            memorised += (
+                f", excess {gap['excess_nats']:+.3f}, 95 % interval {gap['low']:+.3f} … {gap['high']:+.3f}"
+            )
+        memorised += ")"
+    yield memorised.replace("-0", "−0") + "."
+    calibration = it.comparison.get("calibration")
+    yield f"- **Calibration**: {NOT_MEASURED if calibration is None else _plain(calibration)}."
+
+
+def _data(it: Published) -> Iterator[str]:
+    split, documents = it.recipe.corpus.split, it.facts.get("documents", {})
+    sizes = ", ".join(f"{size} {part}" for part, size in documents.items()) or NOT_MEASURED
+    yield f"- **Text**: {_text_name(it)}."
+    yield (
+        f"- **Split**: {sizes}; by a hash of each text (validation {split.validation:g}, test "
+        f"{split.test:g}, seed {split.seed}), so equal texts share a part."
+    )
+    for part in it.comparison["corpora"]:
+        if part["kind"] == "held-out":
+            share = 100 * part["repeated_token_fraction"]
+            yield f"- **Screening**: {share:.1f} % of held-out tokens stand in lines of several documents."
+    screening = it.facts.get("screening")
+    if screening is not None:
+        yield f"- **Screening before the split**: {_plain(screening)}."
+
+
+def _procedure(it: Published) -> Iterator[str]:
+    recipe, training = it.recipe, it.facts.get("training", {})
+    adapter = recipe.adapter
+    yield f"- **Adapter**: LoRA, rank {adapter.rank}, alpha {adapter.alpha}, dropout {adapter.dropout:g}."
+    if training:
+        yield (
+            f"- **Training**: {training['steps']} of {training['planned_steps']} steps, {training['tokens']} "
+            f"tokens, learning rate {recipe.training.learning_rate:g}, {training['precision']}; the adapter "
+            f"of step {training['best_step']}, chosen on the validation part. Seed {recipe.training.seed}."
+        )
+    device = it.facts.get("device", NOT_MEASURED)
+    yield f"- **Machine**: {device}, {_seconds(it.facts.get('wall_seconds'))}."
+    energy = it.facts.get("energy_kwh")
+    method = it.facts.get("energy_method", "method not recorded")
+    yield f"- **Energy**: {NOT_MEASURED if energy is None else f'{energy:.4g} kWh ({method})'}."
+    versions = ", ".join(f"{name} {version}" for name, version in it.facts.get("versions", {}).items())
+    yield f"- **Versions**: {versions or NOT_MEASURED}."
+    for what, digest in it.facts.get("sha256", {}).items():
+        yield f"- **sha256 of the {what}**: `{digest}`"
+
+
+def _limits(it: Published) -> Iterator[str]:
+    yield f"- For text like {_text_name(it)}; measured on nothing but what the table above names."
+    if it.metric == "perplexity":
+        yield "- It continues text. It does not follow instructions and does not know what is true."
+    else:
+        yield "- It fills in hidden words. It gives no answers and does not know what is true."
+    yield "- It keeps the biases of its base and takes on those of its text."
+    if it.is_medical:
+        yield "- It gives no medical advice, and nobody has tested whether what it writes is correct or safe."
+
+
+def _licences(it: Published) -> Iterator[str]:
+    yield f"- **This repository**: {it.licence.id}"
+    for source in it.licence.sources:
+        stated = "the publisher's own text" if source.license == OWN else source.license or "not stated"
+        yield f"- **{source.kind.capitalize()}** {source.name}: {stated}"
+    if it.licence.has_the_rights:
+        yield "- The publisher states that they have the rights to publish it under this licence."
+
+
+def _link(it: Published) -> str:
+    if it.base.folder is not None:
+        return it.base.name
+    commit = f" at `{it.base.place.revision[:12]}`" if it.base.place.revision else ""
+    return f"[{it.base.name}](https://huggingface.co/{it.base.name}){commit}"
+
+
+def _text_name(it: Published) -> str:
+    if it.dataset:
+        return f"[{it.dataset}](https://huggingface.co/datasets/{it.dataset})"
+    return f"`{it.source}`"
+
+
+def _interval(difference: Json) -> list[float] | None:
+    """As changes of perplexity in per cent."""
+    if difference["low"] is None or difference["high"] is None:
+        return None
+    return [round(100 * math.expm1(difference[side]), 4) for side in ("low", "high")]
+
+
+def _signed(percent: float) -> str:
+    shown = f"{percent:+.1f}"
+    return shown.replace("-", "−") if float(shown) else shown[1:]
+
+
+def _seconds(seconds: float | None) -> str:
+    return f"time {NOT_MEASURED}" if seconds is None else f"{seconds:.0f} s"
+
+
+def _plain(values: object) -> str:
+    """Figures whose names say what they are, on one line."""
+    if isinstance(values, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')} {_plain(value)}" for key, value in values.items())
+    return f"{values:.4g}" if isinstance(values, float) else str(values)

@@ -1,0 +1,105 @@
+"""What needs torch before a push, in a process of its own: run the snippet, merge the adapter.
+
+    python -m ft_toolkit.sharing.rehearsal load RUN WEIGHTS_FOLDER OBJECTIVE MERGED OWN_TOKENIZER
+    python -m ft_toolkit.sharing.rehearsal merge RUN FOLDER
+
+The last line of stdout is the answer, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from ft_toolkit import shipped
+from ft_toolkit.errors import FtError, one_line_errors
+from ft_toolkit.models.adapters import load_adapter, load_base
+from ft_toolkit.run import Run
+from ft_toolkit.runtime import prepare_process, prepare_torch
+from ft_toolkit.sharing.snippet import Objective, Place, loading_snippet
+
+MERGE_NATS = 1e-5  # a token: what a merge may move, by rounding alone
+PROBE_TOKENS = 64
+
+
+def load(
+    run: Run, weights_folder: Path, objective: Objective, *, merged: bool, own_tokenizer: bool
+) -> dict[str, Any]:
+    """Run the card's snippet with local folders, and say which base it was."""
+    published = Place(str(weights_folder))
+    if merged:
+        exec(loading_snippet(objective, None, published, own_tokenizer=True), {})
+        return {"base_sha256": None, "base_revision": None}
+    base = load_base(run.recipe.base)
+    folder, revision = _folder(run.recipe.base, getattr(base.model.config, "_commit_hash", None))
+    exec(loading_snippet(objective, Place(str(folder)), published, own_tokenizer=own_tokenizer), {})
+    return {"base_sha256": base.weights_sha256, "base_revision": revision}
+
+
+def merge(run: Run, folder: Path) -> dict[str, Any]:
+    """Write base and adapter as one model; it must read as the adapter does.
+
+    raises   FtError when a token's likelihood moves by more than MERGE_NATS on average
+    """
+    base = load_base(run.recipe.base)
+    model = load_adapter(base, run.adapter_folder)
+    ids = torch.arange(min(PROBE_TOKENS, base.positions)).unsqueeze(0) + 5
+    with torch.no_grad():
+        before = model(input_ids=ids).logits.log_softmax(-1)
+        plain = cast(PreTrainedModel, model.merge_and_unload())
+        after = plain(input_ids=ids).logits.log_softmax(-1)
+    moved = float((before - after).gather(-1, ids.unsqueeze(-1)).abs().mean())
+    if moved > MERGE_NATS:
+        raise FtError(
+            "the merge", f"at most {MERGE_NATS} nats a token", f"{moved:.2g}", "Push the adapter instead."
+        )
+    plain.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)  # a folder of this machine
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return {"moved_nats": moved}
+
+
+def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """Where a base's own files are on this machine, and their commit on the Hub."""
+    shelf, _, starter = name.partition("/")
+    if shelf == "starter":
+        return shipped.starter(starter), None
+    if Path(name).is_dir():
+        return Path(name), None
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name.partition("@")[0], revision=revision, local_files_only=True))
+    return folder, folder.name
+
+
+def main() -> None:
+    prepare_process()
+    prepare_torch()
+    verb, run_folder, folder, *rest = sys.argv[1:]
+    run = Run.open(run_folder)
+    with one_line_errors():
+        with redirect_stdout(sys.stderr):  # what the snippet prints is not the answer
+            if verb == "merge":
+                answer = merge(run, Path(folder))
+            else:
+                objective, merged, own_tokenizer = rest
+                answer = load(
+                    run,
+                    Path(folder),
+                    cast(Objective, objective),
+                    merged=merged == "1",
+                    own_tokenizer=own_tokenizer == "1",
+                )
+        print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What is pushed: an allow-list of files, copied to push/ in the run folder and rewritten there.
+
+Nothing of the run itself changes. The staged files hold no time of day, so equal runs stage equal bytes and a
+second push finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from ft_toolkit import shipped
+from ft_toolkit.errors import FtError
+from ft_toolkit.run import Run, read_json
+from ft_toolkit.sharing.snippet import Place
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors")
+SCORES = ("held-out", "general", "train", "other")
+BASE = "base"  # the subfolder of a base that goes along
+REPORT_FACTS = ("versions", "sha256", "documents", "device", "training", "wall_seconds")
+ENERGY_FACTS = ("energy_kwh", "energy_method")
+ALLOWED = frozenset(
+    (
+        *ADAPTER_FILES,
+        *TOKENIZER_FILES,
+        *MODEL_FILES,
+        "README.md",
+        "comparison.json",
+        "recipe.yaml",
+        "report.html",
+        *(f"scores/{kind}.parquet" for kind in SCORES),
+        *(f"{BASE}/{name}" for name in (*MODEL_FILES, *TOKENIZER_FILES, "README.md")),
+    )
+)
+
+
+@dataclass(frozen=True)
+class BaseOnTheHub:
+    """What users load the adapter onto: a Hub id at a commit, or files that go along."""
+
+    name: str  # as people call it
+    place: Place
+    folder: Path | None  # the files that go along; None: they are on the Hub
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the user wants sent."""
+
+    merged: bool = False
+    scores: bool = False
+    report: bool = False
+
+
+def locate_base(run: Run, repo: str, revision: str | None, *, with_base: bool) -> BaseOnTheHub:
+    """Where users will find the base.
+
+    revision   the commit on the Hub that the rehearsal found
+    raises     FtError for a starter or a folder that is not sent along: plain peft could not load it
+    """
+    name = run.recipe.base
+    folder = base_folder(name)
+    if folder is None:
+        return BaseOnTheHub(name.partition("@")[0], Place(name.partition("@")[0], revision), None)
+    if not with_base:
+        size = sum(path.stat().st_size for path in folder.iterdir() if path.name in MODEL_FILES)
+        found = (
+            "one that only this machine has" if Path(name).is_dir() else "one that ships inside ft-toolkit"
+        )
+        cure = f"Send it along: --with-base ({size / 1e6:.0f} MB)."
+        raise FtError(f"base {folder.name}", "one that Hub users can load", found, cure)
+    shown = name if name.startswith("starter/") else folder.name
+    return BaseOnTheHub(shown, Place(repo, subfolder=BASE), folder)
+
+
+def base_folder(name: str) -> Path | None:
+    """The local files of a base that has no Hub id; None for one that has."""
+    shelf, _, starter = name.partition("/")
+    if shelf == "starter":
+        return shipped.starter(starter)
+    return Path(name) if Path(name).is_dir() else None
+
+
+def stage(run: Run, base: BaseOnTheHub, contents: Contents, model_folder: Path | None) -> dict[str, Path]:
+    """Copy and rewrite everything but the card into push/; path in the repository → staged file.
+
+    model_folder   the merged (or full) model, in place of the adapter
+    raises         FtError for a file that was asked for and is not there
+    """
+    folder = run.folder / "push"
+    for old in folder.glob("[!.]*") if folder.is_dir() else ():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    folder.mkdir(exist_ok=True)
+    staged: dict[str, Path] = {}
+    for name, source in _sources(run, base, contents, model_folder):
+        if name not in ALLOWED:
+            raise FtError(str(source), "a file of the allow-list", name, "Push without it.")
+        if not source.is_file():
+            raise FtError(str(source), "a file to send", "none", "Make it first, or push without it.")
+        staged[name] = folder / name
+        staged[name].parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, staged[name])
+    if "adapter_config.json" in staged:
+        _rewrite_json(staged["adapter_config.json"], _adapter_config(base))
+    _rewrite_json(staged["comparison.json"], {"base": base.name, "run": shown_facts(run)})
+    recipe = yaml.safe_dump(shown_recipe(run, base), sort_keys=False, allow_unicode=True)
+    staged["recipe.yaml"].write_text("# as resolved: every default filled in\n" + recipe, encoding="utf-8")
+    return staged
+
+
+def shown_recipe(run: Run, base: BaseOnTheHub) -> dict[str, Any]:
+    """The recipe as others may read it: Hub ids, and file names in place of this machine's paths."""
+    values = run.recipe.model_dump()
+    revision = f"@{base.place.revision}" if base.place.revision else ""
+    values["base"] = base.name + revision if base.folder is None else base.name
+    values["corpus"]["source"] = shown_source(values["corpus"]["source"])
+    if values["judging"].get("general"):
+        values["judging"]["general"] = shown_source(values["judging"]["general"])
+    return values
+
+
+def shown_source(source: str) -> str:
+    """A source without this machine's folders; what others can reach stays as it is."""
+    is_reachable = source.startswith(("package:", "hf:", "https://"))
+    return source if is_reachable else PurePath(source).name
+
+
+def shown_facts(run: Run) -> dict[str, Any]:
+    """What of run.json goes along: how it was made, and the hashes to check it by."""
+    return {key: run.facts[key] for key in (*REPORT_FACTS, *ENERGY_FACTS) if key in run.facts}
+
+
+def _sources(
+    run: Run, base: BaseOnTheHub, contents: Contents, model_folder: Path | None
+) -> Iterator[tuple[str, Path]]:
+    weights = model_folder or run.adapter_folder
+    names = MODEL_FILES if model_folder else ADAPTER_FILES
+    for name in (*names, *TOKENIZER_FILES):
+        if name in ADAPTER_FILES or (weights / name).is_file():
+            yield name, weights / name
+    yield "comparison.json", run.folder / "comparison.json"
+    yield "recipe.yaml", run.folder / "recipe.yaml"
+    if contents.scores:
+        for path in sorted((run.folder / "scores").glob("*.parquet")):
+            yield f"scores/{path.name}", path
+    if contents.report:
+        yield "report.html", run.folder / "report.html"
+    if base.folder is not None and model_folder is None:
+        for name in (*MODEL_FILES, *TOKENIZER_FILES, "README.md"):
+            if (base.folder / name).is_file():
+                yield f"{BASE}/{name}", base.folder / name
+
+
+def _adapter_config(base: BaseOnTheHub) -> dict[str, Any]:
+    """Where peft and the Hub look for the base. A starter's name would be anybody's to take on the Hub."""
+    return {"base_model_name_or_path": base.place.name, "revision": base.place.revision}
+
+
+def _rewrite_json(path: Path, changes: dict[str, Any]) -> None:
+    text = json.dumps(read_json(path) | changes, indent=2, ensure_ascii=False, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")

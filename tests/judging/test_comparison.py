@@ -1,0 +1,270 @@
+"""Base against adapter on real tiny models: paired, counted right, and free of anyone's text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILY_NAMES
+from peft import PeftModel
+
+from ft_toolkit.judging.comparison import (
+    Comparison,
+    CorpusScores,
+    compare,
+    score_both,
+    score_parts,
+    source_label,
+)
+from ft_toolkit.judging.effects import train_sample
+from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.totals import document_totals
+from ft_toolkit.models.adapters import Base, attach_adapter, load_base, trainable
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.progress import Screen
+from ft_toolkit.recipe import Adapter, Corpus
+from ft_toolkit.text.blocks import Encoded, encode
+from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.screening import repeated_lines
+
+QUIET = Screen(quiet=True)
+HEADING = "Ingredients for four people\n"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base with an adapter that does something, and the same base by itself."""
+
+    base: Base
+    model: PeftModel
+    bare: Base
+
+    def both(self, documents: list[Encoded], kind: str = "held-out") -> CorpusScores:
+        protocol = default_protocol(self.base)
+        return score_both(self.model, self.base, protocol, "texts", kind, documents, QUIET)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def pair_of(checkpoints: dict[str, Path]) -> Callable[[str], Pair]:
+    def make(name: str) -> Pair:
+        base = load_base(str(checkpoints[name]))
+        model = attach_adapter(base, Adapter(), seed=0)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for key, parameter in trainable(model).items():
+                if "lora_B" in key:
+                    parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        return Pair(base, model, load_base(str(checkpoints[name])))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def documents(small_corpus: Path) -> list[Document]:
+    return [
+        Document(d.source, d.row, d.text[:400]) for d in read_source(str(small_corpus)).documents
+    ]  # forty beginnings are enough
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_base_side_is_bitwise_the_bare_base(
+    pair_of: Callable[[str], Pair], documents: list[Document], name: str
+) -> None:
+    pair = pair_of(name)
+    encoded = encode(documents[:6], pair.base.tokenizer)
+    bare = pair.bare
+    alone = score(TokenLosses(bare.model, bare.family), encoded, bare, default_protocol(bare))
+    found = pair.both(encoded)
+    assert found.base == [document_totals(d, nll) for d, nll in zip(encoded, alone, strict=True)]
+    assert all(a.nll_nats != b.nll_nats for a, b in zip(found.adapter, found.base, strict=True))
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_an_untrained_adapter_differs_by_exactly_nothing(
+    checkpoints: dict[str, Path], documents: list[Document], name: str
+) -> None:
+    base = load_base(str(checkpoints[name]))
+    model = attach_adapter(base, Adapter(), seed=0)
+    encoded = encode(documents[:8], base.tokenizer)
+    protocol = default_protocol(base)
+    scored = score_both(model, base, protocol, "texts", "held-out", encoded, QUIET)
+    found = compare("run", base, protocol, [scored]).corpora[0].difference
+    assert (found.nats_per_token, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_both_sides_are_rows_of_the_same_documents(
+    pair_of: Callable[[str], Pair], documents: list[Document]
+) -> None:
+    pair = pair_of("gpt2")
+    scored = pair.both(encode(documents[:3], pair.base.tokenizer))
+    rows = scored.rows()
+    assert [row["side"] for row in rows] == ["base"] * 3 + ["adapter"] * 3
+    assert [row["document"] for row in rows] == [d.id for d in documents[:3]] * 2
+    for base_row, adapter_row in zip(rows[:3], rows[3:], strict=True):
+        for key in ("corpus", "split", "tokens", "bytes", "words"):
+            assert base_row[key] == adapter_row[key]
+    assert rows[0]["bytes"] == len(documents[0].text.encode())
+    assert rows[0]["words"] == len(documents[0].text.split())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_outside_repeated_lines_counts_only_tokens_of_lines_that_one_document_has(
+    pair_of: Callable[[str], Pair], name: str
+) -> None:
+    pair = pair_of(name)
+    own = [f"Chop {n} onions and fry them for {n + 3} minutes." for n in range(10)]
+    texts = [Document("t.md", n, HEADING + line) for n, line in enumerate(own)]
+    encoded = encode(texts, pair.base.tokenizer, repeated_lines(texts))
+    # the heading stands first, so its tokens are those of the heading alone
+    heading = len(pair.base.tokenizer.encode(HEADING, add_special_tokens=False))
+    assert heading > 3
+    protocol = default_protocol(pair.base)
+    losses = TokenLosses(pair.model, pair.base.family)
+    adapter = score(losses, encoded, pair.base, protocol)
+    with pair.model.disable_adapter():
+        base = score(losses, encoded, pair.base, protocol)
+    change = [a[heading:].sum() - b[heading:].sum() for a, b in zip(adapter, base, strict=True)]
+    tokens = [len(a) - heading for a in adapter]
+
+    found = compare("run", pair.base, protocol, [pair.both(encoded)]).corpora[0]
+    assert found.repeated_token_fraction == pytest.approx(heading * 10 / (heading * 10 + sum(tokens)))
+    assert found.outside_repeated_lines is not None
+    assert found.outside_repeated_lines.nats_per_token == pytest.approx(sum(change) / sum(tokens), rel=1e-12)
+    assert found.outside_repeated_lines.nats_per_token != found.difference.nats_per_token
+    assert found.outside_repeated_lines.documents == 10
+
+
+def test_a_document_of_repeated_lines_alone_has_no_say_outside_them(
+    pair_of: Callable[[str], Pair],
+) -> None:
+    pair = pair_of("gpt2")
+    texts = [Document("t.md", n, f"{HEADING}Line {n} alone.") for n in range(9)]
+    texts.append(Document("t.md", 9, HEADING.strip()))
+    encoded = encode(texts, pair.base.tokenizer, repeated_lines(texts))
+    found = compare("run", pair.base, default_protocol(pair.base), [pair.both(encoded)]).corpora[0]
+    assert found.outside_repeated_lines is not None
+    assert (found.difference.documents, found.outside_repeated_lines.documents) == (10, 9)
+
+
+def test_without_repeated_lines_there_is_no_second_figure(
+    pair_of: Callable[[str], Pair],
+) -> None:
+    pair = pair_of("gpt2")
+    texts = [Document("t.md", n, f"Line {n} alone.") for n in range(9)]
+    encoded = encode(texts, pair.base.tokenizer, repeated_lines(texts))
+    found = compare("run", pair.base, default_protocol(pair.base), [pair.both(encoded)]).corpora[0]
+    assert (found.outside_repeated_lines, found.repeated_token_fraction) == (None, 0.0)
+
+
+@pytest.fixture(scope="module")
+def parts(
+    pair_of: Callable[[str], Pair], documents: list[Document], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[CorpusScores], Comparison]:
+    """Nine held-out documents, thirty training ones, and a general text: scored and compared."""
+    general = tmp_path_factory.mktemp("general") / "probe.jsonl"
+    rows = [{"text": f"The train to platform {n} leaves at {n + 7} o'clock."} for n in range(12)]
+    general.write_text("\n".join(json.dumps(row) for row in rows))
+    pair = pair_of("gpt2")
+    protocol = default_protocol(pair.base)
+    corpus = Corpus(source="/home/someone/private/medicine")
+    scored = score_parts(
+        pair.model, pair.base, protocol, corpus, str(general), documents[:9], documents[9:39], QUIET
+    )
+    return scored, compare("run", pair.base, protocol, scored)
+
+
+def test_a_run_is_judged_on_held_out_general_and_as_much_training_text(
+    parts: tuple[list[CorpusScores], Comparison], documents: list[Document]
+) -> None:
+    scored, _ = parts
+    assert [(part.corpus, part.kind, len(part.documents)) for part in scored] == [
+        ("medicine", "held-out", 9),
+        ("probe.jsonl", "general", 12),
+        ("medicine", "train", 9),
+    ]
+    trained_on = {document.sha256 for document in documents[9:39]}
+    assert {d.document.sha256 for d in scored[2].documents} <= trained_on
+
+
+def test_without_general_text_or_training_text_only_held_out_text_is_scored(
+    pair_of: Callable[[str], Pair], documents: list[Document]
+) -> None:
+    pair = pair_of("gpt2")
+    protocol, corpus = default_protocol(pair.base), Corpus(source="medicine")
+    scored = score_parts(pair.model, pair.base, protocol, corpus, None, documents[:2], [], QUIET)
+    assert [part.kind for part in scored] == ["held-out"]
+    assert compare("run", pair.base, protocol, scored).gap is None
+
+
+def test_the_training_sample_does_not_depend_on_the_order_of_the_documents(
+    documents: list[Document],
+) -> None:
+    sample = train_sample(documents, 7)
+    assert len({document.sha256 for document in sample}) == 7
+    assert train_sample(documents[::-1], 7) == sample
+    assert train_sample(documents, 12)[:7] == sample
+    assert len(train_sample(documents[:3], 7)) == 3
+
+
+def test_the_gap_is_held_out_minus_train_of_each_side(
+    parts: tuple[list[CorpusScores], Comparison],
+) -> None:
+    _, comparison = parts
+    held_out, train = comparison.of_kind("held-out")[0], comparison.of_kind("train")[0]
+    assert comparison.gap is not None
+    assert comparison.gap.base_nats == pytest.approx(
+        held_out.base.nats_per_token - train.base.nats_per_token, abs=1e-12
+    )
+    assert comparison.gap.adapter_nats == pytest.approx(
+        held_out.adapter.nats_per_token - train.adapter.nats_per_token, abs=1e-12
+    )
+
+
+def test_the_difference_is_that_of_the_two_totals(parts: tuple[list[CorpusScores], Comparison]) -> None:
+    for part in parts[1].corpora:
+        change = np.log(part.adapter.perplexity / part.base.perplexity)
+        assert part.difference.nats_per_token == pytest.approx(change, abs=1e-9)
+
+
+def test_comparison_json_holds_numbers_and_no_text(
+    parts: tuple[list[CorpusScores], Comparison],
+) -> None:
+    scored, comparison = parts
+    written = json.dumps(comparison.as_dict(), allow_nan=False)
+    read = json.loads(written)
+    assert read["schema"] == 1
+    assert read["protocol"] == {
+        "metric": "perplexity", "name": "document", "window_tokens": 64, "stride_tokens": 32,
+    }  # fmt: skip
+    assert [part["kind"] for part in read["corpora"]] == ["held-out", "general", "train"]
+    held_out = read["corpora"][0]
+    assert held_out["base_perplexity"] == pytest.approx(
+        np.exp(held_out["base"]["nll_nats"] / held_out["base"]["tokens"])
+    )
+    assert held_out["percent"] == pytest.approx(
+        100 * (held_out["adapter_perplexity"] / held_out["base_perplexity"] - 1)
+    )
+    assert read["gap"]["excess_nats"] == pytest.approx(read["gap"]["adapter_nats"] - read["gap"]["base_nats"])
+    words = {word for part in scored for d in part.documents for word in d.document.text.split()}
+    assert not [word for word in words if len(word) > 9 and word in written]
+    assert not [d for d in scored[0].documents if d.document.source in written]
+    assert "/home/someone" not in written
+
+
+@pytest.mark.parametrize(
+    ("source", "label"),
+    [
+        ("package:italian-cooking", "italian-cooking"),
+        ("hf:owner/data@abc", "owner/data@abc"),
+        ("/home/someone/notes.txt", "notes.txt"),
+        ("../folder/notes", "notes"),
+        ("notes:old.txt", "notes:old.txt"),
+    ],
+)
+def test_a_source_is_named_without_the_folders_of_a_machine(source: str, label: str) -> None:
+    assert source_label(source) == label

@@ -1,0 +1,38 @@
+"""Our causal scores against lm-evaluation-harness: make oracles."""
+
+from __future__ import annotations
+
+import pytest
+
+from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.models.adapters import load_base
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.shipped import corpus
+from ft_toolkit.text.blocks import encode
+from ft_toolkit.text.corpus import Document, read_source
+
+
+@pytest.mark.oracle
+def test_a_document_that_fits_a_window_costs_what_lm_eval_says() -> None:
+    huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="make oracles installs lm-eval")
+    base = load_base("starter/gpt2")
+    recipes = read_source(str(corpus("italian-cooking"))).documents[:8]
+    texts = [
+        "a",
+        "감기에는 물을 많이 마신다.",
+        "Well done 🙂",
+        "  two  spaces,\n\nand lines \n",
+        " the" * 256,
+    ]
+    texts += [document.text[:600] for document in recipes]
+    documents = encode([Document("t.txt", row, text) for row, text in enumerate(texts)], base.tokenizer)
+    sizes = [len(document.ids) for document in documents]
+    assert (len(sizes), min(sizes), max(sizes)) == (13, 1, base.positions)
+    ours = score(TokenLosses(base.model, base.family), documents, base, default_protocol(base))
+
+    judge = huggingface.HFLM(pretrained=base.model, tokenizer=base.tokenizer, batch_size=1)
+    assert (judge.max_length, judge.prefix_token_id) == (base.positions, base.special.begin)
+    for text, nll in zip(texts, ours, strict=True):
+        request = type("Request", (), {"args": (text,)})()
+        (theirs,) = judge.loglikelihood_rolling([request], disable_tqdm=True)
+        assert -nll.sum() == pytest.approx(theirs, rel=1e-6)

@@ -1,0 +1,293 @@
+"""Every word has a rule: each threshold is tested where it lies, and no number is dressed up."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from ft_toolkit.judging.comparison import Comparison, CorpusComparison, Kind
+from ft_toolkit.judging.protocols import Protocol
+from ft_toolkit.judging.statistics import Difference, Gap, Method, as_percent
+from ft_toolkit.judging.totals import Totals
+from ft_toolkit.judging.verdict import (
+    forgotten_words,
+    gain_words,
+    gap_line,
+    interval_words,
+    judge,
+    memorised_words,
+    signed_percent,
+    verdict_table,
+)
+
+CAUSAL = Protocol("document", 256, stride_tokens=128)
+MASKED = Protocol("covering", 128, groups=7)
+A_BIT = 1e-9
+
+
+def difference(
+    nats: float,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    documents: int = 56,
+    method: Method = "bootstrap",
+    visible: float | None = 0.01,
+) -> Difference:
+    return Difference(nats, low, high, method, documents, documents - 2, 2, visible)
+
+
+def certain(nats: float) -> Difference:
+    """A difference whose interval excludes zero."""
+    return difference(nats, nats - abs(nats) / 2, nats + abs(nats) / 2)
+
+
+TOO_FEW = difference(-0.5, documents=7, method="too few documents", visible=None)
+
+
+def corpus(kind: Kind, change: Difference, outside: Difference | None = None) -> CorpusComparison:
+    base = Totals(4000.0, 1000, 5000, 800)
+    adapter = Totals(4000.0 + 1000 * change.nats_per_token, 1000, 5000, 800)
+    return CorpusComparison("italian-cooking", kind, base, adapter, change, outside, 0.2 if outside else 0.0)
+
+
+def comparison(
+    protocol: Protocol = CAUSAL,
+    held_out: Difference | None = None,
+    general: Difference | None = None,
+    gap: Gap | None = None,
+) -> Comparison:
+    parts = [corpus("held-out", held_out or certain(-0.5))]
+    parts += [corpus("general", general)] if general else []
+    parts += [corpus("train", certain(-0.6))] if gap else []
+    return Comparison("cooking", "starter/gpt2", protocol, parts, gap)
+
+
+def shown(whole: Comparison) -> str:
+    """Everything that a person reads, as one text."""
+    verdict = judge(whole)
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(verdict_table(whole, verdict))
+    words = [verdict.headline, verdict.forgotten, verdict.memorised, *verdict.caveats]
+    return "\n".join([*words, gap_line(whole, verdict), screen.getvalue()])
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (difference(-0.5, -0.6, -0.4), "39 % lower perplexity than its base"),
+        (difference(0.5, 0.4, 0.6), "65 % higher perplexity than its base"),
+        (difference(-0.5, -1.0, -A_BIT), "39 % lower perplexity than its base"),
+        (
+            difference(-0.5, -1.0, 0.0),
+            "cannot tell a difference from the base (one of 1.0 % would have shown)",
+        ),
+        (difference(0.5, A_BIT, 1.0), "65 % higher perplexity than its base"),
+        (difference(0.5, 0.0, 1.0), "cannot tell a difference from the base (one of 1.0 % would have shown)"),
+        (difference(0.0, 0.0, 0.0, visible=0.0), "cannot tell a difference from the base"),
+        (difference(-0.004, -0.005, -0.003), "0.4 % lower perplexity than its base"),
+        (difference(-0.00004, -0.00005, -0.00003), "0.004 % lower perplexity than its base"),
+        (difference(0.0487, 0.04, 0.06), "5 % higher perplexity than its base"),
+        (TOO_FEW, "cannot tell: 7 documents are too few for an interval"),
+    ],
+)
+def test_better_and_worse_are_said_only_when_the_interval_excludes_zero(
+    found: Difference, words: str
+) -> None:
+    assert gain_words(found, "perplexity").startswith(words)
+
+
+def test_a_gain_that_cannot_be_told_names_the_smallest_one_that_would_have_shown() -> None:
+    unclear = difference(-0.01, -0.05, 0.03, visible=math.log(1 / 0.95))
+    assert "one of 5.0 % would have shown" in gain_words(unclear, "perplexity")
+
+
+@pytest.mark.parametrize(
+    ("percent", "words"),
+    [
+        (-5.0, "nothing forgotten"),
+        (0.1, "a little forgotten"),
+        (3.0 - A_BIT, "a little forgotten"),
+        (3.0 + A_BIT, "some forgotten"),
+        (10.0 - A_BIT, "some forgotten"),
+        (10.0 + A_BIT, "much forgotten"),
+        (80.0, "much forgotten"),
+    ],
+)
+def test_forgotten_a_little_under_3_per_cent_much_from_10(percent: float, words: str) -> None:
+    assert forgotten_words(certain(math.log1p(percent / 100))) == words
+
+
+@pytest.mark.parametrize(("percent", "words"), [(3.0, "some forgotten"), (10.0, "much forgotten")])
+def test_a_loss_that_is_the_threshold_itself_gets_the_stronger_word(percent: float, words: str) -> None:
+    nats = math.log1p(percent / 100)
+    while as_percent(nats) < percent:  # the first float at the threshold
+        nats = math.nextafter(nats, 1.0)
+    assert as_percent(nats) == pytest.approx(percent, abs=1e-12)
+    assert forgotten_words(certain(nats)) == words
+    below = nats
+    while as_percent(below) >= percent:
+        below = math.nextafter(below, 0.0)
+    assert forgotten_words(certain(below)) != words
+
+
+@pytest.mark.parametrize(
+    "unclear", [difference(0.5, -0.1, 1.1), difference(0.5, 0.0, 1.0), difference(-0.5, -1.0, 0.0), TOO_FEW]
+)
+def test_nothing_is_called_forgotten_that_the_interval_does_not_carry(unclear: Difference) -> None:
+    assert forgotten_words(unclear) == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("excess", "words"),
+    [
+        (0.01, "slightly"),
+        (0.1 - A_BIT, "slightly"),
+        (0.1, "somewhat"),
+        (0.5 - A_BIT, "somewhat"),
+        (0.5, "much"),
+        (2.0, "much"),
+        (-0.2, "no sign"),
+    ],
+)
+def test_memorised_slightly_under_a_tenth_of_a_nat_much_from_a_half(excess: float, words: str) -> None:
+    assert memorised_words(Gap(excess, 0.0, excess - A_BIT, excess + A_BIT)) == words
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        (Gap(0.7, 0.0, 0.0, 1.4), "no sign"),
+        (Gap(0.7, 0.0, -0.1, 1.5), "no sign"),
+        (Gap(0.7, 0.0, A_BIT, 1.4), "much"),
+        (Gap(0.9, 0.9, -0.1, 0.1), "no sign"),  # a gap that the base has too is the corpus's own
+        (Gap(0.7, 0.65, 0.01, 0.09), "slightly"),
+        (Gap(0.7, 0.0, None, None), "cannot tell"),
+    ],
+)
+def test_memorised_is_the_excess_over_the_bases_own_gap_if_its_interval_excludes_zero(
+    gap: Gap, words: str
+) -> None:
+    assert memorised_words(gap) == words
+
+
+def test_the_headline_names_run_gain_metric_and_text() -> None:
+    verdict = judge(comparison())
+    assert (
+        verdict.headline == "cooking: 39 % lower perplexity than its base on unseen text of italian-cooking"
+    )
+    assert verdict.forgotten == "not measured: no general text"
+    assert verdict.memorised == "not measured: no training sample"
+
+
+def test_another_text_is_named_without_calling_it_unseen() -> None:
+    whole = replace(comparison(), corpora=[corpus("other", certain(-0.5))])
+    assert judge(whole).headline.endswith("than its base on italian-cooking")
+
+
+def test_the_verdict_admits_that_it_knows_nothing_of_training_luck() -> None:
+    assert any("another seed" in caveat for caveat in judge(comparison()).caveats)
+
+
+def test_few_documents_are_a_caveat() -> None:
+    few = replace(certain(-0.5), method="t, few documents", documents=12)
+    assert any("Few documents" in caveat for caveat in judge(comparison(held_out=few)).caveats)
+    assert not any("Few documents" in caveat for caveat in judge(comparison()).caveats)
+
+
+def test_too_few_documents_are_said_in_the_headline_and_in_the_table() -> None:
+    text = shown(comparison(held_out=TOO_FEW))
+    assert "cannot tell: 7 documents are too few for an interval" in text
+    assert "too few documents" in text.splitlines()[-1]
+    assert not re.search(r"lower|higher", text)
+
+
+@pytest.mark.parametrize("held_out", [certain(-0.5), certain(0.5), difference(0.1, -0.1, 0.3), TOO_FEW])
+def test_a_masked_model_has_a_pseudo_perplexity_wherever_it_is_spoken_of(held_out: Difference) -> None:
+    whole = comparison(MASKED, held_out, certain(0.02), Gap(0.3, 0.1, 0.1, 0.3))
+    text = shown(whole).lower()
+    assert "pseudo-perplexity" in text
+    assert "perplexity" not in text.replace("pseudo-perplexity", "")
+    assert "covering(7): comparable only with itself" in text
+
+
+def test_a_causal_model_has_no_pseudo_perplexity() -> None:
+    assert "pseudo" not in shown(comparison(CAUSAL, certain(-0.5), certain(0.02), Gap(0.3, 0.1, 0.1, 0.3)))
+
+
+@pytest.mark.parametrize(
+    ("nats", "words"),
+    [
+        (-0.5, "−39.3 %"),
+        (0.02, "+2.0 %"),
+        (-0.00001, "0.0 %"),
+        (0.00001, "0.0 %"),
+        (0.0, "0.0 %"),
+        (-0.0, "0.0 %"),
+        (math.log(0.9995) - A_BIT, "−0.1 %"),
+        (1.0, "+171.8 %"),
+    ],
+)
+def test_a_change_has_a_sign_unless_it_rounds_to_nothing(nats: float, words: str) -> None:
+    assert signed_percent(nats) == words
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (math.log(0.5), math.log(0.75), "−50.0 … −25.0 %"),
+        (math.log(0.5), math.log(1.25), "−50.0 … +25.0 %"),
+        (math.log(1.25), math.log(1.5), "+25.0 … +50.0 %"),
+        (-1e-6, 1e-6, "0.0 … 0.0 %"),
+        (0.0, 0.0, "0.0 … 0.0 %"),
+        (None, None, "too few documents"),
+    ],
+)
+def test_an_interval_is_two_changes_in_per_cent(low: float | None, high: float | None, words: str) -> None:
+    assert interval_words(difference(0.0, low, high)) == words
+
+
+def test_the_memorisation_line_shows_the_numbers_that_it_rests_on() -> None:
+    whole = comparison(gap=Gap(-0.125, 0.25, -0.5, -0.25))
+    assert gap_line(whole, judge(whole)) == (
+        "memorised?  train 30.0, held-out 33.1: gap −0.125 nats a token, the base's own +0.250, "
+        "excess −0.375, 95 % CI −0.500 … −0.250: no sign"
+    )
+
+
+def test_the_memorisation_line_without_an_interval_or_a_sample_says_so() -> None:
+    whole = comparison(gap=Gap(0.3, 0.1, None, None))
+    assert gap_line(whole, judge(whole)).endswith("excess +0.200: cannot tell")
+    assert gap_line(comparison(), judge(comparison())) == "memorised?  not measured: no training sample"
+
+
+def test_no_hyphen_stands_for_a_minus() -> None:
+    for whole in (
+        comparison(CAUSAL, certain(-0.5), difference(-0.01, -0.05, 0.03), Gap(-0.3, 0.1, -0.6, -0.2)),
+        comparison(MASKED, difference(-0.1, -0.3, 0.1), certain(-0.02), Gap(0.3, -0.1, -0.1, 0.9)),
+    ):
+        assert not re.search(r"(?<![\w-])-\d", shown(whole))
+
+
+def test_the_table_has_a_line_for_each_corpus_and_one_outside_repeated_lines() -> None:
+    whole = replace(
+        comparison(),
+        corpora=[
+            corpus("held-out", certain(-0.5), outside=difference(-0.25, -0.3, -0.2, documents=50)),
+            corpus("general", certain(0.02), outside=certain(0.01)),
+        ],
+    )
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(verdict_table(whole, judge(whole)))
+    header, held_out, outside, general = screen.getvalue().splitlines()
+    assert header.split() == ["perplexity", "change", "95", "%", "CI", "documents"]
+    assert " ".join(held_out.split()) == ("held-out text 54.6 → 33.1 −39.3 % −52.8 … −22.1 % 54 of 56 better")
+    assert " ".join(outside.split()) == (
+        "outside repeated lines 80 % of tokens −22.1 % −25.9 … −18.1 % 48 of 50 better"
+    )
+    assert general.startswith("general text")

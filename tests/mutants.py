@@ -1,0 +1,159 @@
+"""Plant known bugs in a copy of the repository, one at a time: each must break a test (make mutants)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOT_COPIED = (".*", "runs", "build", "dist", "__pycache__", "*.egg-info")
+AT_ONCE = 2
+TESTS_FAILED = 1  # pytest's exit code; another one would be a mistake of ours, not a mutant that was found
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug that this kind of program is known to have, and the tests that must notice it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+BLOCKS = ("tests/text/test_blocks.py",)
+LOOP = "tests/training/test_loop.py"
+MUTANTS = (
+    Mutant(
+        "label shift by one",
+        "ft_toolkit/text/blocks.py",
+        "np.concatenate([stream[1:] for stream in streams])",
+        "np.concatenate([stream[:-1] for stream in streams])",
+        BLOCKS,
+    ),
+    Mutant(
+        "document mask dropped",
+        "ft_toolkit/text/blocks.py",
+        "seen = segments[:, :, None] == segments[:, None, :]",
+        "seen = torch.ones(len(rows), width, width, dtype=torch.bool)",
+        BLOCKS,
+    ),
+    Mutant(
+        "end of text ignored",
+        "ft_toolkit/text/blocks.py",
+        "streams = [_framed(document.ids, begin_id, end_id) for document in documents]",
+        "streams = [_framed(document.ids, begin_id, None) for document in documents]",
+        BLOCKS,
+    ),
+    Mutant(
+        "end of text taken for padding",
+        "ft_toolkit/text/blocks.py",
+        "yield _row(inputs[some], targets[some], owner[some], keys[some])",
+        "yield _row(inputs[some], np.where(targets[some] == end_id, NO_TARGET, targets[some]), "
+        "owner[some], keys[some])",
+        BLOCKS,
+    ),
+    Mutant(
+        "padding counted",
+        "ft_toolkit/text/blocks.py",
+        "_padded(row.targets, width, NO_TARGET)",
+        "_padded(row.targets, width, 0)",
+        BLOCKS,
+    ),
+    Mutant(
+        "split by index",
+        "ft_toolkit/text/corpus.py",
+        'digest = sha256(f"{plan.seed}:{document.sha256}".encode()).digest()',
+        'digest = sha256(f"{plan.seed}:{sum(map(len, parts.values()))}".encode()).digest()',
+        ("tests/text/test_corpus.py",),
+    ),
+    Mutant(
+        "mean of means",
+        "ft_toolkit/judging/statistics.py",
+        "ratio = float(change.sum() / tokens.sum())",
+        "ratio = float((change / tokens).mean())",
+        ("tests/judging/test_statistics.py",),
+    ),
+    Mutant(
+        "adapter left on for the base",
+        "ft_toolkit/judging/comparison.py",
+        "with model.disable_adapter():",
+        "if True:",
+        ("tests/judging/test_comparison.py",),
+    ),
+    Mutant(
+        "seed ignored",
+        "ft_toolkit/training/loop.py",
+        "np.random.default_rng([plan.seed, epoch])",
+        "np.random.default_rng([0, epoch])",
+        (f"{LOOP}::test_the_seed_decides_the_order_of_the_rows",),
+    ),
+    Mutant(
+        "early stop on the training loss",
+        "ft_toolkit/training/loop.py",
+        "found = validate()",
+        "found = nats / max(count, 1)",
+        (f"{LOOP}::test_patience_stops_early_and_the_best_adapter_is_kept",),
+    ),
+)
+
+
+def main() -> int:
+    started = time.monotonic()
+    everything = tuple(sorted({test for mutant in MUTANTS for test in mutant.tests}))
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        if pytest(a_copy(folder), everything) != 0:
+            print(f"Without any mutant these tests fail already: {' '.join(everything)}")
+            return 1
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        verdicts = []
+        for mutant, verdict in zip(MUTANTS, pool.map(verdict_on, MUTANTS), strict=True):
+            print(f"{verdict:<9} {mutant.name}", flush=True)
+            verdicts.append(verdict)
+    print(f"{verdicts.count('killed')} of {len(verdicts)} killed in {time.monotonic() - started:.0f} s")
+    return 0 if set(verdicts) == {"killed"} else 1
+
+
+def verdict_on(mutant: Mutant) -> str:
+    """`killed` if its tests fail; anything else, a stale mutant included, is no success."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        copy = a_copy(folder)
+        source = copy / mutant.file
+        text = source.read_text(encoding="utf-8")
+        if text.count(mutant.old) != 1:
+            return f"STALE ({mutant.file} holds its text {text.count(mutant.old)} times)"
+        source.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        return {TESTS_FAILED: "killed", 0: "SURVIVED"}.get(pytest(copy, mutant.tests), "BROKEN")
+
+
+def a_copy(folder: str) -> Path:
+    """The repository, copied; refuses to go on when Python would import another one."""
+    copy = Path(folder) / "copy"
+    shutil.copytree(REPOSITORY, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    asked = [sys.executable, "-c", "import ft_toolkit; print(ft_toolkit.__file__)"]
+    found = subprocess.run(asked, cwd=copy, env=environment(copy), capture_output=True, text=True).stdout
+    if not Path(found.strip()).is_relative_to(copy):
+        raise SystemExit(f"{found.strip()} is imported in place of the copy in {copy}")
+    return copy
+
+
+def pytest(copy: Path, tests: tuple[str, ...]) -> int:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(command, cwd=copy, env=environment(copy), capture_output=True).returncode
+
+
+def environment(copy: Path) -> dict[str, str]:
+    own = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    return os.environ | own
+
+
+if __name__ == "__main__":
+    sys.exit(main())

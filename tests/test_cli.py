@@ -1,0 +1,179 @@
+"""The door: ft and make answer at once, list what there is, and keep secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ft_toolkit import __version__, compare, shipped
+from ft_toolkit.cli import app
+from ft_toolkit.recipe import Recipe
+from ft_toolkit.run import Run
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+VERBS = {"finetune", "compare", "runs", "recipes", "doctor"}
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "pydantic", "numpy", "scipy", "pyarrow"}
+
+
+def ft(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), prog_name="ft")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert ft("--version").stdout == f"ft-toolkit {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_help_lists_the_verbs(arguments: tuple[str, ...]) -> None:
+    result = ft(*arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert {line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")} >= VERBS
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_each_verb_says_what_it_does(verb: str) -> None:
+    result = ft(verb, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: ft {verb}" in result.stdout
+    assert len(result.stdout.split("\n\n")[1].strip()) > 20
+
+
+def test_help_does_not_wait_for_heavy_libraries() -> None:
+    loaded = "import sys; sys.argv[1:] = ['--help']\nfrom ft_toolkit.cli import main\n"
+    loaded += "try: main()\nexcept SystemExit: print('LOADED', *sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, timeout=60)
+    assert "Usage: ft" in ended.stdout
+    modules = set(ended.stdout.split("LOADED")[1].split())
+    assert "ft_toolkit.compare" in modules
+    assert not HEAVY & modules
+
+
+def test_a_wrong_option_is_a_mistake_that_can_be_mended() -> None:
+    result = ft("finetune", "--stepz", "3")
+    assert result.exit_code == 2
+    assert "--stepz" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_recipes_lists_the_gallery() -> None:
+    listed = {line.split()[0]: line for line in ft("recipes").stdout.splitlines()}
+    assert set(listed) == {path.stem for path in shipped.recipe_folder().glob("*.yaml")}
+    assert "starter/gpt2" in listed["quickstart"]
+    assert "package:italian-cooking" in listed["quickstart"]
+
+
+def test_recipes_show_explains_each_value_and_where_it_came_from() -> None:
+    result = ft("recipes", "show", "quickstart", "--set", "training.epochs=7")
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert lines["training.epochs"].split(maxsplit=3)[1:3] == ["7", "override"]
+    assert lines["training.epochs"].endswith("  passes over the training part")
+    assert re.search(r"quickstart.yaml:\d+", lines["base"])
+    assert re.search(r" default +\S", lines["adapter.dropout"])
+    assert all(len(line.split()) > 3 for line in lines.values())
+
+
+def test_a_misspelt_recipe_is_told_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, words in (("quikstart", "Did you mean quickstart?"), ("zzz", "There are quickstart")):
+        monkeypatch.setattr(sys, "argv", ["ft", "finetune", name])
+        from ft_toolkit.cli import main
+
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_runs_lists_each_run_with_its_verdict_or_how_far_it_came(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    for name in ("begun", "judged", "trained"):
+        Run.create(tmp_path, tiny_recipe(name=name))
+    Run(tmp_path / "trained").record(training={"steps": 3})
+    Run(tmp_path / "judged").write_json("comparison.json", {"verdict": {"headline": "judged: 5 % lower"}})
+    assert ft("runs", "--runs", str(tmp_path)).stdout.splitlines() == [
+        f"{tmp_path}/begun  unfinished",
+        f"{tmp_path}/judged  judged: 5 % lower",
+        f"{tmp_path}/trained  trained, not judged: ft compare finishes it",
+    ]
+
+
+def test_doctor_tells_what_there_is_and_never_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
+    result = ft("doctor")
+    assert result.exit_code == 0
+    found = dict(re.split(r" {2,}", line, maxsplit=1) for line in result.stdout.splitlines())
+    assert "secret" not in result.output
+    assert found["Hub token"] == "present"
+    assert found["network"] == "off: HF_HUB_OFFLINE is set"
+    assert {"python", "torch", "threads", "device", "memory", "training precision"} <= set(found)
+
+
+def test_doctor_without_a_token_says_when_one_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no token here"))
+    assert "none (needed only to push" in ft("doctor").stdout
+
+
+def test_ft_compare_and_python_m_are_one_function() -> None:
+    (registered,) = [command for command in app.registered_commands if command.name == "compare"]
+    assert registered.callback is compare.main
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    own = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    return subprocess.run(
+        ["make", "-C", str(REPOSITORY), "--no-print-directory", *arguments],
+        env=own,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_make_alone_lists_the_verbs_and_installs_nothing() -> None:
+    had_environment = (REPOSITORY / ".venv").exists()
+    listed = make()
+    assert listed.returncode == 0
+    verbs = {line.split()[1] for line in listed.stdout.splitlines()}
+    assert verbs >= {"setup", "finetune", "compare", "runs", "recipes", "doctor", "test", "check", "mutants"}
+    assert all(len(line.split()) > 4 for line in listed.stdout.splitlines())
+    assert (REPOSITORY / ".venv").exists() == had_environment
+
+
+def test_make_finetune_hands_recipe_and_values_to_ft() -> None:
+    planned = make("--dry-run", "finetune", "RECIPE=mine.yaml", "SET=training.epochs=2 adapter.rank=4")
+    assert planned.returncode == 0
+    assert "ft finetune mine.yaml --set 'training.epochs=2' --set 'adapter.rank=4'" in planned.stdout, (
+        planned.stdout
+    )
+
+
+def test_make_finetune_of_an_unknown_recipe_ends_with_what_there_is() -> None:
+    if make("--question", "setup").returncode != 0:
+        pytest.skip(".venv is not installed here, and a test installs nothing")
+    ended = make("finetune", "RECIPE=nope")
+    assert ended.returncode == 2
+    assert "There are quickstart" in ended.stderr
+
+
+def test_json_of_no_run_is_one_line_on_stderr_and_nothing_on_stdout(tmp_path: Path) -> None:
+    result = ft("compare", str(tmp_path), "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(result.stdout)
