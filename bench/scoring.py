@@ -1,7 +1,7 @@
 """How fast documents are scored, beside the peers, in one run: make bench.
 
-Models of the real shapes with random weights (speed does not depend on the values), sides in turn, medians and
-ratios. Peers: lm-evaluation-harness' rolling scorer (causal), all-logits batches as minicons makes them (masked).
+Models of the real shapes with random weights (speed does not depend on the values), sides in turn, medians
+and ratios. Peers: lm-evaluation-harness' rolling scorer (causal), all-logits batches (masked).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from ft_toolkit import shipped
 from ft_toolkit.judging import causal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,79 +19,194 @@ if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
     from peft import PeftModel
 
     from ft_toolkit.judging.comparison import Comparison, CorpusScores
+    from ft_toolkit.judging.protocols import Protocol
     from ft_toolkit.models.adapters import Base
     from ft_toolkit.run import Run
     from ft_toolkit.text.corpus import Document, Parts
+
+JSON_SCHEMA = 2  # of what --json prints: docs/comparison.schema.json
+
+
+@dataclass(frozen=True)
+class How:
+    """How to score; None for the protocol: the run's own."""
+
+    protocol: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    exact: bool = False
+    precision: str = "float32"
+    device: str = "auto"
 
 
 def main(
     runs: Annotated[list[str], typer.Argument(help="Run folders, or hub:owner/name[@revision].")],
     on: Annotated[
-        str | None, typer.Option(help="Other text to judge on: a file, folder, glob or hf:….")
+        list[str] | None, typer.Option(help="Other text to judge on (repeatable): file, folder, glob, hf:….")
     ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="document, rolling, concatenated; word-l2r, pll, covering.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(help="Tokens read at once; all positions by default.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens a window moves on; half of it by default.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Masked: score every token, no sample.")] = False,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bfloat16: differences only, faster.")
+    ] = "float32",
+    fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Exit 3 if surely worse.")] = False,
+    require_gain: Annotated[str | None, typer.Option(help="Exit 3 unless surely so much better: 5%.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
+        from ft_toolkit.judging.gates import check, required_gain
         from ft_toolkit.sharing.pulled import open_run
 
+        gain = required_gain(require_gain) if require_gain is not None else None
         prepare_process()
         screen = Screen(quiet=as_json)
-        found = [compare_run(open_run(run, screen.say), on, device=device, screen=screen) for run in runs]
+        how = How(protocol, window, stride, exact, precision, device)
+        opened = [open_run(run, screen.say) for run in runs]
+        found = compare_runs(opened, on or [], how, screen=screen)
         if as_json:
-            json.dump([comparison.as_dict() for comparison in found], sys.stdout, indent=2)
+            whole = {"schema": JSON_SCHEMA, "comparisons": [comparison.as_dict() for comparison in found]}
+            json.dump(whole, sys.stdout, indent=2)
             print()
+        check(found, fail_if_worse=fail_if_worse, gain_percent=gain)
 
 
 def compare_run(
     run: Run, on: str | None = None, *, device: str = "auto", screen: Screen | None = None
 ) -> Comparison:
-    """Score a run anew: on its own held-out text, or on every document of `on`.
+    """Score one run anew: on its own held-out text, or on every document of `on`; see compare_runs."""
+    return compare_runs([run], [on] if on is not None else [], How(device=device), screen=screen)[0]
 
-    raises   FtError when the base or tokenizer changed since training, or `on` holds trained text
+
+def compare_runs(
+    runs: Sequence[Run], on: Sequence[str], how: How | None = None, *, screen: Screen | None = None
+) -> list[Comparison]:
+    """Score runs anew, each on its own held-out text or all on every source of `on`.
+
+    Runs of one base share one set of weights, and the base's scores are kept for the next time.
+
+    raises   FtError when a base or tokenizer changed since training, when text was trained on by any of the
+             runs, or when the runs are judged by different protocols
     """
-    from ft_toolkit.judging.comparison import compare, score_both, source_label
-    from ft_toolkit.judging.protocols import default_protocol
+    from ft_toolkit.judging.ranking import ranking
     from ft_toolkit.models.adapters import load_adapter, load_base
     from ft_toolkit.runtime import prepare_torch
-    from ft_toolkit.text.blocks import encode
-    from ft_toolkit.text.corpus import read_source
-    from ft_toolkit.text.screening import repeated_lines
     from ft_toolkit.training.loop import make_accelerator
 
-    screen = screen or Screen()
+    screen, how = screen or Screen(), how or How()
     prepare_torch()
-    base = load_base(run.recipe.base, make_accelerator(device).device)
-    _check_base(run, base)
-    other = read_source(on, run.recipe.corpus.text, _unit(run, on)).documents if on is not None else []
-    _refuse_trained_text(run, other, str(on))
-    model = load_adapter(base, run.adapter_folder)
-    if on is None:
-        return judge_run(run, base, model, _recovered(run, screen), screen)
-    protocol = default_protocol(base)
-    encoded = encode(other, base.tokenizer, repeated_lines(other))
-    scored = score_both(model, base, protocol, source_label(on), "other", encoded, screen)
-    comparison = compare(run.folder.name, _without_its_folder(base), protocol, [scored])
-    show(comparison, run, screen)
-    return comparison
+    device = make_accelerator(how.device).device
+    others = [(source, _read_other(runs, source)) for source in on]
+    for run in runs:
+        for source, documents in others:
+            _refuse_trained_text(run, documents, source)
+    found: list[Comparison] = []
+    for name in dict.fromkeys(run.recipe.base for run in runs):
+        base, model = load_base(name, device), None
+        for run in (run for run in runs if run.recipe.base == name):
+            _check_base(run, base)
+            model = load_adapter(base, run.adapter_folder, onto=model)
+            protocol = _protocol(run, base, how)
+            if others:
+                found.append(_judge_others(run, base, model, protocol, others, screen))
+            else:
+                parts = _recovered(run, screen)
+                for other in runs:
+                    _refuse_trained_text(other, parts.test, f"held-out text of {run.folder}")
+                found.append(judge_run(run, base, model, parts, screen, protocol))
+    if len(found) > 1:
+        screen.say(ranking(found, common_text=bool(on)))
+    return found
 
 
-def judge_run(run: Run, base: Base, model: PeftModel, parts: Parts, screen: Screen) -> Comparison:
+def judge_run(
+    run: Run, base: Base, model: PeftModel, parts: Parts, screen: Screen, protocol: Protocol | None = None
+) -> Comparison:
     """Score the parts of a run, say the verdict, and finish the run unless it is finished."""
     from ft_toolkit.judging.comparison import compare, score_parts
-    from ft_toolkit.judging.protocols import default_protocol
+    from ft_toolkit.judging.store import Store
 
-    protocol = default_protocol(base)
+    protocol = protocol or _protocol(run, base, How())
     recipe = run.recipe
     scored = score_parts(
-        model, base, protocol, recipe.corpus, recipe.judging.general, parts.test, parts.train, screen
+        model,
+        base,
+        protocol,
+        recipe.corpus,
+        recipe.judging.general,
+        parts.test,
+        parts.train,
+        screen,
+        Store(say=screen.say),
     )
     comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored)
     if not run.is_finished:
         _keep(run, comparison, scored)
     show(comparison, run, screen)
     return comparison
+
+
+def _judge_others(
+    run: Run,
+    base: Base,
+    model: PeftModel,
+    protocol: Protocol,
+    others: Sequence[tuple[str, list[Document]]],
+    screen: Screen,
+) -> Comparison:
+    from ft_toolkit.judging.comparison import compare, score_both, source_label
+    from ft_toolkit.judging.protocols import prepare
+    from ft_toolkit.judging.store import Store
+    from ft_toolkit.text.screening import repeated_lines
+
+    store = Store(say=screen.say)
+    scored = [
+        score_both(
+            model,
+            base,
+            protocol,
+            source_label(source),
+            "other",
+            prepare(documents, base, protocol, repeated_lines(documents)),
+            screen,
+            store,
+        )
+        for source, documents in others
+    ]
+    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored)
+    show(comparison, run, screen)
+    return comparison
+
+
+def _protocol(run: Run, base: Base, how: How) -> Protocol:
+    from ft_toolkit.judging.protocols import choose_protocol
+
+    own = run.recipe.judging
+    return choose_protocol(
+        base,
+        how.protocol or own.protocol,
+        how.window or own.window,
+        how.stride or own.stride,
+        exact=how.exact,
+        precision=how.precision,
+    )
+
+
+def _read_other(runs: Sequence[Run], source: str) -> list[Document]:
+    """Text to judge on, cut as the runs' own was, so that a trained line is known again in a longer file."""
+    from ft_toolkit.text.corpus import TABLE_ENDINGS, read_source
+
+    corpus = runs[0].recipe.corpus
+    is_table = source.startswith("hf:") or source.removesuffix(".gz").endswith(TABLE_ENDINGS)
+    unit = corpus.documents if corpus.documents in ("paragraph", "line") and not is_table else None
+    return read_source(source, corpus.text, unit).documents
 
 
 def show(comparison: Comparison, run: Run, screen: Screen) -> None:
@@ -123,15 +238,6 @@ def _keep(run: Run, comparison: Comparison, scored: Sequence[CorpusScores]) -> N
 def _without_its_folder(base: Base) -> Base:
     """What is handed on names no folder of this machine."""
     return replace(base, name=Path(base.name).name) if Path(base.name).is_dir() else base
-
-
-def _unit(run: Run, on: str) -> str | None:
-    """Text is cut as the run's own was, so that a trained line is known again inside a longer file."""
-    from ft_toolkit.text.corpus import TABLE_ENDINGS
-
-    is_table = on.startswith("hf:") or on.removesuffix(".gz").endswith(TABLE_ENDINGS)
-    unit = run.recipe.corpus.documents
-    return unit if unit in ("paragraph", "line") and not is_table else None
 
 
 def _check_base(run: Run, base: Base) -> None:

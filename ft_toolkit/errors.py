@@ -40,6 +40,12 @@ class RecipeError(FtError):
         Exception.__init__(self, "\n".join(_elide(fault, LINE_CHARACTERS) for fault in faults))
 
 
+class GateNotMet(FtError):
+    """A comparison that ran well and did not reach what was required of it."""
+
+    exit_code = 3
+
+
 class NumbersGoneWrong(FtError):
     """A loss or a score that is not a finite number."""
 

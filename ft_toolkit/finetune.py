@@ -16,7 +16,7 @@ from peft import PeftModel
 from ft_toolkit.compare import judge_run
 from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated
-from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.models.adapters import Base, attach_adapter, load_base, save_adapter
 from ft_toolkit.models.losses import TokenLosses
@@ -112,7 +112,7 @@ def _validation(base: Base, model: PeftModel, documents: Sequence[Document]) -> 
     """Nats a token of the validation part, scored as the verdict will be, in float32."""
     encoded = encode(documents[:VALIDATION_DOCUMENTS], base.tokenizer)
     losses = TokenLosses(model, base.family)
-    protocol = default_protocol(base)
+    protocol = choose_protocol(base, "auto" if base.family.objective == "causal" else "covering")
 
     def validate() -> float:
         scores = score(losses, encoded, base, protocol)

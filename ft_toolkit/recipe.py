@@ -110,6 +110,11 @@ class Training(Section):
 
 
 class Judging(Section):
+    protocol: Literal["auto", "document", "rolling", "concatenated", "word-l2r", "pll", "covering"] = Field(
+        "auto", description="how text is scored; auto: document (causal), word-l2r (masked)"
+    )
+    window: PositiveInt | None = Field(None, description="tokens read at once; by default all positions")
+    stride: PositiveInt | None = Field(None, description="tokens a window moves on; by default half of it")
     general: str | None = Field(
         "package:general-probe", description="other text, to measure what was forgotten; null: none"
     )
@@ -120,7 +125,9 @@ class Publish(Section):
     repo: str | None = Field(None, description="owner/name on the Hub, when ft push gets no --to")
     private: bool = Field(True, description="false: the repository is public without --public")
     license: str | None = Field(None, description="of the adapter; by default what its base and text allow")
-    tags: list[str] = Field([], description="more tags for the card; medical: it says it is no medical advice")
+    tags: list[str] = Field(
+        [], description="more tags for the card; with medical it says that it is no medical advice"
+    )
 
 
 class Recipe(Section):

@@ -103,7 +103,7 @@ def termination_as_exception() -> Iterator[None]:
 def _keep_freed_memory() -> None:
     """Ask glibc to keep what torch frees: by default each step faults the same gradients in again.
 
-    A quarter of the page faults is left (bench/allocator.py, docs/log.md); faults cost most on a busy machine.
+    A quarter of the page faults is left (bench/allocator.py); they cost most on a busy machine.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")

@@ -48,8 +48,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         num_attention_heads=2, intermediate_size=32, initializer_range=0.3,
     )  # fmt: skip
     distilbert = DistilBertConfig(
-        vocab_size=vocabulary, max_position_embeddings=POSITIONS, dim=16, n_layers=2, n_heads=2, hidden_dim=32,
-        initializer_range=0.3,
+        vocab_size=vocabulary, max_position_embeddings=POSITIONS, dim=16, n_layers=2, n_heads=2,
+        hidden_dim=32, initializer_range=0.3,
     )  # fmt: skip
     models = {
         "gpt2": (GPT2LMHeadModel(gpt2), "gpt2"),

@@ -327,8 +327,9 @@ def _commit(asked: Asked) -> Answer:
     if asked.query.get("create_pr"):
         branch = f"refs/pr/{1 + sum(name.startswith('refs/pr/') for name in asked.repository.branches)}"
     commit = asked.repository.point(branch, folder)
-    pull = f"{asked.hub.endpoint}/{asked.repository.id}/discussions/{branch.rpartition('/')[2]}"
-    return _json({"commitUrl": asked.hub.endpoint, "commitOid": commit, "pullRequestUrl": pull})
+    page = f"{asked.hub.endpoint}/{asked.repository.id}"
+    pull = f"{page}/discussions/{branch.rpartition('/')[2]}"
+    return _json({"commitUrl": f"{page}/commit/{commit}", "commitOid": commit, "pullRequestUrl": pull})
 
 
 def _fetch(hub: HubServer, oid: str, path: Path) -> bool:

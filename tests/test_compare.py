@@ -89,7 +89,7 @@ def json_of_ft_compare(judged: Run) -> str:
 
 
 def test_json_stands_alone_on_stdout(json_of_ft_compare: str, judged: Run) -> None:
-    assert json.loads(json_of_ft_compare) == [numbers(judged)]
+    assert json.loads(json_of_ft_compare) == {"schema": 2, "comparisons": [numbers(judged)]}
 
 
 def test_python_m_and_ft_say_the_same_in_another_process(json_of_ft_compare: str, judged: Run) -> None:
@@ -222,7 +222,7 @@ def test_without_corpus_and_kept_text_nothing_is_made_up(
 def test_several_runs_are_compared_in_their_order(judged: Run, a_copy: Run) -> None:
     twin = a_copy.folder.rename(a_copy.folder.with_name("twin"))
     result = CliRunner().invoke(app, ["compare", str(twin), str(judged.folder), "--json"])
-    assert [comparison["name"] for comparison in json.loads(result.stdout)] == ["twin", "judged"]
+    assert [comparison["name"] for comparison in json.loads(result.stdout)["comparisons"]] == ["twin", "judged"]
 
 
 def test_an_adapter_of_another_base_is_refused(

@@ -1,80 +1,139 @@
-"""How a causal model is scored: each document alone, every token once, nothing truncated."""
+"""How a causal model is scored: every token once, in windows, nothing truncated, no padding scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.totals import TokenNll
+from ft_toolkit.judging.totals import TokenNll, finite
 from ft_toolkit.models.losses import NO_TARGET, TokenLosses
 from ft_toolkit.text.blocks import Encoded
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 512  # larger batches leave the cache of a CPU: docs/log.md
 
 
 @dataclass(frozen=True)
-class _Window:
-    document: int
-    start: int  # first input token; the target of input i is token i of the document
+class Window:
+    """Targets start … stop - 1 are read, first_scored … stop - 1 are scored; input i predicts token i."""
+
+    start: int
     first_scored: int
     stop: int
+
+
+Cut = Callable[[int], list[Window]]  # number of tokens → windows that score each token once
+
+
+def sliding(window: int, stride: int) -> Cut:
+    """Windows that move on by `stride`; each token is scored in the first one that reaches it."""
+
+    def cut(tokens: int) -> list[Window]:
+        found = [Window(0, 0, min(window, tokens))]
+        while found[-1].stop < tokens:
+            start = found[-1].start + stride
+            found.append(Window(start, found[-1].stop, min(start + window, tokens)))
+        return found
+
+    return cut
+
+
+def rolling(window: int) -> Cut:
+    """Windows side by side, the last one reaching back until it is full: as lm-evaluation-harness."""
+
+    def cut(tokens: int) -> list[Window]:
+        stops = [*range(window, tokens, window), tokens]
+        return [Window(max(0, stop - window), before, stop) for before, stop in pairwise([0, *stops])]
+
+    return cut
+
+
+def page(window: int, stride: int) -> Cut:
+    """Windows of the Hugging Face perplexity page: `window` tokens, of which all but the first are predicted.
+
+    Where windows only touch (stride = window) the first token of each goes unscored, as it does there.
+    """
+
+    def cut(tokens: int) -> list[Window]:
+        found, before = [], 0
+        for start in range(0, tokens, stride):
+            stop = min(start + window, tokens + 1)
+            found.append(Window(start, max(before - 1, start), stop - 1))
+            before = stop
+            if stop == tokens + 1:
+                break
+        return found
+
+    return cut
 
 
 def score_documents(
     losses: TokenLosses,
     documents: Sequence[Encoded],
     begin_id: int | None,
+    cut: Cut,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    advance: Callable[[int], object] = lambda tokens: None,
+) -> list[TokenNll]:
+    """NLL of every token of every document, each document alone.
+
+    begin_id   stands before the first token; None: the first token has no context and is not scored (NaN)
+    cut        sliding, rolling or page, with their sizes in tokens
+    returns    one (n,) float64 array a document, in the order given
+    source     huggingface.co/docs/transformers/perplexity, with begin_id and per document
+    """
+    skipped = int(begin_id is None)  # then the first token plays the part of begin_id
+    windows = [(i, w) for i, d in enumerate(documents) for w in cut(len(d.ids) - skipped) if w.stop > w.start]
+    # equal lengths side by side: hardly any padding, and each batch costs about the same
+    windows.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
+    device = next(losses.parameters()).device
+    scores = [np.full(len(document.ids), np.nan) for document in documents]
+    with torch.inference_mode():
+        while windows:
+            width = windows[0][1].stop - windows[0][1].start
+            size = max(1, batch_tokens // width)
+            some, windows = windows[:size], windows[size:]
+            # padding on the right is never seen by a causal model, so no mask is needed
+            input_ids = np.zeros((len(some), width), dtype=np.int64)
+            targets = np.full((len(some), width), NO_TARGET, dtype=np.int64)
+            for row, (i, w) in enumerate(some):
+                ids = documents[i].ids
+                stream = ids if begin_id is None else np.concatenate([[begin_id], ids])
+                input_ids[row, : w.stop - w.start] = stream[w.start : w.stop]
+                targets[row, w.first_scored - w.start : w.stop - w.start] = stream[
+                    w.first_scored + 1 : w.stop + 1
+                ]
+            nll = losses(torch.from_numpy(input_ids).to(device), torch.from_numpy(targets).to(device))
+            cuts = np.cumsum([w.stop - w.first_scored for _, w in some])
+            for (i, w), part in zip(some, np.split(nll.double().cpu().numpy(), cuts[:-1]), strict=True):
+                scores[i][w.first_scored + skipped : w.stop + skipped] = finite(part, documents[i])
+            advance(int(cuts[-1]))
+    return scores
+
+
+def score_stream(
+    losses: TokenLosses,
+    documents: Sequence[Encoded],
     window: int,
     stride: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> list[TokenNll]:
-    """NLL of every token of every document, by the protocol `document`.
+    """NLL of one long text, of which `documents` are the consecutive pieces (blocks.encode_joined).
 
-    begin_id   stands before the first token, which is scored given it alone
-    window     most tokens that are read at once; a longer document moves on by `stride`
-    returns    one (n,) float64 array a document, in the order given
-    source     huggingface.co/docs/transformers/perplexity, with begin_id and per document
+    As huggingface.co/docs/transformers/perplexity does it: no begin token, so the very first one is not
+    scored (NaN).
     """
-    if begin_id is None:
-        raise FtError("tokenizer", "a token that begins a text", "none", "Its first token cannot be scored.")
-    windows = [
-        w for i, document in enumerate(documents) for w in _windows(i, len(document.ids), window, stride)
-    ]
-    # equal lengths side by side: hardly any padding, and each batch costs about the same
-    windows.sort(key=lambda w: w.stop - w.start, reverse=True)
-    device = next(losses.parameters()).device
-    scores = [np.full(len(document.ids), np.nan) for document in documents]
-    with torch.inference_mode():
-        while windows:
-            width = windows[0].stop - windows[0].start
-            size = max(1, batch_tokens // width)
-            some, windows = windows[:size], windows[size:]
-            # padding on the right is never seen by a causal model, so no mask is needed
-            input_ids = np.zeros((len(some), width), dtype=np.int64)
-            targets = np.full((len(some), width), NO_TARGET, dtype=np.int64)
-            for row, w in enumerate(some):
-                ids = documents[w.document].ids
-                before = [begin_id] if w.start == 0 else ids[w.start - 1 : w.start]
-                input_ids[row, : w.stop - w.start] = np.concatenate([before, ids[w.start : w.stop - 1]])
-                targets[row, w.first_scored - w.start : w.stop - w.start] = ids[w.first_scored : w.stop]
-            nll = losses(torch.from_numpy(input_ids).to(device), torch.from_numpy(targets).to(device))
-            cuts = np.cumsum([w.stop - w.first_scored for w in some])
-            for w, part in zip(some, np.split(nll.double().cpu().numpy(), cuts[:-1]), strict=True):
-                scores[w.document][w.first_scored : w.stop] = part
-            advance(int(cuts[-1]))
-    return scores
-
-
-def _windows(document: int, tokens: int, window: int, stride: int) -> list[_Window]:
-    """Cover tokens 0 … n-1: each is scored in the first window that reaches it."""
-    found = [_Window(document, 0, 0, min(window, tokens))]
-    while found[-1].stop < tokens:
-        start = found[-1].start + stride
-        found.append(_Window(document, start, found[-1].stop, min(start + window, tokens)))
-    return found
+    if not documents:
+        raise FtError("corpus", "at least one document", "none", "Check the source.")
+    stream = documents[0].joined_with(documents[1:])
+    (scores,) = score_documents(
+        losses, [stream], None, page(window, stride), batch_tokens=batch_tokens, advance=advance
+    )
+    return np.split(scores, np.cumsum([len(document.ids) for document in documents])[:-1])

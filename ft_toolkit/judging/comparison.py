@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from peft import PeftModel
 
 from ft_toolkit.judging.effects import train_sample
-from ft_toolkit.judging.protocols import Protocol, score
-from ft_toolkit.judging.statistics import Difference, Gap, generalisation_gap, paired_difference
+from ft_toolkit.judging.protocols import Protocol, prepare, sampled_fraction, score
+from ft_toolkit.judging.statistics import (
+    Difference,
+    Gap,
+    generalisation_gap,
+    holm,
+    paired_difference,
+)
+from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.totals import TokenNll, Totals, corpus_totals, document_totals
 from ft_toolkit.models.adapters import Base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Corpus
-from ft_toolkit.text.blocks import Encoded, encode
+from ft_toolkit.runtime import versions
+from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
 
-SCHEMA = 1
+SCHEMA = 2
 Kind = Literal["held-out", "general", "train", "other"]
 
 
@@ -37,6 +47,8 @@ class CorpusScores:
     adapter: list[Totals]
     fresh_base: list[Totals]  # of the tokens outside lines that several documents have
     fresh_adapter: list[Totals]
+    scored_fraction: float  # of the tokens; below 1 they are a seeded sample
+    unknown_fraction: float  # of the tokens that are [UNK]
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a document and side, as scores/*.parquet holds them."""
@@ -48,7 +60,7 @@ class CorpusScores:
         ]
 
     def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(base nats, adapter nats, tokens), each (n,)."""
+        """(base nats, adapter nats, tokens) of the documents that have a scored token, each (n,)."""
         return _columns(self.base, self.adapter)
 
 
@@ -61,8 +73,22 @@ class CorpusComparison:
     base: Totals
     adapter: Totals
     difference: Difference
+    holm_p_value: float | None  # over the corpora of this comparison
     outside_repeated_lines: Difference | None  # None where no line is repeated
     repeated_token_fraction: float
+    scored_fraction: float
+    unknown_fraction: float
+
+    def as_dict(self, metric: str) -> dict[str, Any]:
+        """The numbers, and what follows from them."""
+        derived = {"base_perplexity": self.base.perplexity, "adapter_perplexity": self.adapter.perplexity}
+        if metric == "perplexity":  # no code length, and so no bits, comes from a masked model
+            for side, totals in (("base", self.base), ("adapter", self.adapter)):
+                derived |= {
+                    f"{side}_word_perplexity": totals.word_perplexity,
+                    f"{side}_bits_per_byte": totals.bits_per_byte,
+                }
+        return asdict(self) | derived | {"percent": self.difference.percent}
 
 
 @dataclass(frozen=True)
@@ -71,6 +97,7 @@ class Comparison:
 
     name: str
     base_name: str
+    tokenizer_sha256: str
     protocol: Protocol
     corpora: list[CorpusComparison]
     gap: Gap | None
@@ -78,22 +105,20 @@ class Comparison:
     def of_kind(self, kind: Kind) -> list[CorpusComparison]:
         return [corpus for corpus in self.corpora if corpus.kind == kind]
 
+    @property
+    def subjects(self) -> list[CorpusComparison]:
+        """The corpora that the verdict is about: held-out text, or what was asked for with --on."""
+        return self.of_kind("held-out") or self.of_kind("other")
+
     def as_dict(self) -> dict[str, Any]:
-        """comparison.json: numbers alone, no text of any corpus."""
+        """comparison.json: numbers alone, no text of any corpus; docs/comparison.schema.json describes it."""
         return {
             "schema": SCHEMA,
             "name": self.name,
             "base": self.base_name,
+            "tokenizer_sha256": self.tokenizer_sha256,
             "protocol": self.protocol.as_dict(),
-            "corpora": [
-                asdict(corpus)
-                | {
-                    "base_perplexity": corpus.base.perplexity,
-                    "adapter_perplexity": corpus.adapter.perplexity,
-                    "percent": corpus.difference.percent,
-                }
-                for corpus in self.corpora
-            ],
+            "corpora": [corpus.as_dict(self.protocol.metric) for corpus in self.corpora],
             "gap": asdict(self.gap) | {"excess_nats": self.gap.excess_nats} if self.gap else None,
         }
 
@@ -106,18 +131,28 @@ def score_both(
     kind: Kind,
     documents: Sequence[Encoded],
     screen: Screen,
+    store: Store | None = None,
 ) -> CorpusScores:
     """Score documents with the adapter on, then off, through one set of weights.
 
     Switching off is exact for plain LoRA with bias="none" (tests/models/test_adapters.py), and neither side
     can then drift from the other.
+
+    store   keeps the base's scores by content, so that the next comparison reads only the adapter
     """
     losses = TokenLosses(model, base.family)
-    tokens = sum(len(document.ids) for document in documents)
-    with screen.stage(f"{kind}", 2 * tokens) as advance:
+    fraction = sampled_fraction(documents, protocol)
+    tokens = round(fraction * sum(len(document.ids) for document in documents))
+    device = next(losses.parameters()).device
+    half = torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
+    with screen.stage(kind, 2 * tokens) as advance, half:
         adapter = score(losses, documents, base, protocol, advance=advance)
         with model.disable_adapter():
-            plain = score(losses, documents, base, protocol, advance=advance)
+            compute = partial(score, losses, base=base, protocol=protocol, rate=fraction, advance=advance)
+            identity = _identity(base, protocol, fraction, device.type)
+            plain = store.scores(identity, documents, compute) if store else compute(documents)
+    unknown = base.tokenizer.unk_token_id if base.family.objective == "masked" else None
+    count = sum(len(document.ids) for document in documents)
     return CorpusScores(
         corpus,
         kind,
@@ -126,6 +161,10 @@ def score_both(
         [document_totals(d, nll) for d, nll in zip(documents, adapter, strict=True)],
         [_fresh(d, nll) for d, nll in zip(documents, plain, strict=True)],
         [_fresh(d, nll) for d, nll in zip(documents, adapter, strict=True)],
+        fraction,
+        sum(int((document.ids == unknown).sum()) for document in documents) / count
+        if unknown is not None
+        else 0.0,
     )
 
 
@@ -138,6 +177,7 @@ def score_parts(
     held_out: Sequence[Document],
     train: Sequence[Document],
     screen: Screen,
+    store: Store | None = None,
 ) -> list[CorpusScores]:
     """What every run is judged on: held-out text, general text, and as much training text as is held out."""
     label = source_label(corpus.source)
@@ -148,7 +188,9 @@ def score_parts(
     if train:
         parts.append((label, "train", train_sample(train, len(held_out))))
     return [
-        score_both(model, base, protocol, name, kind, encode(documents, base.tokenizer, repeated), screen)
+        score_both(
+            model, base, protocol, name, kind, prepare(documents, base, protocol, repeated), screen, store
+        )
         for name, kind, documents in parts
     ]
 
@@ -160,41 +202,62 @@ def source_label(source: str) -> str:
 
 
 def compare(name: str, base: Base, protocol: Protocol, scored: Sequence[CorpusScores]) -> Comparison:
-    """Turn raw totals into differences, intervals and the gap."""
+    """Turn raw totals into differences, intervals, p-values over the corpora, and the gap."""
     held_out = next((s for s in scored if s.kind == "held-out"), None)
     train = next((s for s in scored if s.kind == "train"), None)
     gap = generalisation_gap(held_out.columns(), train.columns()) if held_out and train else None
-    return Comparison(name, base.name, protocol, [_compared(s) for s in scored], gap)
+    compared = [_compared(s, protocol) for s in scored]
+    tested = [i for i, c in enumerate(compared) if c.kind != "train" and c.difference.p_value is not None]
+    adjusted = holm([compared[i].difference.p_value or 0.0 for i in tested])
+    for i, p_value in zip(tested, adjusted, strict=True):
+        compared[i] = replace(compared[i], holm_p_value=p_value)
+    return Comparison(name, base.name, base.tokenizer_sha256, protocol, compared, gap)
 
 
-def _compared(scored: CorpusScores) -> CorpusComparison:
+def _compared(scored: CorpusScores, protocol: Protocol) -> CorpusComparison:
     base, adapter = corpus_totals(scored.base), corpus_totals(scored.adapter)
-    has_fresh = [i for i, totals in enumerate(scored.fresh_base) if totals.tokens]
-    fresh_tokens = sum(scored.fresh_base[i].tokens for i in has_fresh)
+    fresh_tokens = sum(totals.tokens for totals in scored.fresh_base)
     outside = None
     if 0 < fresh_tokens < base.tokens:
-        outside = paired_difference(
-            *_columns([scored.fresh_base[i] for i in has_fresh], [scored.fresh_adapter[i] for i in has_fresh])
-        )
+        outside = paired_difference(*_columns(scored.fresh_base, scored.fresh_adapter))
+    difference = paired_difference(*scored.columns())
+    if protocol.is_approximate and difference.method == "bootstrap":
+        difference = replace(difference, method="bootstrap, approximate")
     return CorpusComparison(
         scored.corpus,
         scored.kind,
         base,
         adapter,
-        paired_difference(*scored.columns()),
+        difference,
+        None,
         outside,
         1 - fresh_tokens / base.tokens,
+        scored.scored_fraction,
+        scored.unknown_fraction,
     )
 
 
 def _columns(base: Sequence[Totals], adapter: Sequence[Totals]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pairs = [(b, a) for b, a in zip(base, adapter, strict=True) if b.tokens]
     return (
-        np.array([totals.nll_nats for totals in base]),
-        np.array([totals.nll_nats for totals in adapter]),
-        np.array([totals.tokens for totals in base]),
+        np.array([b.nll_nats for b, _ in pairs]),
+        np.array([a.nll_nats for _, a in pairs]),
+        np.array([b.tokens for b, _ in pairs]),
     )
 
 
 def _fresh(document: Encoded, nll: TokenNll) -> Totals:
-    part = nll[document.is_fresh]
-    return replace(document_totals(document, nll), nll_nats=float(part.sum()), tokens=len(part))
+    return document_totals(document, np.where(document.is_fresh, nll, np.nan))
+
+
+def _identity(base: Base, protocol: Protocol, rate: float, device_type: str) -> dict[str, object]:
+    found = versions()
+    libraries = {name: found[name].rsplit(".", 1)[0] for name in ("torch", "transformers", "tokenizers")}
+    return {
+        "weights": base.weights_sha256,
+        "tokenizer": base.tokenizer_sha256,
+        "protocol": protocol.as_dict(),
+        "rate": rate,
+        "device": device_type,
+        "libraries": libraries,
+    }

@@ -1,14 +1,16 @@
-"""How a masked model is scored: every token hidden once, in groups that base and adapter share.
+"""How a masked model is scored: every token hidden in its turn, by a plan that base and adapter share.
 
-Covering masks: a seeded permutation parts a window's positions into K groups; a pass hides one group and
-scores it. K passes score each token exactly once, with nothing but [MASK] in the hidden places. It is a
-pseudo-likelihood of its own: neither the one-at-a-time PLL (Salazar et al. 2020, arXiv:1910.14659) nor a
-probability of the text.
+None of these is a probability of the text, and none may be compared with another:
+
+covering   a seeded permutation parts a window's positions into K groups; a pass hides and scores one group
+pll        one token at a time (Salazar et al. 2020, arXiv:1910.14659)
+word-l2r   one token at a time, the later pieces of its word hidden too, so that they do not give it away
+           (Kauf & Ivanova 2023, arXiv:2305.10588)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,12 +19,44 @@ import torch
 from numpy.typing import NDArray
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.totals import TokenNll
+from ft_toolkit.judging.totals import TokenNll, finite
 from ft_toolkit.models.families import SpecialTokens
 from ft_toolkit.models.losses import NO_TARGET, TokenLosses
-from ft_toolkit.text.blocks import Encoded, scrambled, token_keys
+from ft_toolkit.text.blocks import Encoded, scrambled, token_keys, unit
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
+
+Places = NDArray[np.int64]  # positions in a document, ascending
+Hide = Callable[[Encoded, int, int], Iterator[tuple[Places, Places]]]  # window → (hidden, scored) a pass
+
+
+def covering(groups: int, seed: int) -> Hide:
+    """Hide K disjoint groups in turn; with the document's text the seed alone decides them."""
+
+    def hide(document: Encoded, start: int, stop: int) -> Iterator[tuple[Places, Places]]:
+        shuffled = start + np.argsort(scrambled(token_keys(document), seed)[start:stop], kind="stable")
+        for group in range(min(groups, stop - start)):
+            places = np.sort(shuffled[group::groups])
+            yield places, places
+
+    return hide
+
+
+def one_at_a_time(*, within_word: bool, rate: float, seed: int) -> Hide:
+    """Hide a token, and with within_word the rest of its word behind it.
+
+    rate   share of the tokens that are scored, drawn by hash: the same ones for every model
+    """
+
+    def hide(document: Encoded, start: int, stop: int) -> Iterator[tuple[Places, Places]]:
+        is_drawn = unit(scrambled(token_keys(document), seed)) < rate
+        for place in start + np.flatnonzero(is_drawn[start:stop]):
+            last = place + 1
+            while within_word and last < stop and document.word_ids[last] == document.word_ids[place]:
+                last += 1
+            yield np.arange(place, last), np.array([place])
+
+    return hide
 
 
 @dataclass(frozen=True)
@@ -30,7 +64,8 @@ class _Pass:
     document: int
     start: int
     stop: int
-    hidden: NDArray[np.int64]  # positions inside the window, ascending
+    hidden: Places
+    scored: Places
 
 
 def score_documents(
@@ -38,23 +73,25 @@ def score_documents(
     documents: Sequence[Encoded],
     special: SpecialTokens,
     positions: int,
-    groups: int,
-    seed: int,
+    hide: Hide,
     *,
     batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> list[TokenNll]:
-    """NLL of every token of every document, by the protocol `covering`.
+    """NLL of the tokens of every document under a plan of hiding.
 
     positions  longest row, its frame of begin and end included; a longer document is read in windows
-    groups     K: how many parts a window's positions fall into
-    seed       of the permutation; with the document's text it alone decides the groups
-    returns    one (n,) float64 array a document, in the order given
+    returns    one (n,) float64 array a document, in the order given; NaN for a token that was not drawn
     """
     begin, end, hidden_by = special.begin, special.end, special.mask
     if begin is None or end is None or hidden_by is None:
         raise FtError("tokenizer", "[CLS], [SEP] and [MASK]", "not all of them", "Use a masked model's own.")
-    passes = [p for i, d in enumerate(documents) for p in _passes(i, d, positions - 2, groups, seed)]
+    passes = [
+        _Pass(index, start, stop, hidden, scored)
+        for index, document in enumerate(documents)
+        for start, stop in _windows(len(document.ids), positions - 2)
+        for hidden, scored in hide(document, start, stop)
+    ]
     passes.sort(key=lambda p: p.stop - p.start, reverse=True)
     device = next(losses.parameters()).device
     scores = [np.full(len(document.ids), np.nan) for document in documents]
@@ -67,33 +104,26 @@ def score_documents(
             targets = np.full((len(some), width), NO_TARGET, dtype=np.int64)
             seen = np.zeros((len(some), width), dtype=np.int64)
             for row, p in enumerate(some):
-                ids = documents[p.document].ids[p.start : p.stop]
-                input_ids[row, : len(ids) + 2] = np.concatenate([[begin], ids, [end]])
-                input_ids[row, p.hidden + 1] = hidden_by
-                targets[row, p.hidden + 1] = ids[p.hidden]
-                seen[row, : len(ids) + 2] = 1
+                ids = documents[p.document].ids
+                input_ids[row, : p.stop - p.start + 2] = np.concatenate(
+                    [[begin], ids[p.start : p.stop], [end]]
+                )
+                input_ids[row, p.hidden - p.start + 1] = hidden_by
+                targets[row, p.scored - p.start + 1] = ids[p.scored]
+                seen[row, : p.stop - p.start + 2] = 1
             nll = losses(
                 torch.from_numpy(input_ids).to(device),
                 torch.from_numpy(targets).to(device),
                 None if seen.all() else torch.from_numpy(seen).to(device),
             )
-            cuts = np.cumsum([len(p.hidden) for p in some])
+            cuts = np.cumsum([len(p.scored) for p in some])
             for p, part in zip(some, np.split(nll.double().cpu().numpy(), cuts[:-1]), strict=True):
-                scores[p.document][p.start + p.hidden] = part
+                scores[p.document][p.scored] = finite(part, documents[p.document])
             advance(int(cuts[-1]))
     return scores
 
 
-def _passes(index: int, document: Encoded, window: int, groups: int, seed: int) -> list[_Pass]:
-    """Windows of nearly equal size, so that none is left with a word or two; K groups in each."""
-    tokens = len(document.ids)
+def _windows(tokens: int, window: int) -> Iterator[tuple[int, int]]:
+    """Windows of nearly equal size, so that none is left with a word or two."""
     edges = np.linspace(0, tokens, -(-tokens // window) + 1).round().astype(int)
-    order = scrambled(token_keys(document), seed)
-    found = []
-    for start, stop in pairwise(edges):
-        shuffled = np.argsort(order[start:stop], kind="stable")
-        found += [
-            _Pass(index, int(start), int(stop), np.sort(shuffled[group::groups]))
-            for group in range(min(groups, stop - start))
-        ]
-    return found
+    return ((int(start), int(stop)) for start, stop in pairwise(edges))

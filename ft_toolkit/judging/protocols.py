@@ -4,45 +4,107 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from ft_toolkit.errors import FtError
 from ft_toolkit.judging import causal, masked
 from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.models.adapters import Base
 from ft_toolkit.models.losses import TokenLosses
-from ft_toolkit.text.blocks import Encoded
+from ft_toolkit.text.blocks import Encoded, encode, encode_joined
+from ft_toolkit.text.corpus import Document
 
+CausalName = Literal["document", "rolling", "concatenated"]
+MaskedName = Literal["word-l2r", "pll", "covering"]
 COVERING_GROUPS = 7  # one token in seven is hidden at a time: about the share a masked model was trained at
-COVERING_SEED = 0
+SEED = 0  # of the covering groups and of the sample
+EXACT_TOKENS = 20_000  # one at a time, more than this many tokens are sampled unless exact is asked for
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """`document`: causal, each document alone. `covering`: masked, K groups of hidden tokens."""
+    """How a text is scored. None for a parameter that the named way does not have."""
 
-    name: Literal["document", "covering"]
+    name: CausalName | MaskedName
     window_tokens: int
     stride_tokens: int | None = None
     groups: int | None = None
+    exact: bool | None = None  # masked, one at a time: score every token, however many there are
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @property
     def metric(self) -> str:
         """Perplexity and pseudo-perplexity are different quantities and never share a name."""
-        return "perplexity" if self.name == "document" else "pseudo-perplexity"
+        return "perplexity" if self.name in get_args(CausalName) else "pseudo-perplexity"
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether documents lend each other context, so that an interval over documents is approximate."""
+        return self.name == "concatenated"
+
+    def words(self) -> str:
+        """Name and parameters, for a heading: covering(7), document(1024/512)."""
+        if self.groups:
+            return f"{self.name}({self.groups})"
+        size = f"{self.window_tokens}/{self.stride_tokens}" if self.stride_tokens else f"{self.window_tokens}"
+        return f"{self.name}({size})"
 
     def as_dict(self) -> dict[str, object]:
         return {"metric": self.metric} | {k: v for k, v in asdict(self).items() if v is not None}
 
-    def passes_per_token(self) -> int:
-        """How often a document is read."""
-        return self.groups or 1
+
+def choose_protocol(
+    base: Base,
+    name: str = "auto",
+    window: int | None = None,
+    stride: int | None = None,
+    *,
+    exact: bool = False,
+    precision: str = "float32",
+) -> Protocol:
+    """The protocol asked for, checked against what the base can read.
+
+    raises   FtError for a protocol of the other objective, or a window or stride that does not fit
+    """
+    is_causal = base.family.objective == "causal"
+    names: tuple[str, ...] = get_args(CausalName if is_causal else MaskedName)
+    chosen = names[0] if name == "auto" else name
+    if chosen not in names:
+        found = f"{name}, and {base.name} is {base.family.objective}"
+        raise FtError("protocol", f"one of {', '.join(names)}", found, "Leave it at auto.")
+    window = base.positions if window is None else window
+    if not 3 <= window <= base.positions:
+        raise FtError("window", f"3 to {base.positions} tokens for {base.name}", window, "Change --window.")
+    if stride is not None and chosen not in ("document", "concatenated"):
+        raise FtError("stride", "a protocol with overlapping windows", chosen, "Leave --stride out.")
+    if stride is not None and not 1 <= stride <= window:
+        raise FtError("stride", f"1 to {window}, the window", stride, "Change --stride.")
+    if precision not in ("float32", "bfloat16"):
+        raise FtError("--precision", "float32 or bfloat16", precision, "Leave it at float32.")
+    overlap = window // 2 if stride is None else stride
+    return Protocol(
+        chosen,  # type: ignore[arg-type]  # checked against the literals just above
+        window,
+        stride_tokens=overlap if chosen in ("document", "concatenated") else None,
+        groups=COVERING_GROUPS if chosen == "covering" else None,
+        exact=exact if chosen in ("pll", "word-l2r") else None,
+        precision=precision,  # type: ignore[arg-type]  # likewise
+    )
 
 
-def default_protocol(base: Base) -> Protocol:
-    """What a base is scored by unless told otherwise."""
-    if base.family.objective == "causal":
-        return Protocol("document", base.positions, stride_tokens=base.positions // 2)
-    return Protocol("covering", base.positions, groups=COVERING_GROUPS)
+def prepare(
+    documents: Sequence[Document], base: Base, protocol: Protocol, repeated: frozenset[str] = frozenset()
+) -> list[Encoded]:
+    """Tokenise as the protocol reads: each document alone, or all of them as one text."""
+    read = encode_joined if protocol.name == "concatenated" else encode
+    return read(documents, base.tokenizer, repeated)
+
+
+def sampled_fraction(documents: Sequence[Encoded], protocol: Protocol) -> float:
+    """The share of tokens that is scored: decided by token counts alone, never by the machine."""
+    if protocol.exact is not False:
+        return 1.0
+    return min(1.0, EXACT_TOKENS / max(1, sum(len(document.ids) for document in documents)))
 
 
 def score(
@@ -51,27 +113,30 @@ def score(
     base: Base,
     protocol: Protocol,
     *,
-    batch_tokens: int = causal.BATCH_TOKENS,
+    rate: float | None = None,
+    batch_tokens: int | None = None,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> list[TokenNll]:
-    """NLL in nats of every token, one (n,) array a document."""
-    if protocol.stride_tokens is not None:
-        return causal.score_documents(
-            losses,
-            documents,
-            base.special.begin,
-            protocol.window_tokens,
-            protocol.stride_tokens,
-            batch_tokens=batch_tokens,
-            advance=advance,
+    """NLL in nats of every token, one (n,) array a document; NaN for one that the protocol leaves out.
+
+    rate   share of tokens to draw where the protocol samples; None: sampled_fraction of these documents
+    """
+    causal_batch, masked_batch = batch_tokens or causal.BATCH_TOKENS, batch_tokens or masked.BATCH_TOKENS
+    window, stride = protocol.window_tokens, protocol.stride_tokens or protocol.window_tokens
+    if protocol.name == "concatenated":
+        return causal.score_stream(
+            losses, documents, window, stride, batch_tokens=causal_batch, advance=advance
         )
+    if protocol.metric == "perplexity":
+        cut = causal.rolling(window) if protocol.name == "rolling" else causal.sliding(window, stride)
+        return causal.score_documents(
+            losses, documents, base.special.begin, cut, batch_tokens=causal_batch, advance=advance
+        )
+    if protocol.name == "covering":
+        hide = masked.covering(protocol.groups or COVERING_GROUPS, SEED)
+    else:
+        rate = sampled_fraction(documents, protocol) if rate is None else rate
+        hide = masked.one_at_a_time(within_word=protocol.name == "word-l2r", rate=rate, seed=SEED)
     return masked.score_documents(
-        losses,
-        documents,
-        base.special,
-        protocol.window_tokens,
-        protocol.groups or COVERING_GROUPS,
-        COVERING_SEED,
-        batch_tokens=batch_tokens,
-        advance=advance,
+        losses, documents, base.special, window, hide, batch_tokens=masked_batch, advance=advance
     )

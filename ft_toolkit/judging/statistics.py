@@ -6,6 +6,7 @@ A token-wise interval that should hold the truth 95 % of the time held it 51 to 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ FEW_DOCUMENTS = 30  # below: Student's t on linearised differences, which covers
 TOO_FEW_DOCUMENTS = 8  # below: no interval at all
 DRAWS = 5000
 _DRAW_BYTES = 150e6
-Method = Literal["bootstrap", "t, few documents", "too few documents"]
+Method = Literal["bootstrap", "bootstrap, approximate", "t, few documents", "too few documents"]
 Values = NDArray[np.float64]
 
 
@@ -35,6 +36,7 @@ class Difference:
     better: int
     worse: int
     smallest_visible: float | None  # nats a token that this many documents would have shown, with 80 % power
+    p_value: float | None  # two-sided, signs of the documents' differences flipped
 
     @property
     def percent(self) -> float:
@@ -77,7 +79,19 @@ def paired_difference(
     if n >= TOO_FEW_DOCUMENTS:
         visible = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) + stats.t.ppf(POWER, n - 1)) * error
     better, worse = int((change < 0).sum()), int((change > 0).sum())
-    return Difference(ratio, low, high, method, n, better, worse, visible)
+    p_value = _sign_flip(change, seed) if n >= TOO_FEW_DOCUMENTS else None
+    return Difference(ratio, low, high, method, n, better, worse, visible, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values for several comparisons at once (Holm 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, highest)
+    return [float(value) for value in adjusted]
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,22 @@ def _standard_error(change: Values, tokens: NDArray[np.int64], ratio: float) -> 
         return float("nan")
     residual = change - ratio * tokens
     return float(np.sqrt(n / (n - 1) * (residual**2).sum()) / tokens.sum())
+
+
+def _sign_flip(change: Values, seed: int) -> float:
+    """If the models were exchangeable, each document's difference could as well have the other sign."""
+    if not change.any():
+        return 1.0
+    result = stats.permutation_test(
+        (change,),
+        lambda values, axis: values.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=DRAWS,
+        batch=max(1, int(_DRAW_BYTES / (120 * len(change)))),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
 
 
 def _bootstrap(data: tuple[Values, NDArray[np.int64]], seed: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Scores of a base, kept by content: a second comparison with the same base reads only the adapter.
 
-One SQLite file holds the token scores of each document under (weights, tokenizer, protocol, precision, library
-versions, text). A hundredth of what is found is computed again; if it differs, the store is stale and says so.
+One SQLite file holds the token scores of each document under (weights, tokenizer, protocol, precision,
+library versions, text). A hundredth of what is found is computed again; if it differs, the store is stale.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Store:
         """
         keys = [_key(identity, document) for document in documents]
         kept = self._read(keys)
-        sample = [i for i, key in enumerate(keys) if key in kept and _is_checked(key, kept)]
+        least = min(kept, default=b"")  # so that something is always checked
+        sample = [i for i, key in enumerate(keys) if key in kept and (key == least or _is_drawn(key))]
         again = compute([documents[i] for i in sample]) if sample else []
         for i, fresh in zip(sample, again, strict=True):
             if (
@@ -100,7 +101,8 @@ class Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with sqlite3.connect(self.path, timeout=30) as database:
                 database.execute(
-                    "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, nll BLOB, sha256 BLOB) WITHOUT ROWID"
+                    "CREATE TABLE IF NOT EXISTS scores"
+                    " (key BLOB PRIMARY KEY, nll BLOB, sha256 BLOB) WITHOUT ROWID"
                 )
                 database.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", rows)
         except (OSError, sqlite3.Error) as error:  # a full or read-only cache must not cost a result
@@ -112,6 +114,5 @@ def _key(identity: dict[str, object], document: Encoded) -> bytes:
     return sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
-def _is_checked(key: bytes, kept: dict[bytes, TokenNll]) -> bool:
-    """A fixed hundredth by hash, and the smallest key of all, so that something is always checked."""
-    return int.from_bytes(key[:8]) / 2**64 < RECHECKED_FRACTION or key == min(kept)
+def _is_drawn(key: bytes) -> bool:
+    return int.from_bytes(key[:8]) / 2**64 < RECHECKED_FRACTION

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ft_toolkit.errors import NumbersGoneWrong
 from ft_toolkit.text.blocks import Encoded
 
-TokenNll = NDArray[np.float64]  # (n,) nats of each token of one document, in its order
+TokenNll = NDArray[np.float64]  # (n,) nats of each token of one document; NaN where the protocol asks nothing
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Totals:
     words: int
 
     def __add__(self, other: Totals) -> Totals:
-        return Totals(
-            self.nll_nats + other.nll_nats,
-            self.tokens + other.tokens,
-            self.bytes + other.bytes,
-            self.words + other.words,
-        )
-
-    @property
-    def perplexity(self) -> float:
-        """exp(nats / tokens): of a masked model's totals it is a pseudo-perplexity."""
-        return math.exp(self.nll_nats / self.tokens)
+        return corpus_totals([self, other])
 
     @property
     def nats_per_token(self) -> float:
         return self.nll_nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats / tokens): of a masked model's totals it is a pseudo-perplexity."""
+        return math.exp(self.nats_per_token)
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(nats / words), words as white space parts them: causal models only."""
+        return math.exp(self.nll_nats / self.words)
 
     @property
     def bits_per_byte(self) -> float:
@@ -51,16 +51,10 @@ class Totals:
 
 
 def document_totals(document: Encoded, nll: TokenNll) -> Totals:
-    """Sum one document's token scores in float64.
-
-    raises   NumbersGoneWrong, naming the document, when a score is not finite
-    """
-    if not np.isfinite(nll).all():
-        raise NumbersGoneWrong(
-            f"document {document.document.id}", "finite scores", "NaN or infinity", "The weights are damaged."
-        )
+    """Sum one document's token scores in float64; tokens that were not asked for do not count."""
+    scored = nll[~np.isnan(nll)]
     text = document.document.text
-    return Totals(math.fsum(nll), len(nll), len(text.encode()), len(text.split()))
+    return Totals(math.fsum(scored), len(scored), len(text.encode()), len(text.split()))
 
 
 def corpus_totals(totals: Iterable[Totals]) -> Totals:
@@ -72,3 +66,14 @@ def corpus_totals(totals: Iterable[Totals]) -> Totals:
         sum(part.bytes for part in parts),
         sum(part.words for part in parts),
     )
+
+
+def finite(nll: NDArray[np.float64], document: Encoded) -> NDArray[np.float64]:
+    """Pass on scores that a model gave.
+
+    raises   NumbersGoneWrong, naming the document, when one is not a finite number
+    """
+    if not np.isfinite(nll).all():
+        where = f"document {document.document.id}"
+        raise NumbersGoneWrong(where, "finite scores", "NaN or infinity", "The weights are damaged.")
+    return nll

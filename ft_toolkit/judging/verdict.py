@@ -15,6 +15,7 @@ FORGOTTEN_MUCH_PERCENT = 10.0
 # An excess gap below this many nats a token is "slightly", from MUCH on "much".
 MEMORISED_LITTLE_NATS = 0.10
 MEMORISED_MUCH_NATS = 0.50
+UNKNOWN_TOO_MANY = 0.01  # of the tokens: above, a warning
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Verdict:
 def judge(comparison: Comparison) -> Verdict:
     """Say what the numbers allow, and no more."""
     metric = comparison.protocol.metric
-    subjects = comparison.of_kind("held-out") or comparison.of_kind("other")
+    subjects = comparison.subjects
     headline = "; ".join(
         f"{gain_words(subject.difference, metric)} on {_text_words(subject)}" for subject in subjects
     )
@@ -39,10 +40,19 @@ def judge(comparison: Comparison) -> Verdict:
     if any(subject.difference.method == "t, few documents" for subject in subjects):
         caveats.append("Few documents: the interval is Student's t on document differences.")
     if metric == "pseudo-perplexity":
-        groups = comparison.protocol.groups
-        caveats.append(
-            f"Pseudo-perplexity by covering({groups}): comparable only with itself on this tokenizer."
-        )
+        words = comparison.protocol.words()
+        caveats.append(f"Pseudo-perplexity by {words}: comparable only with itself on this tokenizer.")
+    if comparison.protocol.is_approximate:
+        caveats.append("Documents lend each other context here: the interval is approximate.")
+    if comparison.protocol.precision == "bfloat16":
+        caveats.append(f"Scored in bfloat16: believe the differences, not the {metric} itself.")
+    for corpus in comparison.corpora:
+        if corpus.scored_fraction < 1:
+            share = f"{100 * corpus.scored_fraction:.0f} % of its tokens, drawn by hash"
+            caveats.append(f"{_row_name(corpus)}: {share}, were scored; --exact scores all.")
+        if corpus.unknown_fraction > UNKNOWN_TOO_MANY:
+            share = f"{100 * corpus.unknown_fraction:.1f} %"
+            caveats.append(f"{_row_name(corpus)}: {share} of the tokens are [UNK], which is easy to guess.")
     return Verdict(
         f"{comparison.name}: {headline}",
         forgotten_words(general[0].difference) if general else "not measured: no general text",

@@ -77,11 +77,18 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
         raise FtError(where, wanted, f"no {missing}", "Use a checkpoint that was trained with its head.")
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up where there is no file
         raise FtError(where, "a tokenizer", "one without a vocabulary", "Save it beside the weights.")
+    return base_of(name, model.to(device), tokenizer)
+
+
+def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Base:
+    """A base from a loaded model and its tokenizer; the model is frozen, and switched to evaluation."""
+    where = f"base {name}"
+    family = family_of(model.config, where)
     model.requires_grad_(False)
     model.eval()
     return Base(
         name,
-        model.to(device),
+        model,
         tokenizer,
         family,
         special_tokens(family, tokenizer, where),
@@ -113,21 +120,33 @@ def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel:
     return model
 
 
-def load_adapter(base: Base, folder: Path) -> PeftModel:
-    """Load a saved adapter onto a freshly loaded base."""
+def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> PeftModel:
+    """Load a saved adapter onto a freshly loaded base, or beside another adapter of it, and switch it on.
+
+    onto   what an earlier call returned: its weights serve this adapter too
+    """
     if not (folder / "adapter_model.safetensors").is_file():
         raise FtError(
             folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?"
         )
     try:
-        model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=False)
+        name = "default" if onto is None else f"beside_{len(onto.peft_config)}"
+        if onto is None:
+            model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=False)
+        else:
+            model = onto
+            model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
+            model.set_adapter(name)
     except (RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise FtError(
             folder, f"an adapter for {base.name}", reason, "Was it made for another base?"
         ) from None
     weights = load_file(folder / "adapter_model.safetensors")
-    strangers = weights.keys() ^ get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    strangers = (
+        weights.keys()
+        ^ get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).keys()
+    )
     if strangers:  # PEFT leaves out what finds no place, and leaves at zero what finds no weights
         found = f"{len(strangers)} matrices without a counterpart, such as {min(strangers)}"
         raise FtError(folder, f"an adapter for {base.name}", found, "Was it made for another base?")

@@ -7,6 +7,7 @@ repeated continues: content that is already there is not sent again.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,14 +214,16 @@ def _commit(
 ) -> tuple[str, str]:
     """One commit on top of `parent` alone; a lost answer is looked up before anything is said."""
     try:
-        done = api.create_commit(
-            to.repo,
-            wanted,
-            commit_message=title,
-            revision=to.revision,
-            parent_commit=parent,
-            create_pr=to.as_pull_request,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*data file")  # scores are meant to go along
+            done = api.create_commit(
+                to.repo,
+                wanted,
+                commit_message=title,
+                revision=to.revision,
+                parent_commit=parent,
+                create_pr=to.as_pull_request,
+            )
     except (HfHubHTTPError, httpx2.HTTPError) as error:
         landed = None if to.as_pull_request else _landed(api, to, files, ours)
         if landed is None:

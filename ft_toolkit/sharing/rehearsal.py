@@ -37,7 +37,7 @@ def load(
         exec(loading_snippet(objective, None, published, own_tokenizer=True), {})
         return {"base_sha256": None, "base_revision": None}
     base = load_base(run.recipe.base)
-    folder, revision = _folder(run.recipe.base, getattr(base.model.config, "_commit_hash", None))
+    folder, revision = _folder(run.recipe.base)
     exec(loading_snippet(objective, Place(str(folder)), published, own_tokenizer=own_tokenizer), {})
     return {"base_sha256": base.weights_sha256, "base_revision": revision}
 
@@ -67,16 +67,18 @@ def merge(run: Run, folder: Path) -> dict[str, Any]:
     return {"moved_nats": moved}
 
 
-def _folder(name: str, revision: str | None) -> tuple[Path, str | None]:
+def _folder(name: str) -> tuple[Path, str | None]:
     """Where a base's own files are on this machine, and their commit on the Hub."""
     shelf, _, starter = name.partition("/")
     if shelf == "starter":
         return shipped.starter(starter), None
     if Path(name).is_dir():
         return Path(name), None
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download
 
-    folder = Path(snapshot_download(name.partition("@")[0], revision=revision, local_files_only=True))
+    hub_id, _, revision = name.partition("@")
+    config = hf_hub_download(hub_id, "config.json", revision=revision or None, local_files_only=True)
+    folder = Path(config).parent  # loading the base has just filled it
     return folder, folder.name
 
 

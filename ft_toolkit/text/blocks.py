@@ -20,6 +20,7 @@ from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.screening import outside_repeated_lines
 
 NO_TARGET = -100
+JOINT = "\n\n"  # between documents that are read as one text
 MASK_FRACTION = 0.15  # Devlin et al. 2019, arXiv:1810.04805, section 3.1: 15 %, of these 80/10/10
 SHORTEST_MASKED_PIECE = 16  # a shorter piece would be asked for words with hardly a word around them
 _TOKENISE_AT_ONCE = 1000
@@ -34,11 +35,22 @@ class Encoded:
     document: Document
     ids: Ids  # (n,)
     is_fresh: NDArray[np.bool_]  # (n,) the token stands outside lines that other documents have too
+    word_ids: Ids  # (n,) which word of the text a token is a piece of
 
     @property
     def key(self) -> int:
         """64 bits of the text's hash: names the document in seeded draws, whatever its place."""
         return int(self.document.sha256[:16], 16)
+
+    def joined_with(self, others: Sequence[Encoded]) -> Encoded:
+        """All of them read as one text, under this one's name."""
+        parts = [self, *others]
+        return Encoded(
+            self.document,
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.is_fresh for part in parts]),
+            np.concatenate([part.word_ids for part in parts]),
+        )
 
 
 @dataclass(frozen=True)
@@ -68,23 +80,28 @@ def encode(
     repeated: frozenset[str] = frozenset(),
 ) -> list[Encoded]:
     """Tokenise whole documents as plain text: `<|endoftext|>` written in one is just characters."""
-    encoded: list[Encoded] = []
-    for start in range(0, len(documents), _TOKENISE_AT_ONCE):
-        some = documents[start : start + _TOKENISE_AT_ONCE]
-        found = tokenizer(
-            [document.text for document in some],
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        for document, ids, offsets in zip(some, found["input_ids"], found["offset_mapping"], strict=True):
-            ends = np.array([end for _, end in offsets], dtype=np.int64)
-            fresh = outside_repeated_lines(document.text, ends, repeated)
-            encoded.append(Encoded(document, np.array(ids, dtype=np.int32), fresh))
-    return [item for item in encoded if len(item.ids)]
+    texts = [document.text for document in documents]
+    found = []
+    for document, (ids, offsets, word_ids) in zip(documents, _tokenised(texts, tokenizer), strict=True):
+        fresh = outside_repeated_lines(document.text, offsets[:, 1], repeated)
+        found.append(Encoded(document, ids, fresh, word_ids))
+    return [document for document in found if len(document.ids)]
+
+
+def encode_joined(
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, repeated: frozenset[str] = frozenset()
+) -> list[Encoded]:
+    """Tokenise all documents as one text, joined by a blank line; each gets the tokens that begin in it.
+
+    A token of the blank line belongs to the document before it. The pieces together are the whole text.
+    """
+    text = JOINT.join(document.text for document in documents)
+    ((ids, offsets, word_ids),) = _tokenised([text], tokenizer)
+    fresh = outside_repeated_lines(text, offsets[:, 1], repeated)
+    edges = np.cumsum([len(document.text) + len(JOINT) for document in documents[:-1]])
+    cuts = np.searchsorted(offsets[:, 0], edges, side="left")
+    pieces = zip(*(np.split(column, cuts) for column in (ids, fresh, word_ids)), strict=True)
+    return [Encoded(document, *piece) for document, piece in zip(documents, pieces, strict=True)]
 
 
 def pack(
@@ -119,8 +136,8 @@ def mask(
     replacement_ids, 10 % stay.
     """
     draw = scrambled(scrambled(row.token_keys, seed), epoch)
-    chosen = (_unit(draw) < fraction) & (row.targets != NO_TARGET)
-    kind = _unit(_mixed(draw))
+    chosen = (unit(draw) < fraction) & (row.targets != NO_TARGET)
+    kind = unit(_mixed(draw))
     random_ids = replacement_ids[
         _mixed(draw ^ np.uint64(0x5851F42D4C957F2D)) % np.uint64(len(replacement_ids))
     ]
@@ -158,6 +175,26 @@ def token_keys(document: Encoded) -> NDArray[np.uint64]:
     """One number for each (document, position): where every seeded draw about a token begins."""
     with np.errstate(over="ignore"):
         return _mixed(np.arange(len(document.ids), dtype=np.uint64) + np.uint64(document.key))
+
+
+def _tokenised(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Ids, NDArray[np.int64], Ids]]:
+    """(ids (n,), first and behind-last character of each token (n, 2), word of each token (n,)) a text."""
+    for start in range(0, len(texts), _TOKENISE_AT_ONCE):
+        found = tokenizer(
+            texts[start : start + _TOKENISE_AT_ONCE],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        for i, ids in enumerate(found["input_ids"]):
+            offsets = np.array(found["offset_mapping"][i], dtype=np.int64).reshape(len(ids), 2)
+            words = [-1 if word is None else word for word in found.word_ids(i)]
+            yield np.array(ids, dtype=np.int32), offsets, np.array(words, dtype=np.int32)
 
 
 def _causal_rows(
@@ -240,5 +277,6 @@ def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return z ^ (z >> np.uint64(31))
 
 
-def _unit(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+def unit(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Seeded draws as numbers in [0, 1)."""
     return (keys >> np.uint64(11)).astype(np.float64) / 2**53

@@ -22,7 +22,7 @@ from ft_toolkit.judging.comparison import (
     source_label,
 )
 from ft_toolkit.judging.effects import train_sample
-from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.adapters import Base, attach_adapter, load_base, trainable
 from ft_toolkit.models.losses import TokenLosses
@@ -45,7 +45,7 @@ class Pair:
     bare: Base
 
     def both(self, documents: list[Encoded], kind: str = "held-out") -> CorpusScores:
-        protocol = default_protocol(self.base)
+        protocol = choose_protocol(self.base)
         return score_both(self.model, self.base, protocol, "texts", kind, documents, QUIET)  # type: ignore[arg-type]
 
 
@@ -78,7 +78,7 @@ def test_the_base_side_is_bitwise_the_bare_base(
     pair = pair_of(name)
     encoded = encode(documents[:6], pair.base.tokenizer)
     bare = pair.bare
-    alone = score(TokenLosses(bare.model, bare.family), encoded, bare, default_protocol(bare))
+    alone = score(TokenLosses(bare.model, bare.family), encoded, bare, choose_protocol(bare))
     found = pair.both(encoded)
     assert found.base == [document_totals(d, nll) for d, nll in zip(encoded, alone, strict=True)]
     assert all(a.nll_nats != b.nll_nats for a, b in zip(found.adapter, found.base, strict=True))
@@ -91,7 +91,7 @@ def test_an_untrained_adapter_differs_by_exactly_nothing(
     base = load_base(str(checkpoints[name]))
     model = attach_adapter(base, Adapter(), seed=0)
     encoded = encode(documents[:8], base.tokenizer)
-    protocol = default_protocol(base)
+    protocol = choose_protocol(base)
     scored = score_both(model, base, protocol, "texts", "held-out", encoded, QUIET)
     found = compare("run", base, protocol, [scored]).corpora[0].difference
     assert (found.nats_per_token, found.low, found.high) == (0.0, 0.0, 0.0)
@@ -123,7 +123,7 @@ def test_outside_repeated_lines_counts_only_tokens_of_lines_that_one_document_ha
     # the heading stands first, so its tokens are those of the heading alone
     heading = len(pair.base.tokenizer.encode(HEADING, add_special_tokens=False))
     assert heading > 3
-    protocol = default_protocol(pair.base)
+    protocol = choose_protocol(pair.base)
     losses = TokenLosses(pair.model, pair.base.family)
     adapter = score(losses, encoded, pair.base, protocol)
     with pair.model.disable_adapter():
@@ -146,7 +146,7 @@ def test_a_document_of_repeated_lines_alone_has_no_say_outside_them(
     texts = [Document("t.md", n, f"{HEADING}Line {n} alone.") for n in range(9)]
     texts.append(Document("t.md", 9, HEADING.strip()))
     encoded = encode(texts, pair.base.tokenizer, repeated_lines(texts))
-    found = compare("run", pair.base, default_protocol(pair.base), [pair.both(encoded)]).corpora[0]
+    found = compare("run", pair.base, choose_protocol(pair.base), [pair.both(encoded)]).corpora[0]
     assert found.outside_repeated_lines is not None
     assert (found.difference.documents, found.outside_repeated_lines.documents) == (10, 9)
 
@@ -157,7 +157,7 @@ def test_without_repeated_lines_there_is_no_second_figure(
     pair = pair_of("gpt2")
     texts = [Document("t.md", n, f"Line {n} alone.") for n in range(9)]
     encoded = encode(texts, pair.base.tokenizer, repeated_lines(texts))
-    found = compare("run", pair.base, default_protocol(pair.base), [pair.both(encoded)]).corpora[0]
+    found = compare("run", pair.base, choose_protocol(pair.base), [pair.both(encoded)]).corpora[0]
     assert (found.outside_repeated_lines, found.repeated_token_fraction) == (None, 0.0)
 
 
@@ -170,7 +170,7 @@ def parts(
     rows = [{"text": f"The train to platform {n} leaves at {n + 7} o'clock."} for n in range(12)]
     general.write_text("\n".join(json.dumps(row) for row in rows))
     pair = pair_of("gpt2")
-    protocol = default_protocol(pair.base)
+    protocol = choose_protocol(pair.base)
     corpus = Corpus(source="/home/someone/private/medicine")
     scored = score_parts(
         pair.model, pair.base, protocol, corpus, str(general), documents[:9], documents[9:39], QUIET
@@ -195,7 +195,7 @@ def test_without_general_text_or_training_text_only_held_out_text_is_scored(
     pair_of: Callable[[str], Pair], documents: list[Document]
 ) -> None:
     pair = pair_of("gpt2")
-    protocol, corpus = default_protocol(pair.base), Corpus(source="medicine")
+    protocol, corpus = choose_protocol(pair.base), Corpus(source="medicine")
     scored = score_parts(pair.model, pair.base, protocol, corpus, None, documents[:2], [], QUIET)
     assert [part.kind for part in scored] == ["held-out"]
     assert compare("run", pair.base, protocol, scored).gap is None
@@ -237,9 +237,10 @@ def test_comparison_json_holds_numbers_and_no_text(
     scored, comparison = parts
     written = json.dumps(comparison.as_dict(), allow_nan=False)
     read = json.loads(written)
-    assert read["schema"] == 1
+    assert read["schema"] == 2
     assert read["protocol"] == {
         "metric": "perplexity", "name": "document", "window_tokens": 64, "stride_tokens": 32,
+        "precision": "float32",
     }  # fmt: skip
     assert [part["kind"] for part in read["corpora"]] == ["held-out", "general", "train"]
     held_out = read["corpora"][0]

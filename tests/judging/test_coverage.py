@@ -50,6 +50,5 @@ if __name__ == "__main__":  # the figures of docs/numbers.md: python tests/judgi
     for count in (10, 30, 60, 200):
         for sd in (0.5, 1.0):
             print(f"{count} documents, log-normal(5, {sd}): {coverage(count, sd):.1f} %")
-    print(
-        f"200 documents, log-normal(5, 1.0), tokens taken for independent: {coverage(200, 1.0, by_token=True):.1f} %"
-    )
+    share = coverage(200, 1.0, by_token=True)
+    print(f"200 documents, log-normal(5, 1.0), tokens taken for independent: {share:.1f} %")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.shipped import corpus
@@ -13,7 +13,7 @@ from ft_toolkit.text.corpus import Document, read_source
 
 
 @pytest.mark.oracle
-def test_a_document_that_fits_a_window_costs_what_lm_eval_says() -> None:
+def test_rolling_costs_what_lm_eval_says_over_one_window_and_over_many() -> None:
     huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="make oracles installs lm-eval")
     base = load_base("starter/gpt2")
     recipes = read_source(str(corpus("italian-cooking"))).documents[:8]
@@ -23,12 +23,17 @@ def test_a_document_that_fits_a_window_costs_what_lm_eval_says() -> None:
         "Well done 🙂",
         "  two  spaces,\n\nand lines \n",
         " the" * 256,
+        " the" * 257,
+        " and the" * 300,
+        " ".join(recipe.text for recipe in recipes[:3]),
     ]
     texts += [document.text[:600] for document in recipes]
     documents = encode([Document("t.txt", row, text) for row, text in enumerate(texts)], base.tokenizer)
     sizes = [len(document.ids) for document in documents]
-    assert (len(sizes), min(sizes), max(sizes)) == (13, 1, base.positions)
-    ours = score(TokenLosses(base.model, base.family), documents, base, default_protocol(base))
+    assert (len(sizes), min(sizes)) == (16, 1)
+    assert base.positions in sizes
+    assert max(sizes) > 2 * base.positions  # several windows
+    ours = score(TokenLosses(base.model, base.family), documents, base, choose_protocol(base, "rolling"))
 
     judge = huggingface.HFLM(pretrained=base.model, tokenizer=base.tokenizer, batch_size=1)
     assert (judge.max_length, judge.prefix_token_id) == (base.positions, base.special.begin)

@@ -1,7 +1,8 @@
-"""The protocol `covering`: each position hidden once, in groups that a seed and the text decide."""
+"""Masked protocols: what is hidden, what is scored, and that both sides see the same."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.masked import score_documents
-from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.masked import covering, one_at_a_time, score_documents
+from ft_toolkit.judging.protocols import EXACT_TOKENS, choose_protocol, sampled_fraction, score
 from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.models.adapters import Base, load_base
 from ft_toolkit.models.families import SpecialTokens
@@ -49,14 +50,19 @@ def bases(checkpoints: dict[str, Path]) -> dict[str, Base]:
 
 def document(tokens: int, seed: int = 0) -> Encoded:
     ids = np.random.default_rng([seed, tokens]).permutation(np.arange(5, 8192, dtype=np.int32))[:tokens]
-    return Encoded(Document("t.txt", seed, f"{seed} {tokens}"), ids, np.ones(tokens, dtype=bool))
+    return Encoded(
+        Document("t.txt", seed, f"{seed} {tokens}"),
+        ids,
+        np.ones(tokens, dtype=bool),
+        np.arange(tokens, dtype=np.int32),
+    )
 
 
 def scores(
     base: Base, documents: list[Encoded], groups: int = 7, seed: int = 0, **how: int
 ) -> list[TokenNll]:
     losses = TokenLosses(base.model, base.family)
-    return score_documents(losses, documents, base.special, base.positions, groups, seed, **how)
+    return score_documents(losses, documents, base.special, base.positions, covering(groups, seed), **how)
 
 
 def one_mask_at_a_time(base: Base, one: Encoded) -> np.ndarray:
@@ -86,7 +92,7 @@ def test_every_token_is_scored_exactly_once(
     base = bases["bert"]
     losses = TokenLosses(base.model, base.family)
     nll = score_documents(
-        losses, documents, base.special, base.positions, groups, seed, advance=scored.append
+        losses, documents, base.special, base.positions, covering(groups, seed), advance=scored.append
     )
     assert [len(part) for part in nll] == sizes
     assert all(np.isfinite(part).all() for part in nll)
@@ -97,7 +103,7 @@ def test_every_token_is_scored_exactly_once(
 def test_each_position_is_hidden_once_and_all_others_are_shown(bases: dict[str, Base], tokens: int) -> None:
     base, one = bases["bert"], document(tokens)  # its ids are all different
     watched = Watched(base.model, base.family)
-    score_documents(watched, [one], base.special, base.positions, 7, 0)
+    score_documents(watched, [one], base.special, base.positions, covering(7, 0))
     asked: list[int] = []
     for ids, targets in watched.rows:
         hidden = ids == base.special.mask
@@ -113,7 +119,7 @@ def test_each_position_is_hidden_once_and_all_others_are_shown(bases: dict[str, 
 
 def windows_of(base: Base, tokens: int) -> list[int]:
     watched = Watched(base.model, base.family)
-    score_documents(watched, [document(tokens)], base.special, base.positions, 1, 0)
+    score_documents(watched, [document(tokens)], base.special, base.positions, covering(1, 0))
     return sorted(len(ids) - 2 for ids, _ in watched.rows)
 
 
@@ -151,7 +157,10 @@ def test_the_same_seed_gives_the_same_scores_and_another_gives_others(
 def test_the_groups_of_a_document_depend_on_its_text_and_not_on_its_place(bases: dict[str, Base]) -> None:
     base = bases["bert"]
     moved = Encoded(
-        Document("elsewhere.txt", 99, document(40).document.text), document(40).ids, np.ones(40, bool)
+        Document("elsewhere.txt", 99, document(40).document.text),
+        document(40).ids,
+        np.ones(40, bool),
+        np.arange(40, dtype=np.int32),
     )
     assert np.array_equal(scores(base, [document(40)])[0], scores(base, [moved])[0])
 
@@ -186,19 +195,104 @@ def test_neighbours_and_padding_do_not_move_a_document(
         np.testing.assert_allclose(among_turned, alone, atol=1e-5, rtol=0)
 
 
-def test_the_default_is_seven_groups_over_all_positions(bases: dict[str, Base]) -> None:
+def test_covering_is_seven_groups_over_all_positions(bases: dict[str, Base]) -> None:
     base = bases["distilbert"]
-    protocol = default_protocol(base)
-    assert (protocol.name, protocol.metric) == ("covering", "pseudo-perplexity")
-    assert (protocol.window_tokens, protocol.groups, protocol.stride_tokens) == (POSITIONS, 7, None)
-    assert protocol.passes_per_token() == 7
+    protocol = choose_protocol(base, "covering")
+    assert (protocol.metric, protocol.words()) == ("pseudo-perplexity", "covering(7)")
     documents = [document(100)]
     found = score(TokenLosses(base.model, base.family), documents, base, protocol)[0]
     assert np.array_equal(found, scores(base, documents, groups=7, seed=0)[0])
+
+
+def with_words(sizes: list[int], seed: int = 0) -> Encoded:
+    """A document whose words have so many pieces each."""
+    one = document(sum(sizes), seed)
+    return replace(one, word_ids=np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+
+
+def brute_force(base: Base, one: Encoded, *, within_word: bool) -> np.ndarray:
+    """One row a token, one forward pass a row: the token hidden, and with within_word its word's rest."""
+    special = base.special
+    found = []
+    for place, target in enumerate(one.ids.tolist()):
+        ids = one.ids.tolist()
+        for later in range(place, len(ids)):
+            if later == place or (within_word and one.word_ids[later] == one.word_ids[place]):
+                ids[later] = special.mask
+        with torch.no_grad():
+            logits = base.model(torch.tensor([[special.begin, *ids, special.end]])).logits[0, place + 1]
+        found.append(-float(logits.log_softmax(-1)[target]))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("protocol", "within_word"), [("pll", False), ("word-l2r", True)])
+def test_one_at_a_time_costs_what_brute_force_says(
+    bases: dict[str, Base], name: str, protocol: str, within_word: bool
+) -> None:
+    base = bases[name]
+    documents = [with_words([1, 3, 2, 1, 5], seed=1), with_words([4] * 10, seed=2), with_words([1], seed=3)]
+    losses = TokenLosses(base.model, base.family)
+    found = score(losses, documents, base, choose_protocol(base, protocol))
+    for one, nll in zip(documents, found, strict=True):
+        expected = brute_force(base, one, within_word=within_word)
+        np.testing.assert_allclose(nll, expected, atol=5e-6, rtol=0)
+        assert nll.sum() == pytest.approx(expected.sum(), abs=1e-4)
+
+
+def test_words_of_one_piece_make_both_estimands_one(bases: dict[str, Base]) -> None:
+    base, one = bases["bert"], with_words([1] * 40)
+    losses = TokenLosses(base.model, base.family)
+    found = [score(losses, [one], base, choose_protocol(base, name))[0] for name in ("pll", "word-l2r")]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6, rtol=0)
+
+
+def test_longer_words_part_them(bases: dict[str, Base]) -> None:
+    base, one = bases["bert"], with_words([4] * 10)
+    losses = TokenLosses(base.model, base.family)
+    found = [score(losses, [one], base, choose_protocol(base, name))[0] for name in ("pll", "word-l2r")]
+    assert np.array_equal(found[0][3::4], found[1][3::4])  # the last piece of a word has nothing behind it
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_the_default_of_a_masked_model_hides_the_rest_of_the_word(bases: dict[str, Base]) -> None:
+    protocol = choose_protocol(bases["bert"])
+    assert (protocol.name, protocol.metric, protocol.exact) == ("word-l2r", "pseudo-perplexity", False)
+
+
+def test_above_twenty_thousand_tokens_a_sample_is_scored_and_exact_scores_all(bases: dict[str, Base]) -> None:
+    base = bases["bert"]
+    many = [document(8000, seed) for seed in range(5)]
+    assert sampled_fraction(many[:2], choose_protocol(base)) == 1.0
+    assert sampled_fraction(many, choose_protocol(base)) == EXACT_TOKENS / 40_000
+    assert sampled_fraction(many, choose_protocol(base, exact=True)) == 1.0
+    assert sampled_fraction(many, choose_protocol(base, "covering")) == 1.0
+
+
+def test_a_sample_is_the_same_for_every_model_and_its_tokens_cost_what_they_cost_in_full(
+    bases: dict[str, Base],
+) -> None:
+    documents = [with_words([2] * 60, seed) for seed in range(8)]
+    found = {
+        (name, rate): score_documents(
+            TokenLosses(base.model, base.family), documents, base.special, base.positions,
+            one_at_a_time(within_word=True, rate=rate, seed=0),
+        )
+        for name, base in bases.items()
+        for rate in (0.25, 1.0)
+    }  # fmt: skip
+    for one, other, full in zip(
+        *(found[key] for key in (("bert", 0.25), ("distilbert", 0.25), ("bert", 1.0))), strict=True
+    ):
+        assert np.array_equal(np.isnan(one), np.isnan(other))
+        drawn = ~np.isnan(one)
+        np.testing.assert_allclose(one[drawn], full[drawn], atol=1e-5, rtol=0)
+    share = np.mean(~np.isnan(np.concatenate(found["bert", 0.25])))
+    assert 0.19 < share < 0.31  # 960 draws at a quarter: four standard errors
 
 
 def test_a_tokenizer_that_cannot_hide_is_refused(bases: dict[str, Base]) -> None:
     base = bases["bert"]
     losses = TokenLosses(base.model, base.family)
     with pytest.raises(FtError, match=r"\[MASK\]"):
-        score_documents(losses, [document(3)], SpecialTokens(2, 3, None), 64, 7, 0)
+        score_documents(losses, [document(3)], SpecialTokens(2, 3, None), 64, covering(7, 0))

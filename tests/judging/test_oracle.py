@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ft_toolkit import shipped
-from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import encode
@@ -175,7 +175,13 @@ def test_every_document_costs_what_a_plain_float64_reading_says(
         [Document("t.txt", row, r.text) for row, r in enumerate(readings[name])], base.tokenizer
     )
     losses = TokenLosses(base.model, base.family)
-    found = score(losses, documents, base, default_protocol(base), batch_tokens=batch_tokens)
+    found = score(
+        losses,
+        documents,
+        base,
+        choose_protocol(base, "covering" if name == "bert" else "auto"),
+        batch_tokens=batch_tokens,
+    )
     assert len(found) == len(readings[name]) == 20
     for reading, nll in zip(readings[name], found, strict=True):
         assert len(nll) == reading.tokens, reading.text[:40]

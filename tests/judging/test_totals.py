@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_toolkit.errors import NumbersGoneWrong
-from ft_toolkit.judging.protocols import default_protocol, score
-from ft_toolkit.judging.totals import Totals, corpus_totals, document_totals
+from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.totals import Totals, corpus_totals, document_totals, finite
 from ft_toolkit.models.adapters import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import Encoded, encode
@@ -38,15 +38,25 @@ def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large(
     for parameter in base.model.get_submodule(base.family.output).parameters():
         parameter.zero_()
     documents = encoded(base)
-    nll = score(TokenLosses(base.model, base.family), documents, base, default_protocol(base))
+    nll = score(TokenLosses(base.model, base.family), documents, base, choose_protocol(base))
     totals = corpus_totals(document_totals(d, part) for d, part in zip(documents, nll, strict=True))
     assert totals.perplexity == pytest.approx(8192, rel=1e-6)
     assert totals.tokens == sum(len(document.ids) for document in documents)
 
 
 def test_a_score_carries_the_size_of_its_text_in_tokens_bytes_and_words() -> None:
-    document = Encoded(Document("a.md", 0, "né  à\nRoma"), np.arange(4, dtype=np.int32), np.ones(4, bool))
+    document = Encoded(
+        Document("a.md", 0, "né  à\nRoma"),
+        np.arange(4, dtype=np.int32),
+        np.ones(4, bool),
+        np.arange(4, dtype=np.int32),
+    )
     assert document_totals(document, np.array([1.0, 2.0, 3.0, 0.5])) == Totals(6.5, 4, 12, 3)
+
+
+def test_a_token_that_the_protocol_leaves_out_does_not_count() -> None:
+    document = Encoded(Document("a.md", 0, "one two"), *(np.arange(2, dtype=np.int32),) * 3)
+    assert document_totals(document, np.array([math.nan, 2.0])) == Totals(2.0, 1, 7, 2)
 
 
 def test_totals_add_field_by_field() -> None:
@@ -79,9 +89,14 @@ def test_the_order_of_documents_does_not_move_a_corpus() -> None:
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_no_number_names_its_document(broken: float) -> None:
-    document = Encoded(Document("b.md", 7, "some text"), np.arange(2, dtype=np.int32), np.ones(2, bool))
+    document = Encoded(
+        Document("b.md", 7, "some text"),
+        np.arange(2, dtype=np.int32),
+        np.ones(2, bool),
+        np.arange(2, dtype=np.int32),
+    )
     with pytest.raises(NumbersGoneWrong, match=r"document b\.md#7") as failure:
-        document_totals(document, np.array([1.0, broken]))
+        finite(np.array([1.0, broken]), document)
     assert failure.value.exit_code == 5
 
 
@@ -97,10 +112,10 @@ def test_damaged_weights_are_noticed_at_the_document_that_meets_them(
         output.weight.clone(), requires_grad=False
     )  # untied: reading alone fails
     base.model.get_input_embeddings().weight[np.setdiff1d(documents[2].ids, elsewhere)] = math.nan
-    nll = score(TokenLosses(base.model, base.family), documents, base, default_protocol(base))
-    assert [np.isfinite(part).all() for part in nll[:2]] == [True, True]
+    losses = TokenLosses(base.model, base.family)
+    assert all(np.isfinite(part).all() for part in score(losses, documents[:2], base, choose_protocol(base)))
     with pytest.raises(NumbersGoneWrong, match=r"a\.md#2"):
-        document_totals(documents[2], nll[2])
+        score(losses, documents, base, choose_protocol(base))
 
 
 def test_totals_are_saved_as_plain_numbers() -> None:

@@ -39,7 +39,7 @@ def difference(
     method: Method = "bootstrap",
     visible: float | None = 0.01,
 ) -> Difference:
-    return Difference(nats, low, high, method, documents, documents - 2, 2, visible)
+    return Difference(nats, low, high, method, documents, documents - 2, 2, visible, 0.5)
 
 
 def certain(nats: float) -> Difference:
@@ -53,7 +53,8 @@ TOO_FEW = difference(-0.5, documents=7, method="too few documents", visible=None
 def corpus(kind: Kind, change: Difference, outside: Difference | None = None) -> CorpusComparison:
     base = Totals(4000.0, 1000, 5000, 800)
     adapter = Totals(4000.0 + 1000 * change.nats_per_token, 1000, 5000, 800)
-    return CorpusComparison("italian-cooking", kind, base, adapter, change, outside, 0.2 if outside else 0.0)
+    share = 0.2 if outside else 0.0
+    return CorpusComparison("italian-cooking", kind, base, adapter, change, None, outside, share, 1.0, 0.0)
 
 
 def comparison(
@@ -65,7 +66,7 @@ def comparison(
     parts = [corpus("held-out", held_out or certain(-0.5))]
     parts += [corpus("general", general)] if general else []
     parts += [corpus("train", certain(-0.6))] if gap else []
-    return Comparison("cooking", "starter/gpt2", protocol, parts, gap)
+    return Comparison("cooking", "starter/gpt2", "abc", protocol, parts, gap)
 
 
 def shown(whole: Comparison) -> str:

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2L
 
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.models.adapters import (
     Base,
@@ -45,7 +45,7 @@ FRESH_PROCESS = """
 import json, sys
 from pathlib import Path
 import torch
-from ft_toolkit.judging.protocols import default_protocol, score
+from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import load_adapter, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import encode
@@ -55,7 +55,7 @@ for place, adapter in zip(sys.argv[1::2], sys.argv[2::2]):
     base = load_base(place)
     documents = encode([Document("t.txt", row, text) for row, text in enumerate(texts)], base.tokenizer)
     losses = TokenLosses(load_adapter(base, Path(adapter)), base.family)
-    print(*(float(nll.sum()).hex() for nll in score(losses, documents, base, default_protocol(base))))
+    print(*(float(nll.sum()).hex() for nll in score(losses, documents, base, choose_protocol(base))))
 """
 
 
@@ -77,7 +77,7 @@ class Trained:
 
 def scores(model: torch.nn.Module, base: Base, documents: list[Document]) -> list[TokenNll]:
     encoded = encode(documents, base.tokenizer)
-    return score(TokenLosses(model, base.family), encoded, base, default_protocol(base))
+    return score(TokenLosses(model, base.family), encoded, base, choose_protocol(base))
 
 
 def train_a_little(model: PeftModel, base: Base, documents: list[Document]) -> None:

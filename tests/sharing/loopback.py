@@ -23,10 +23,11 @@ BASES = {family: f"acme/tiny-{family}" for family in FAMILIES}
 
 
 def point_at(patch: pytest.MonkeyPatch, hub: HubServer, cache: Path, token: str | None = TOKEN) -> None:
-    """Let the real clients of this process talk to a loopback Hub, and wait for it no longer than a test may."""
+    """Let the real clients of this process talk to a loopback Hub, waiting no longer than a test may."""
     constants = huggingface_hub.constants
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
     patch.setattr(constants, "ENDPOINT", hub.endpoint)
+    patch.setattr("huggingface_hub.hf_api.api.endpoint", hub.endpoint)  # made at import; peft asks through it
     template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     patch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))

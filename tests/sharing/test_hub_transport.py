@@ -25,9 +25,7 @@ from ft_toolkit.sharing.snippet import rehearsed
 
 Transport = Literal["regular", "lfs", "xet"]
 AUTO: dict[str, Any] = {"gpt2": AutoModelForCausalLM, "bert": AutoModelForMaskedLM}
-UNSEEN = (
-    "A cup of warm tea with honey soothes a sore throat.\n\nSleep on your side if your nose is blocked.\n"
-)
+UNSEEN = "A cup of warm tea with honey soothes a sore throat.\n\nSleep on your side if your nose is shut.\n"
 
 
 @pytest.fixture(params=["regular", "lfs", "xet"])
@@ -135,9 +133,7 @@ def test_a_private_repository_is_nothing_to_a_stranger(
 ) -> None:
     push(plan_of(finished_run("gpt2")), QUIET)
     point_at(monkeypatch, hub, tmp_path / "another", token=None)
-    with pytest.raises(
-        FtError, match="me/x-lora: expected a repository, found nothing there, or nothing for"
-    ):
+    with pytest.raises(FtError, match="me/x-lora: expected a repository, found nothing there"):
         open_run("hub:me/x-lora")
     point_at(monkeypatch, hub, tmp_path / "another", token=READ_TOKEN)
     assert open_run("hub:me/x-lora").recipe.base.startswith("acme/tiny-gpt2@")
@@ -152,7 +148,7 @@ def test_it_becomes_public_only_when_asked_and_only_once_it_is_there(
     assert not hub.repositories["models", "me/x-lora"].is_private
     visibility = [request for request in hub.requests if request.endswith("/settings")]
     assert len(visibility) == 1 and b'"private"' in next(body for body in hub.bodies if b"visibility" in body)
-    with pytest.raises(FtError, match="expected a private repository, found a public one. Say --public"):
+    with pytest.raises(FtError, match=r"expected a private repository, found a public one. Say --public"):
         push(plan_of(run), QUIET)
 
 

@@ -1,0 +1,89 @@
+"""Our scores through the evaluate library's interface, so that evaluate.combine can use them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import evaluate
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.judging.protocols import choose_protocol, prepare, score
+from ft_toolkit.judging.totals import corpus_totals, document_totals
+from ft_toolkit.models.adapters import Base, base_of, load_adapter, load_base
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.run import Run
+from ft_toolkit.runtime import prepare_torch
+from ft_toolkit.text.corpus import Document
+
+_DESCRIPTION = """Perplexity (causal) or pseudo-perplexity (masked) of texts: exp(total nats / total tokens)
+over all of them, never a mean of perplexities. The model, its adapter and the protocol belong into the
+constructor, since compute() hands its arguments to every metric of a combination."""
+
+
+class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no types
+    """`DomainPerplexity("runs/quickstart").compute(predictions=texts)`.
+
+    model      a run folder, a checkpoint as a recipe names it, or a model object with its tokenizer
+    adapter    folder of a PEFT adapter for it; a run brings its own
+    protocol   auto, or a name from judging.protocols; window and stride in tokens
+    returns    {"perplexity" or "pseudo_perplexity", "nll_nats", "tokens", "bytes", "words", "protocol"}, and
+               "bits_per_byte", "word_perplexity" for causal models
+    """
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        adapter: str | Path | None = None,
+        protocol: str = "auto",
+        window: int | None = None,
+        stride: int | None = None,
+        **evaluate_options: Any,
+    ) -> None:
+        prepare_torch()
+        base, adapter = _base_and_adapter(model, tokenizer, adapter)
+        loaded = load_adapter(base, Path(adapter)) if adapter is not None else base.model
+        self._base = base
+        self._losses = TokenLosses(loaded, base.family)
+        self._protocol = choose_protocol(base, protocol, window, stride)
+        super().__init__(**evaluate_options)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description="predictions: texts, each scored alone",
+            features=datasets.Features({"predictions": datasets.Value("string")}),
+        )
+
+    def _compute(self, predictions: Sequence[str]) -> dict[str, Any]:
+        texts = [Document("predictions", row, text) for row, text in enumerate(predictions) if text]
+        encoded = prepare(texts, self._base, self._protocol)
+        if not encoded:
+            raise FtError("predictions", "at least one text", "none", "Pass predictions=[…].")
+        scores = score(self._losses, encoded, self._base, self._protocol)
+        totals = corpus_totals(document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True))
+        found: dict[str, Any] = {
+            self._protocol.metric.replace("-", "_"): totals.perplexity
+        } | totals.as_dict()
+        if self._protocol.metric == "perplexity":
+            found |= {"bits_per_byte": totals.bits_per_byte, "word_perplexity": totals.word_perplexity}
+        return found | {"protocol": self._protocol.words()}
+
+
+def _base_and_adapter(
+    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, adapter: str | Path | None
+) -> tuple[Base, str | Path | None]:
+    if isinstance(model, str | Path):
+        if (Path(model) / "run.json").is_file():
+            run = Run.open(model)
+            return load_base(run.recipe.base), adapter or run.adapter_folder
+        return load_base(str(model)), adapter
+    if tokenizer is None:
+        raise FtError("DomainPerplexity", "a tokenizer beside a model object", "none", "Pass tokenizer=….")
+    return base_of(type(model).__name__, model, tokenizer), adapter

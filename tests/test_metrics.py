@@ -1,0 +1,58 @@
+"""Our scores through the evaluate library: the same numbers, and combinable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import evaluate
+import pytest
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.judging.protocols import choose_protocol, prepare, score
+from ft_toolkit.judging.totals import corpus_totals, document_totals
+from ft_toolkit.metrics import DomainPerplexity
+from ft_toolkit.models.adapters import load_base
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.text.corpus import Document
+
+TEXTS = ["Wash your hands before you eat.", "Boil the pasta in plenty of salted water.", ""]
+
+
+def totals(folder: Path, protocol: str = "auto") -> tuple[float, int]:
+    base = load_base(str(folder))
+    chosen = choose_protocol(base, protocol)
+    documents = prepare([Document("t", row, text) for row, text in enumerate(TEXTS) if text], base, chosen)
+    scores = score(TokenLosses(base.model, base.family), documents, base, chosen)
+    found = corpus_totals(document_totals(d, nll) for d, nll in zip(documents, scores, strict=True))
+    return found.perplexity, found.tokens
+
+
+def test_a_causal_model_gets_the_perplexity_that_ft_compare_gives(checkpoints: dict[str, Path]) -> None:
+    found = DomainPerplexity(str(checkpoints["gpt2"])).compute(predictions=TEXTS)
+    assert (found["perplexity"], found["tokens"]) == totals(checkpoints["gpt2"])
+    assert found["protocol"] == "document(64/32)"
+    assert found["bits_per_byte"] > 0
+
+
+def test_a_masked_model_object_gets_a_pseudo_perplexity_and_no_bits(checkpoints: dict[str, Path]) -> None:
+    folder = checkpoints["bert"]
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    metric = DomainPerplexity(model, tokenizer=tokenizer, protocol="covering")
+    found = metric.compute(predictions=TEXTS)
+    assert (found["pseudo_perplexity"], found["tokens"]) == totals(folder, "covering")
+    assert "perplexity" not in found
+    assert "bits_per_byte" not in found
+
+
+def test_metrics_combine(checkpoints: dict[str, Path]) -> None:
+    names = {name: DomainPerplexity(str(checkpoints[name])) for name in ("gpt2", "bert")}
+    found = evaluate.combine(names).compute(predictions=TEXTS)
+    assert found["perplexity"] == totals(checkpoints["gpt2"])[0]
+    assert found["pseudo_perplexity"] == totals(checkpoints["bert"])[0]
+
+
+def test_a_model_object_without_its_tokenizer_is_refused(checkpoints: dict[str, Path]) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(checkpoints["bert"])
+    with pytest.raises(FtError, match="Pass tokenizer"):
+        DomainPerplexity(model)
