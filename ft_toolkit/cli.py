@@ -46,6 +46,7 @@ def finetune(
     judge: Annotated[
         bool, typer.Option(help="--no-judge: validation figure only; the test part stays unseen.")
     ] = True,
+    seeds: Annotated[int, typer.Option(min=1, help="Train with so many seeds and show the spread.")] = 1,
     track: Annotated[
         list[str] | None, typer.Option(help="A tracker that accelerate knows: tensorboard …")
     ] = None,
@@ -55,11 +56,16 @@ def finetune(
     from ft_toolkit.recipe import read_recipe
 
     resolved = read_recipe(recipe, overrides or [])
-    from ft_toolkit import (
-        finetune as journey,
-    )  # only now: a fault in the recipe is told without waiting for torch
+    from ft_toolkit import finetune as journey  # only now: a fault is told without waiting for torch
 
-    journey.finetune(resolved.recipe, runs, device=device, trackers=track or (), judge=judge, energy=energy)
+    if seeds > 1:
+        journey.finetune_seeds(
+            resolved.recipe, seeds, runs, device=device, trackers=track or (), energy=energy
+        )
+    else:
+        journey.finetune(
+            resolved.recipe, runs, device=device, trackers=track or (), judge=judge, energy=energy
+        )
 
 
 @app.command("runs")
@@ -134,6 +140,17 @@ def show_recipe(
 
     for key, value, origin, meaning in read_recipe(recipe, overrides or []).explained():
         print(f"{key:<26} {'null' if value is None else value!s:<28} {origin:<30} {meaning}")
+
+
+@app.command()
+def cache(clear: Annotated[bool, typer.Option("--clear", help="Forget them.")] = False) -> None:
+    """Tell where base scores are kept and how large they are, or forget them."""
+    from ft_toolkit.judging.store import Store
+
+    store = Store()
+    print(f"{store.path}  {store.size_bytes() / 1e6:.1f} MB{', cleared' if clear else ''}")
+    if clear:
+        store.clear()
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from ft_toolkit.models.adapters import Base, attach_adapter, load_base, save_ada
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe, Training
-from ft_toolkit.run import Run
+from ft_toolkit.run import Run, read_json
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Parts, read_corpus, split
@@ -85,6 +86,37 @@ def finetune(
                 run.record(wall_seconds=round(time.monotonic() - started, 1))
     accelerator.end_training()
     return run
+
+
+def finetune_seeds(
+    recipe: Recipe, seeds: int, runs_folder: str | Path = "runs", *, screen: Screen | None = None, **how: Any
+) -> list[Run]:
+    """Train and judge a recipe once for each of `seeds` seeds, from the recipe's own upwards.
+
+    The spread of the gains stands beside the interval, which knows nothing of training luck. The other
+    arguments are finetune's.
+    """
+    screen = screen or Screen()
+    runs = []
+    for seed in range(recipe.training.seed, recipe.training.seed + seeds):
+        training = recipe.training.model_copy(update={"seed": seed})
+        name = recipe.name if seed == recipe.training.seed else f"{recipe.name}-seed{seed}"
+        runs.append(
+            finetune(
+                recipe.model_copy(update={"training": training, "name": name}),
+                runs_folder,
+                screen=screen,
+                **how,
+            )
+        )
+    gains = [read_json(run.folder / "comparison.json")["corpora"][0]["percent"] for run in runs]
+    each = ", ".join(f"{gain:+.1f}" for gain in gains)
+    spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
+    screen.say(
+        f"{recipe.name} over {seeds} training seeds: {each} %; mean {statistics.mean(gains):+.1f} %, "
+        f"standard deviation {spread:.1f}, worst {max(gains):+.1f} %"
+    )
+    return runs
 
 
 def _training_rows(base: Base, parts: Parts, plan: Training) -> list[Row]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network says so by itself
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["FT_CACHE"] = tempfile.mkdtemp(prefix="ft-cache-")  # never the user's own
 
 import pytest
 import torch
