@@ -7,11 +7,14 @@ RECIPE ?= quickstart
 SET ?=
 RUN ?=
 ON ?=
+REPO ?=
+YES ?=
+PUSH_FLAGS ?=
 VENV := .venv
 FT := $(VENV)/bin/ft
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help setup finetune compare runs recipes doctor test check oracles mutants readme clean
+.PHONY: help setup finetune compare push runs recipes doctor test check oracles mutants readme clean
 
 help:      ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +44,10 @@ finetune: $(VENV)/.installed   ## train and judge: make finetune RECIPE=recipes/
 compare: $(VENV)/.installed   ## score a run again: make compare RUN=runs/quickstart ON=notes.txt
 	@test -n "$(RUN)" || { echo "Which run? make compare RUN=one of:"; $(FT) runs; exit 2; }
 	@$(FT) compare $(RUN) $(if $(ON),--on '$(ON)')
+
+push: $(VENV)/.installed   ## show what would go to the Hub; YES=1 sends it: make push RUN=runs/x REPO=me/x-lora YES=1
+	@test -n "$(RUN)" || { echo "Which run? make push RUN=one of:"; $(FT) runs; exit 2; }
+	@$(FT) push $(RUN) $(if $(REPO),--to '$(REPO)') $(if $(YES),--yes) $(PUSH_FLAGS)
 
 runs: $(VENV)/.installed   ## list the runs with their verdicts
 	@$(FT) runs

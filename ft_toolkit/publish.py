@@ -193,7 +193,7 @@ def push(plan: Plan, screen: Screen | None = None) -> Pushed:
 def _objective(run: Run) -> Objective:
     if not run.is_finished or not (run.folder / "comparison.json").is_file():
         found = "one without a verdict"
-        raise FtError(run.folder, "a judged run", found, f"ft compare {run.folder} judges it; then push.")
+        raise FtError(run.folder, "a judged run", found, "Judge it with ft compare, then push.")
     metric = read_json(run.folder / "comparison.json")["protocol"]["metric"]
     return "masked" if metric == "pseudo-perplexity" else "causal"
 

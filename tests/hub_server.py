@@ -390,7 +390,7 @@ def _settings(asked: Asked) -> Answer:
 _ID = r"(?P<id>[\w.-]+/[\w.-]+)"
 _API = rf"/api/(?P<kind>models|datasets)/{_ID}"
 _RULES: tuple[tuple[tuple[str, ...], str, Rule], ...] = (
-    (("HEAD",), "/?", _welcome),
+    (("HEAD", "GET"), "/?|/api/agent-harnesses", _welcome),
     (("GET",), rf"{_API}/tree/(?P<revision>[^/]+)(?P<path>/.*)?", _tree),
     (("GET",), rf"{_API}/revision/(?P<revision>[^/]+)", _info),
     (("GET",), _API, _info),

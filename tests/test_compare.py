@@ -222,7 +222,8 @@ def test_without_corpus_and_kept_text_nothing_is_made_up(
 def test_several_runs_are_compared_in_their_order(judged: Run, a_copy: Run) -> None:
     twin = a_copy.folder.rename(a_copy.folder.with_name("twin"))
     result = CliRunner().invoke(app, ["compare", str(twin), str(judged.folder), "--json"])
-    assert [comparison["name"] for comparison in json.loads(result.stdout)["comparisons"]] == ["twin", "judged"]
+    names = [comparison["name"] for comparison in json.loads(result.stdout)["comparisons"]]
+    assert names == ["twin", "judged"]
 
 
 def test_an_adapter_of_another_base_is_refused(

@@ -1,4 +1,4 @@
-"""ft compare on several runs and corpora: one table where there is a common figure, gates, kept base scores."""
+"""ft compare on several runs and corpora: a matrix, gates, kept base scores, seeds."""
 
 from __future__ import annotations
 

@@ -149,16 +149,16 @@ def _sign_flip(change: Values, seed: int) -> float:
     """If the models were exchangeable, each document's difference could as well have the other sign."""
     if not change.any():
         return 1.0
-    result = stats.permutation_test(
-        (change,),
-        lambda values, axis: values.sum(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=DRAWS,
-        batch=max(1, int(_DRAW_BYTES / (120 * len(change)))),
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)
+    # scipy's permutation_test draws sign by sign: 93 s for 200 draws of 100,000 documents, this a second
+    draw = np.random.default_rng(seed)
+    batch = max(1, int(_DRAW_BYTES / (16 * len(change))))
+    threshold = abs(change.sum()) * (1 - 1e-12)  # a sum in another order may differ in its last bits
+    as_large = 0
+    for start in range(0, DRAWS, batch):
+        size = (min(batch, DRAWS - start), len(change))
+        flipped = (2.0 * draw.integers(0, 2, size, dtype=np.int8) - 1) @ change
+        as_large += int((np.abs(flipped) >= threshold).sum())
+    return (as_large + 1) / (DRAWS + 1)
 
 
 def _bootstrap(data: tuple[Values, NDArray[np.int64]], seed: int) -> tuple[float, float]:

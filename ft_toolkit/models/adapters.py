@@ -230,5 +230,5 @@ def _unreadable(where: str, place: str, error: Exception, silence: str | None) -
             return FtError(where, "safetensors weights", found, "Save the model there with save_pretrained.")
         return FtError(where, "a readable checkpoint", reason, "Download or save it again.")
     wanted = "a checkpoint on the Hub, in the cache, or a folder"
-    found = hub_reason(error, silence)
-    return FtError(where, wanted, found, "Check the name and the network, or use starter/gpt2.")
+    fix = f"Check the {'network' if silence else 'name'}, or use starter/gpt2."
+    return FtError(where, wanted, hub_reason(error, silence), fix)

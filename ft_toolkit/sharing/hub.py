@@ -7,6 +7,7 @@ repeated continues: content that is already there is not sent again.
 from __future__ import annotations
 
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,6 @@ from huggingface_hub.errors import (
     BadRequestError,
     HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -38,7 +38,7 @@ from huggingface_hub.utils._http import (
     default_client_factory,  # the hooks of the real client, with our timeout
 )
 
-from ft_toolkit.errors import FtError
+from ft_toolkit.errors import FtError, is_disk_full
 
 SECONDS_OF_SILENCE = 60.0  # the client itself would wait for a silent server for ever
 REPEAT = "Repeat the same command: it continues where this one stopped."
@@ -165,19 +165,14 @@ def stated_licence(name: str, kind: str) -> str | None:
 
 @contextmanager
 def told_plainly(repo: str) -> Iterator[None]:
-    """Turn what the client raises into one line with a cure; ours and Ctrl-C pass through."""
+    """Turn what the client raises into one line with a cure; a full disk and our own bugs pass through."""
     try:
         yield
     except FtError:
         raise
-    except (
-        HfHubHTTPError,
-        httpx2.HTTPError,
-        LocalEntryNotFoundError,
-        RuntimeError,
-        ValueError,
-        OSError,
-    ) as error:
+    except Exception as error:
+        if is_disk_full(error) or not _is_the_clients(error):
+            raise
         raise _plain(repo, error) from error
 
 
@@ -186,7 +181,7 @@ def _prepare(api: HfApi, to: Destination) -> str:
     try:
         info = api.repo_info(to.repo)
     except RepositoryNotFoundError:
-        api.create_repo(to.repo, private=True, exist_ok=True)  # public only once everything is there
+        _create(api, to.repo)
         info = api.repo_info(to.repo)
     if not info.private and not to.is_public:
         cure = "Say --public, or choose another name."
@@ -201,6 +196,13 @@ def _prepare(api: HfApi, to: Destination) -> str:
             raise FtError("--revision", "a branch", "a commit", "Commits do not change; name a branch.")
     assert info.sha is not None  # a repository that was found has a commit
     return str(info.sha)
+
+
+def _create(api: HfApi, repo: str) -> None:
+    try:
+        api.create_repo(repo, private=True, exist_ok=True)  # public only once everything is there
+    except KeyError:  # the client looks for the url that a conflict of another kind does not hold
+        raise FtError(repo, "no other change under way", "a conflict", REPEAT) from None
 
 
 def _commit(
@@ -278,6 +280,9 @@ def _pull_request_url(repo: str, reference: str) -> str:
 def _plain(repo: str, error: BaseException) -> FtError:
     """What happened, in the words of somebody who has to mend it."""
     cause = _cause(error)
+    if "metadata in README.md" in str(error):
+        found = str(error).partition("\n")[2].removeprefix("- ")
+        return FtError("README.md", "a card that the Hub accepts", found, "Mend name, licence or tags.")
     if isinstance(cause, OfflineModeIsEnabled):
         return FtError("the Hub", "to be allowed to use the network", "HF_HUB_OFFLINE", "Unset it.")
     if isinstance(cause, RevisionNotFoundError):
@@ -292,9 +297,13 @@ def _plain(repo: str, error: BaseException) -> FtError:
     if isinstance(cause, HfHubHTTPError):
         return _refused(repo, cause)
     words = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
-    if isinstance(cause, ValueError) and "README.md" in words:
-        return FtError("README.md", "a card that the Hub accepts", words, "Mend name, licence or tags.")
     return FtError(constants.ENDPOINT, "an answer", words, REPEAT)
+
+
+def _is_the_clients(error: Exception) -> bool:
+    """Whether the Hub's client raised it, by its last frame: the types are a dozen, KeyError too."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return modules[-1].partition(".")[0] in ("huggingface_hub", "httpx2", "httpcore2", "json")
 
 
 def _refused(repo: str, error: HfHubHTTPError) -> FtError:

@@ -272,17 +272,18 @@ def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:
 
     full, _, revision = name.partition("@")
     owner_name, config = "/".join(full.split("/")[:2]), "/".join(full.split("/")[2:])
-    where, wanted = f"corpus hf:{name}", "a dataset on the Hub or in the cache"
+    where = f"corpus hf:{full}@{revision[:12]}".rstrip("@")
     with hub_or_cache() as silence:
         try:
             builder = datasets.load_dataset_builder(owner_name, config or None, revision=revision or None)
             builder.download_and_prepare()
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            fix = "Check the name and the network."
-            raise FtError(where, wanted, hub_reason(error, silence), fix) from None
-    if _COMMIT.fullmatch(revision) and builder.hash != revision:  # datasets offers its newest copy instead
-        found = f"only {builder.hash} cached, and {silence}"
-        raise FtError(where, f"revision {revision}", found, "Read it once with the network on.")
+            fix = f"Check the {'network' if silence else 'name'}."
+            reason = hub_reason(error, silence)
+            raise FtError(where, "a dataset on the Hub or in the cache", reason, fix) from None
+    if _COMMIT.fullmatch(revision) and builder.hash != revision:
+        found = f"{builder.hash[:12]}, the newest in the cache"  # which datasets falls back to
+        raise FtError(where, "that revision", found, "Check the network.")
     fill = _template(text)
     for split_name, rows in builder.as_dataset().items():
         for row, columns in enumerate(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tracemalloc
 from collections.abc import Callable
@@ -229,3 +230,35 @@ def test_a_gap_over_too_few_documents_has_no_interval(held_out: int, train: int,
     assert (found.low is not None, found.high is not None) == (has_interval, has_interval)
     if not has_interval:
         assert not found.excludes_zero
+
+
+def test_the_sign_flip_p_value_is_the_share_of_sign_patterns_as_far_from_zero() -> None:
+    change = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.0])  # sum 20
+    patterns = np.array(list(itertools.product([-1, 1], repeat=8)))
+    exact = np.mean(np.abs(patterns @ change) >= 20)
+    found = paired_difference(np.zeros(8), change, np.ones(8, dtype=np.int64))
+    assert found.p_value == pytest.approx(exact, abs=0.02)  # 5,000 draws: a standard error of 0.007
+
+
+def test_identical_models_have_a_p_value_of_one() -> None:
+    same = np.arange(40.0)
+    assert paired_difference(same, same, np.ones(40, dtype=np.int64)).p_value == 1.0
+
+
+def test_a_p_value_is_never_zero_and_too_few_documents_have_none() -> None:
+    ones = np.ones(60, dtype=np.int64)
+    assert paired_difference(np.zeros(60), -np.ones(60), ones).p_value == 1 / (statistics.DRAWS + 1)
+    assert paired_difference(np.zeros(7), -np.ones(7), ones[:7]).p_value is None
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01; 2 x 0.03; and never less than the one before
+        ([0.5, 0.6], [1.0, 1.0]),
+        ([0.02], [0.02]),
+        ([], []),
+    ],
+)
+def test_holm_multiplies_by_the_number_still_open(p_values: list[float], adjusted: list[float]) -> None:
+    assert statistics.holm(p_values) == pytest.approx(adjusted)

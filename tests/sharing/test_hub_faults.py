@@ -1,4 +1,4 @@
-"""Whatever breaks on the way: the repository holds the old commit or the whole new one, and a repeat ends well."""
+"""Whatever breaks: the repository holds the old commit or the whole new one, and a repeat ends well."""
 
 from __future__ import annotations
 
@@ -245,12 +245,11 @@ def test_a_card_that_the_hub_refuses_stops_everything(impatient: HubServer, tmp_
     assert shown(impatient, "me/x-lora") == {}
 
 
-def test_without_a_network_the_line_says_so(hub: HubServer, tmp_path: Path) -> None:
-    hub.__exit__()
+def test_without_a_network_the_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HubServer() as gone:
+        point_at(monkeypatch, gone, tmp_path / "cache")
     with pytest.raises(FtError, match=r"expected an answer, found .*refused"):
         attempt("me/x-lora", Content(tmp_path).files(1))
-    hub._thread = type(hub._thread)(target=lambda: None)
-    hub._server = type(hub._server)(("127.0.0.1", 0), lambda *_: None)
 
 
 def test_without_a_token_and_with_one_that_only_reads_the_cure_is_named(

@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ft_toolkit import shipped
-from ft_toolkit.text.blocks import NO_TARGET, SHORTEST_MASKED_PIECE, Encoded, Row, collate, encode, mask, pack
+from ft_toolkit.text.blocks import (
+    JOINT,
+    NO_TARGET,
+    SHORTEST_MASKED_PIECE,
+    Encoded,
+    Row,
+    collate,
+    encode,
+    encode_joined,
+    mask,
+    pack,
+)
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.screening import repeated_lines
 
@@ -37,7 +48,7 @@ def encoded(sizes: Sequence[int]) -> list[Encoded]:
     for number, size in enumerate(sizes):
         ids = np.arange(first, first + size, dtype=np.int32)
         document = Document(f"{number}.txt", 0, f"document {number}")
-        documents.append(Encoded(document, ids, np.ones(size, dtype=np.bool_)))
+        documents.append(Encoded(document, ids, np.ones(size, np.bool_), np.arange(size, dtype=np.int32)))
         first += size
     return documents
 
@@ -410,3 +421,31 @@ def test_tokens_of_repeated_lines_are_not_fresh(
     assert tokenizers[starter].decode(first.ids[first.is_fresh]) == expected
     everything, _ = encode(documents, tokenizers[starter])
     assert everything.is_fresh.all()
+
+
+@pytest.mark.parametrize("starter", ["gpt2", "bert"])
+def test_pieces_of_a_joined_text_are_together_the_whole_and_each_begins_in_its_document(
+    tokenizers: dict[str, PreTrainedTokenizerBase], starter: str
+) -> None:
+    texts = ["Boil the pasta.", "물과 소금 🙂", "x", "Chop two onions\n\nand fry them."]
+    documents = [Document("t.txt", row, text) for row, text in enumerate(texts)]
+    tokenizer = tokenizers[starter]
+    pieces = encode_joined(documents, tokenizer)
+    whole = tokenizer.encode(JOINT.join(texts), add_special_tokens=False)
+    assert [piece.document for piece in pieces] == documents
+    assert np.concatenate([piece.ids for piece in pieces]).tolist() == whole
+    for piece in pieces[1:]:
+        begins = tokenizer.decode(piece.ids[:1]).strip().lower()
+        assert begins in ("", "[unk]") or piece.document.text.lower().startswith(begins[:1]) or "�" in begins
+
+
+@pytest.mark.parametrize("starter", ["gpt2", "bert"])
+def test_pieces_of_a_word_share_its_number(
+    tokenizers: dict[str, PreTrainedTokenizerBase], starter: str
+) -> None:
+    (document,) = encode([Document("t.txt", 0, "the antihypertensive drug")], tokenizers[starter])
+    words = document.word_ids.tolist()
+    assert words[0] == 0
+    assert words[-1] == 2
+    assert words.count(1) > 2
+    assert words == sorted(words)

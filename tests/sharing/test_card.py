@@ -1,0 +1,148 @@
+"""README.md: valid metadata, the numbers of comparison.json and no others, and words that warn."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import HubServer
+from huggingface_hub import ModelCard
+from loopback import BASES, plan_of
+
+from ft_toolkit.recipe import Recipe
+from ft_toolkit.run import Run
+from ft_toolkit.sharing.card import Published, write_card
+from ft_toolkit.sharing.licences import Licence, Source
+from ft_toolkit.sharing.snippet import Place
+from ft_toolkit.sharing.staging import BaseOnTheHub
+
+LOW, HIGH = -0.2, -0.1  # nats a token; exp(-0.2) - 1 = −18.1 %, exp(-0.1) - 1 = −9.5 %
+
+
+def published(source: str = "hf:acme/leaflets", **changes: Any) -> Published:
+    """A card's content with figures that are easy to find again."""
+    difference = {"nats_per_token": -0.15, "low": LOW, "high": HIGH, "documents": 40, "better": 37}
+    held_out = {"corpus": "acme/leaflets", "kind": "held-out", "difference": difference, "percent": -13.929}
+    held_out |= {"base_perplexity": 111.25, "adapter_perplexity": 95.75, "repeated_token_fraction": 0.125}
+    comparison = {
+        "protocol": {"metric": "perplexity", "name": "document", "window_tokens": 64, "stride_tokens": 32},
+        "corpora": [held_out],
+        "gap": {"adapter_nats": 0.5, "base_nats": 0.25, "low": 0.125, "high": 0.375, "excess_nats": 0.25},
+        "verdict": {
+            "headline": "tiny: 14 % lower perplexity than its base on unseen text of acme/leaflets",
+            "forgotten": "not measured: no general text",
+            "memorised": "somewhat",
+            "caveats": ["The interval speaks of documents."],
+        },
+        "run": {"documents": {"train": 100, "test": 40}, "sha256": {"base": "b" * 64}, "device": "cpu"},
+    }
+    base = BaseOnTheHub("acme/base", Place("acme/base", "c" * 40), None)
+    recipe = Recipe.model_validate({"name": "tiny", "base": "acme/base", "corpus": {"source": source}})
+    licence = Licence("mit", (Source("base", "acme/base", "mit"), Source("corpus", source, "own")), False)
+    it = Published("me/x-lora", recipe, source, base, licence, comparison, "print('loaded')\n", merged=False)
+    return replace(it, **changes)
+
+
+def test_the_metadata_is_what_the_hub_reads() -> None:
+    data = ModelCard(write_card(published())).data
+    assert (data.base_model, data.base_model_relation) == ("acme/base", "adapter")
+    assert (data.library_name, data.pipeline_tag, data.license) == ("peft", "text-generation", "mit")
+    assert data.datasets == ["acme/leaflets"] and "lora" in data.tags and data.language is None
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_type) == (
+        "perplexity",
+        95.75,
+        "acme/leaflets",
+    )
+    assert result.metric_args["change_percent_interval_95"] == [-18.1269, -9.5163]
+    assert (
+        result.metric_args["protocol"]["stride_tokens"] == 32 and result.metric_args["base_value"] == 111.25
+    )
+
+
+def test_a_text_that_is_no_data_set_of_the_hub_gets_no_model_index() -> None:
+    data = ModelCard(write_card(published("leaflets"))).data
+    assert data.eval_results is None and data.datasets is None and data.to_dict().get("model-index") is None
+
+
+def test_the_table_shows_the_figures_with_their_interval() -> None:
+    card = write_card(published())
+    assert "| 40 | 111.25 | 95.75 | −13.9 % | −18.1 … −9.5 % | 37 of 40 |" in card
+    assert "excess +0.250, 95 % interval +0.125 … +0.375" in card
+    assert "12.5 % of held-out tokens" in card and "`" + "b" * 64 + "`" in card
+
+
+def test_every_figure_of_the_card_comes_from_the_run() -> None:
+    """Figures that are in none of the inputs are listed here one by one, with their reason."""
+    it = published()
+    figures = re.findall(r"\d+\.\d+", write_card(it).partition("---\n\n")[2].replace("−", "-"))
+    known = json.dumps(it.comparison) + json.dumps(it.recipe.model_dump())
+    derived = {"13.9", "18.1", "9.5", "12.5", "0.500", "0.250"}  # rounded, or as per cent
+    assert [figure for figure in figures if figure not in known and figure not in derived] == []
+
+
+def test_what_was_not_measured_says_so() -> None:
+    card = write_card(published())
+    assert "**Energy**: not measured" in card and "**Calibration**: not measured" in card
+    assert "**Forgotten** (general text): not measured: no general text" in card
+    measured = published()
+    more: dict[str, Any] = dict(measured.comparison)
+    more["run"] = measured.comparison["run"] | {"energy_kwh": 0.0125, "energy_method": "codecarbon 3: CPU"}
+    more["calibration"] = {"expected_error": 0.03}
+    card = write_card(replace(measured, comparison=more))
+    assert (
+        "**Energy**: 0.0125 kWh (codecarbon 3: CPU)" in card
+        and "**Calibration**: expected error 0.03" in card
+    )
+
+
+def test_a_medical_adapter_says_that_it_is_no_medical_advice() -> None:
+    assert "medical advice" not in write_card(published())
+    medical = Recipe.model_validate(
+        {"name": "tiny", "base": "acme/base", "corpus": {"source": "x"}, "publish": {"tags": ["medical"]}}
+    )
+    for it in (published(recipe=medical), published(recipe=published("package:everyday-medicine").recipe)):
+        card = write_card(it)
+        assert "**Not medical advice.**" in card and "medical" in ModelCard(card).data.tags
+
+
+def test_a_base_that_goes_along_is_named_and_claims_no_place_on_the_hub(tmp_path: Path) -> None:
+    base = BaseOnTheHub("starter/gpt2", Place("me/x-lora", subfolder="base"), tmp_path)
+    card = write_card(published(base=base))
+    assert ModelCard(card).data.base_model is None
+    assert "starter/gpt2, is in the subfolder `base/`" in card
+
+
+def test_a_merged_model_is_a_finetune_for_transformers() -> None:
+    data = ModelCard(write_card(published(merged=True))).data
+    assert (data.base_model_relation, data.library_name) == ("finetune", "transformers")
+    assert "lora" not in data.tags
+
+
+def test_the_rights_that_were_stated_stand_on_the_card() -> None:
+    it = published()
+    assert "states that they have the rights" not in write_card(it)
+    stated = replace(it.licence, has_the_rights=True)
+    assert "The publisher states that they have the rights" in write_card(replace(it, licence=stated))
+
+
+@pytest.mark.parametrize(("family", "tag"), [("gpt2", "text-generation"), ("bert", "fill-mask")])
+def test_a_real_run_gets_a_card_whose_figures_are_its_own(
+    family: str, tag: str, hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run(family)
+    plan = plan_of(run)
+    card = plan.files["README.md"].read_text()
+    data = ModelCard(card).data
+    assert (data.pipeline_tag, data.base_model, data.language) == (tag, BASES[family], "en")
+    comparison = json.loads((run.folder / "comparison.json").read_text())
+    for part in comparison["corpora"]:
+        assert f"| {part['base_perplexity']:.2f} | {part['adapter_perplexity']:.2f} |" in card
+    assert comparison["verdict"]["headline"] in card and plan.snippet in card
+    assert ("pseudo-perplexity" in card) is (family == "bert") and "Not medical advice" in card
+    assert "None" not in card

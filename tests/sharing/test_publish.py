@@ -1,0 +1,222 @@
+"""ft push as a user meets it: a plan, a yes, and little waiting."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import Fault, HubServer
+from loopback import BASES, QUIET, plan_of
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from ft_toolkit import publish, shipped
+from ft_toolkit.errors import FtError
+from ft_toolkit.recipe import read_recipe
+from ft_toolkit.run import Run
+from ft_toolkit.sharing.hub import Destination
+from ft_toolkit.sharing.staging import Contents, locate_base, shown_source
+
+FT = [sys.executable, "-m", "ft_toolkit.cli"]
+LIGHT = """
+import sys, time
+from ft_toolkit import cli
+sys.argv = ["ft", "push", sys.argv[1], "--to", "me/x-lora", "--yes"]
+try:
+    cli.main()
+except SystemExit as done:
+    assert not done.code, done.code
+heavy = {"torch", "transformers", "peft"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_a_push_imports_no_torch_and_asks_the_hub_within_three_seconds(
+    hub: HubServer, finished_run: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, first_request = finished_run("gpt2"), []
+    answer = HubServer.answer
+
+    def timed(self: HubServer, *asked: object) -> object:
+        first_request.append(time.monotonic())
+        return answer(self, *asked)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HubServer, "answer", timed)
+    seconds = []
+    for _ in range(3):  # the fastest of three: another process may be using the machine
+        first_request.clear()
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", LIGHT, str(run.folder)], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        seconds.append(first_request[0] - started)
+        if seconds[-1] < 3:
+            break
+    assert min(seconds) < 3
+    assert "nothing to do" in done.stderr or "pushed and read back" in done.stderr
+    assert hub.repositories["models", "me/x-lora"].is_private
+
+
+def test_without_a_yes_the_plan_is_printed_and_nothing_is_sent(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    done = subprocess.run(
+        [*FT, "push", str(run.folder), "--to", "me/x-lora", "--scores", "--public", "--base-license", "mit"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "visibility   public" in done.stdout and "licence      mit (base acme/tiny-gpt2: mit" in done.stdout
+    )
+    for path in (run.folder / "push").rglob("*"):
+        if path.is_file():
+            name = path.relative_to(run.folder / "push").as_posix()
+            assert f"{path.stat().st_size:,}  {name}\n" in done.stdout
+    assert f"recipe.yaml corpus.source: {run.recipe.corpus.source} → medicine" in done.stdout
+    assert done.stdout.splitlines()[-1] == "nothing was sent; --yes sends it"
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(("typed", "is_sent"), [("yes", True), ("y", False), ("", False)])
+def test_only_a_typed_yes_sends(typed: str, is_sent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert publish.agreed(ask=lambda question: typed) is is_sent
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False)
+    assert publish.agreed(ask=lambda question: "yes") is False
+
+
+def test_the_recipe_s_publish_section_speaks_where_the_user_does_not(
+    finished_run: Callable[[str], Run], hub: HubServer
+) -> None:
+    run = finished_run("gpt2")
+    with pytest.raises(FtError, match="--to: expected owner/name on the Hub, found nothing"):
+        publish.destination(run, publish.Target())
+    text = (run.folder / "recipe.yaml").read_text()
+    section = "publish: {repo: me/from-the-recipe, private: false, license: apache-2.0, tags: [leaflets]}\n"
+    (run.folder / "recipe.yaml").write_text(text.partition("publish:")[0] + section)
+    run = Run.open(run.folder)
+    there = publish.destination(run, publish.Target())
+    assert (there.repo, there.is_public) == ("me/from-the-recipe", True)
+    assert publish.destination(run, publish.Target("org/other")).repo == "org/other"
+    plan = plan_of(run, there)
+    assert plan.licence.id == "apache-2.0" and "- leaflets" in plan.files["README.md"].read_text()
+
+
+def test_each_publishing_key_of_a_recipe_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: starter/gpt2\ncorpus: {source: notes, license: own, language: it}\n")
+    recipe = read_recipe(path, ["publish.repo=me/x", "publish.private=false", "publish.license=mit"]).recipe
+    assert (recipe.corpus.license, recipe.corpus.language) == ("own", "it")
+    assert recipe.publish.model_dump() == {"repo": "me/x", "private": False, "license": "mit", "tags": []}
+
+
+def test_an_unjudged_run_is_sent_back_to_be_judged(finished_run: Callable[[str], Run]) -> None:
+    run = finished_run("gpt2")
+    (run.folder / "comparison.json").unlink()
+    with pytest.raises(
+        FtError, match=r"expected a judged run, found one without a verdict. Judge it"
+    ):
+        plan_of(run)
+
+
+def test_the_licence_of_an_unknown_base_is_read_from_its_card_and_asked_for_when_it_has_none(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    assert plan_of(run).licence.id == "mit"  # as the base's card says
+    hub.cards[BASES["gpt2"]] = {"license": "cc-by-nc-4.0"}
+    assert plan_of(run).licence.id == "cc-by-nc-4.0"
+    del hub.cards[BASES["gpt2"]]
+    with pytest.raises(
+        FtError, match=r"licence of the base acme/tiny-gpt2: expected to be known .* --base-lic"
+    ):
+        plan_of(run)
+
+
+def test_a_starter_is_refused_without_its_files_and_sent_with_them(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    recipe = (run.folder / "recipe.yaml").read_text()
+    (run.folder / "recipe.yaml").write_text(recipe.replace(run.recipe.base, "starter/gpt2"))
+    run = Run.open(run.folder)
+    with pytest.raises(FtError, match=r"ships inside ft-toolkit. Send it along: --with-base \(11 MB\)"):
+        plan_of(run)
+    plan = publish.plan_push(
+        run, Destination("me/x-lora"), Contents(), publish.Rights(), with_base=True, screen=QUIET
+    )
+    along = {name for name in plan.files if name.startswith("base/")}
+    assert along >= {"base/model.safetensors", "base/config.json", "base/tokenizer.json"}
+    weights = shipped.starter("gpt2") / "model.safetensors"
+    assert plan.files["base/model.safetensors"].read_bytes() == weights.read_bytes()
+    config = json.loads(plan.files["adapter_config.json"].read_text())
+    assert config["base_model_name_or_path"] == "me/x-lora"  # never starter/…, anybody's to take there
+    assert 'snapshot_download("me/x-lora")' in plan.snippet and 'f"{folder}/base"' in plan.snippet
+
+
+def test_a_local_base_is_named_by_its_folder_alone(
+    checkpoints: dict[str, Path], finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    recipe = (run.folder / "recipe.yaml").read_text()
+    (run.folder / "recipe.yaml").write_text(recipe.replace(run.recipe.base, str(checkpoints["gpt2"])))
+    run = Run.open(run.folder)
+    with pytest.raises(FtError, match=r"base tiny-gpt2: .*found one that only this machine has"):
+        locate_base(run, "me/x-lora", None, with_base=False)
+    assert locate_base(run, "me/x-lora", None, with_base=True).name == "tiny-gpt2"
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("/home/me/notes", "notes"),
+        ("texts/a.jsonl", "a.jsonl"),
+        ("hf:a/b", "hf:a/b"),
+        ("package:x", "package:x"),
+    ],
+)
+def test_a_local_source_becomes_its_file_name(source: str, shown: str) -> None:
+    assert shown_source(source) == shown
+
+
+@pytest.mark.slow
+def test_verify_loads_from_an_empty_cache_and_finds_no_difference(
+    hub: HubServer, finished_run: Callable[[str], Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run("bert")
+    target = publish.Target("me/x-lora")
+    pushed = publish.publish(
+        run, target, Contents(), publish.Rights(), is_agreed=True, check_again=True, screen=publish.Screen()
+    )
+    assert pushed is not None and pushed.is_new
+    assert "scores as the run does (difference 0 nats)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_merged_model_loads_with_transformers_alone_and_reads_as_the_adapter_does(
+    hub: HubServer, finished_run: Callable[[str], Run], checkpoints: dict[str, Path]
+) -> None:
+    run = finished_run("gpt2")
+    plan = plan_of(run, merged=True)
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(plan.files)
+    assert not any(name.startswith(("adapter", "base/")) for name in plan.files)
+    publish.push(plan, QUIET)
+    merged = AutoModelForCausalLM.from_pretrained("me/x-lora", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(checkpoints["gpt2"], dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(base, run.adapter_folder)
+    ids = torch.arange(20).unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, tuned(ids).logits, atol=1e-4, rtol=1e-4)
+    hub.faults = [Fault("503", "info", 0)]
+    assert not publish.push(plan_of(run, merged=True), QUIET).is_new

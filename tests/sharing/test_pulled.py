@@ -1,0 +1,95 @@
+"""hub:owner/name stands wherever a run may stand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from hub_server import HubServer
+from loopback import QUIET, plan_of
+from typer.testing import CliRunner
+
+from ft_toolkit import compare
+from ft_toolkit.errors import FtError
+from ft_toolkit.publish import push
+from ft_toolkit.run import Run
+from ft_toolkit.sharing.pulled import open_run
+
+
+def test_a_pulled_run_is_judged_again_on_its_own_text_where_that_can_be_read(
+    hub: HubServer,
+    finished_run: Callable[[str], Run],
+    small_corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = finished_run("bert")
+    push(plan_of(run), QUIET)
+    monkeypatch.chdir(small_corpus.parent)  # recipe.yaml on the Hub says `medicine`, the folder's name
+    app = typer.Typer()
+    app.command()(compare.main)
+    done = CliRunner().invoke(app, ["hub:me/x-lora", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["comparisons"][0]["corpora"]
+    assert found == json.loads((run.folder / "comparison.json").read_text())["corpora"]
+
+
+def test_text_of_the_same_name_that_is_another_text_is_not_taken_for_it(
+    hub: HubServer, finished_run: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(plan_of(finished_run("gpt2")), QUIET)
+    other = tmp_path / "elsewhere" / "medicine"
+    other.mkdir(parents=True)
+    for number in range(30):
+        (other / f"{number}.txt").write_text(f"Another text, number {number}.")
+    monkeypatch.chdir(other.parent)
+    told: list[str] = []
+    run = open_run("hub:me/x-lora", told.append)
+    assert run.read_table("documents.parquet") == [] and "cannot be checked" in told[0]
+
+
+def test_text_that_the_run_was_trained_on_is_refused_also_after_a_pull(
+    hub: HubServer,
+    finished_run: Callable[[str], Run],
+    small_corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = finished_run("gpt2")
+    push(plan_of(run), QUIET)
+    monkeypatch.chdir(small_corpus.parent)
+    trained = next(row["source"] for row in run.read_table("documents.parquet") if row["split"] == "train")
+    with pytest.raises(FtError, match="was not trained on"):
+        compare.compare_run(open_run("hub:me/x-lora"), str(small_corpus / trained), screen=QUIET)
+
+
+def test_a_revision_is_pulled_as_it_was_and_a_missing_one_is_named(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    first = push(plan_of(run), QUIET).commit
+    recipe = yaml.safe_load((run.folder / "recipe.yaml").read_text())
+    recipe["publish"]["tags"] = ["second"]
+    (run.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    push(plan_of(Run.open(run.folder)), QUIET)
+    assert open_run(f"hub:me/x-lora@{first}").recipe.publish.tags == ["medical"]
+    assert open_run("hub:me/x-lora").recipe.publish.tags == ["second"]
+    with pytest.raises(FtError, match="me/x-lora: expected that revision, found none of that name"):
+        open_run("hub:me/x-lora@nowhere")
+
+
+def test_a_repository_that_ft_push_did_not_make_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "adapter_config.json").write_text("{}")
+    hub.add("models", "me/foreign", tmp_path / "foreign")
+    with pytest.raises(
+        FtError, match=r"hub:me/foreign: expected an adapter that ft push made, found no"
+    ):
+        open_run("hub:me/foreign")
+
+
+def test_a_folder_is_still_a_folder(finished_run: Callable[[str], Run]) -> None:
+    run = finished_run("gpt2")
+    assert open_run(str(run.folder)).folder == run.folder

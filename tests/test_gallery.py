@@ -1,0 +1,102 @@
+"""The recipes that ship: each says what it costs and whose text it reads, and each trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+from conftest import SHARED
+
+from ft_toolkit.finetune import finetune
+from ft_toolkit.progress import Screen
+from ft_toolkit.recipe import Recipe, gallery, read_recipe
+from ft_toolkit.run import Run
+from ft_toolkit.sharing.licences import KNOWN_BASES, KNOWN_TEXTS, TERMS, known_licence
+
+RECIPES = {path.stem: path for path in gallery()}
+# for each recipe on Hub checkpoints: the family of its base, and a starter in its place
+ON_THE_HUB = {
+    "cooking-gpt2": ("gpt2", "starter/gpt2"),
+    "cooking-distilbert": ("distilbert", "starter/bert"),
+    "medical-gpt2": ("gpt2", "starter/gpt2"),
+    "medical-bert": ("bert", "starter/bert"),
+}
+EVERY_PART = ("corpus.split.validation=0.1", "corpus.split.test=0.2")  # of a corpus smaller than the Hub's
+
+
+def opening(path: Path) -> str:
+    """The comment that a recipe opens with."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    return " ".join(line.lstrip("# ") for line in lines)
+
+
+def licences(recipe: Recipe) -> dict[str, str | None]:
+    """The licence of everything that a recipe builds on."""
+    corpus = recipe.corpus
+    text = corpus.license or known_licence(corpus.source, KNOWN_TEXTS)
+    return {
+        recipe.base: known_licence(recipe.base, KNOWN_BASES),
+        corpus.source.removeprefix("hf:").partition("@")[0]: text,
+    }
+
+
+def train(name: str, runs: Path, overrides: Sequence[str]) -> Run:
+    recipe = read_recipe(name, [*overrides, *EVERY_PART, "judging.general=null"]).recipe
+    return finetune(recipe, runs, device="cpu", judge=False, screen=Screen(quiet=True))
+
+
+def test_the_gallery_holds_the_embedded_default_and_four_recipes_for_real_work() -> None:
+    assert set(RECIPES) >= {"quickstart", "quickstart-bert", *ON_THE_HUB}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_opens_with_what_it_costs_and_what_to_expect(name: str) -> None:
+    comment = opening(RECIPES[name])
+    assert "Costs " in comment
+    assert "Expect " in comment
+    assert read_recipe(name).recipe.name == name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_names_what_it_builds_on_and_its_licence(name: str) -> None:
+    comment = opening(RECIPES[name])
+    for source, licence in licences(read_recipe(name).recipe).items():
+        assert licence in TERMS, f"{source}: {licence}"
+        assert source in comment
+        assert licence in comment.lower().replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", ON_THE_HUB)
+def test_a_recipe_on_the_hub_says_where_its_facts_were_seen_and_which_were_not(name: str) -> None:
+    comment = opening(RECIPES[name])
+    for words in ("an estimate", "model.safetensors", "seen", "not confirmed from here", "FT_LIVE=1"):
+        assert words in comment, words
+    revision = read_recipe(name).recipe.corpus.source.partition("@")[2]
+    assert len(revision) == 40  # the text that was meant, whatever is uploaded later
+
+
+@pytest.mark.parametrize("name", ON_THE_HUB)
+def test_a_recipe_on_the_hub_trains_once_base_and_text_are_local(
+    name: str, checkpoints: dict[str, Path], small_corpus: Path, tmp_path: Path
+) -> None:
+    family, _ = ON_THE_HUB[name]
+    local = (f"base={checkpoints[family]}", f"corpus.source={small_corpus}")
+    small = ("training.steps=2", "training.block_tokens=32", "training.batch_tokens=256")
+    run = train(name, tmp_path, [*local, *small])
+    assert run.facts["training"]["steps"] == 2
+    assert (run.adapter_folder / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the larger texts of ../shared/corpora are not here")
+@pytest.mark.parametrize("name", ON_THE_HUB)
+def test_a_recipe_on_the_hub_trains_a_starter_on_larger_real_text(name: str, tmp_path: Path) -> None:
+    _, starter = ON_THE_HUB[name]
+    is_medical = name.startswith("medical")
+    text = SHARED / ("medical/medquad.jsonl" if is_medical else "cooking")
+    local = (f"base={starter}", f"corpus.source={text}")
+    small = ("training.steps=20", "training.block_tokens=128", "training.batch_tokens=512")
+    training = train(name, tmp_path, [*local, *small]).facts["training"]
+    assert training["best_validation_nats"] < training["base_validation_nats"]
