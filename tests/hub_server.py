@@ -113,13 +113,10 @@ class HubServer:
         self.stored: dict[str, bytes] = {}  # large files by their sha256
         self.xet_hashes: dict[str, str] = {}  # sha256 → hash in the Xet store
         self.scratch = Path(tempfile.mkdtemp(prefix="hub-"))
+        self.xet_store = self.scratch / "xet-store"
         self._writing = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def xet_store(self) -> Path:
-        return self.scratch / "xet-store"
 
     @property
     def endpoint(self) -> str:
@@ -157,8 +154,7 @@ class HubServer:
                 if fault is not None and fault.isdigit():
                     return _refusal(int(fault), "", f"planted {fault}", {"Retry-After": "0"})
                 if rule in _WRITING and token != TOKEN:
-                    is_known = token == READ_TOKEN
-                    return _refusal(403 if is_known else 401, "", "this token may not write")
+                    return _refusal(403 if token == READ_TOKEN else 401, "", "this token may not write")
                 with self._writing:
                     try:
                         return replace(rule(Asked(self, parts, query, body, token)), fault=fault)
@@ -246,10 +242,9 @@ def _file(asked: Asked) -> Answer:
     if len(data) > asked.hub.large_bytes:
         headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(data))}
         if xet_hash := asked.hub.xet_hashes.get(sha256(data).hexdigest()):
-            route = (
-                f"{asked.hub.endpoint}/api/models/{asked.parts['id']}/xet-read-token/{asked.snapshot.commit}"
-            )
-            headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{route}>; rel="xet-auth"'}
+            page = f"{asked.hub.endpoint}/api/models/{asked.parts['id']}"
+            link = f'<{page}/xet-read-token/{asked.snapshot.commit}>; rel="xet-auth"'
+            headers |= {"X-Xet-Hash": xet_hash, "Link": link}
     return Answer(200, data, headers)
 
 
@@ -269,9 +264,9 @@ def _create(asked: Asked) -> Answer:
 
 
 def _validate(asked: Asked) -> Answer:
-    is_wrong = "\nlicense: nonsense\n" in json.loads(asked.body)["content"]
-    errors = [{"message": '"license" must be one of …'}] if is_wrong else []
-    return replace(_json({"errors": errors, "warnings": []}), status=400 if errors else 200)
+    if "\nlicense: nonsense\n" not in json.loads(asked.body)["content"]:
+        return _json({"errors": [], "warnings": []})
+    return replace(_json({"errors": [{"message": '"license" must be one of …'}]}), status=400)
 
 
 def _preupload(asked: Asked) -> Answer:
@@ -327,9 +322,9 @@ def _commit(asked: Asked) -> Answer:
     if asked.query.get("create_pr"):
         branch = f"refs/pr/{1 + sum(name.startswith('refs/pr/') for name in asked.repository.branches)}"
     commit = asked.repository.point(branch, folder)
-    page = f"{asked.hub.endpoint}/{asked.repository.id}"
-    pull = f"{page}/discussions/{branch.rpartition('/')[2]}"
-    return _json({"commitUrl": f"{page}/commit/{commit}", "commitOid": commit, "pullRequestUrl": pull})
+    page, number = f"{asked.hub.endpoint}/{asked.repository.id}", branch.rpartition("/")[2]
+    urls = {"commitUrl": f"{page}/commit/{commit}", "pullRequestUrl": f"{page}/discussions/{number}"}
+    return _json(urls | {"commitOid": commit})
 
 
 def _fetch(hub: HubServer, oid: str, path: Path) -> bool:

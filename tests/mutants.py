@@ -30,6 +30,8 @@ class Mutant:
 
 
 BLOCKS = ("tests/text/test_blocks.py",)
+CAUSAL = ("tests/judging/test_causal.py",)
+MASKED = ("tests/judging/test_masked.py",)
 LOOP = "tests/training/test_loop.py"
 MUTANTS = (
     Mutant(
@@ -102,6 +104,76 @@ MUTANTS = (
         "found = validate()",
         "found = nats / max(count, 1)",
         (f"{LOOP}::test_patience_stops_early_and_the_best_adapter_is_kept",),
+    ),
+    Mutant(
+        "tokens scored in every window that holds them",
+        "ft_toolkit/judging/causal.py",
+        "found.append(Window(start, found[-1].stop, min(start + window, tokens)))",
+        "found.append(Window(start, start, min(start + window, tokens)))",
+        CAUSAL,
+    ),
+    Mutant(
+        "no token before the text",
+        "ft_toolkit/judging/causal.py",
+        "np.concatenate([[begin_id], ids])",
+        "np.concatenate([ids[:1], ids])",
+        CAUSAL,
+    ),
+    Mutant(
+        "the last rolling window not full",
+        "ft_toolkit/judging/causal.py",
+        "Window(max(0, stop - window), before, stop)",
+        "Window(before, before, stop)",
+        CAUSAL,
+    ),
+    Mutant(
+        "concatenated windows off by one",
+        "ft_toolkit/judging/causal.py",
+        "max(before - 1, start)",
+        "max(before, start)",
+        CAUSAL,
+    ),
+    Mutant(
+        "the rest of the word shown",
+        "ft_toolkit/judging/masked.py",
+        "while within_word and last < stop",
+        "while last < place",
+        MASKED,
+    ),
+    Mutant(
+        "groups that overlap",
+        "ft_toolkit/judging/masked.py",
+        "shuffled[group::groups]",
+        "shuffled[: len(shuffled) // groups + 1]",
+        MASKED,
+    ),
+    Mutant(
+        "the wrong token hidden",
+        "ft_toolkit/judging/masked.py",
+        "input_ids[row, p.hidden - p.start + 1] = hidden_by",
+        "input_ids[row, p.hidden - p.start] = hidden_by",
+        MASKED,
+    ),
+    Mutant(
+        "the sample ignored",
+        "ft_toolkit/judging/masked.py",
+        "unit(scrambled(token_keys(document), seed)) < rate",
+        "unit(scrambled(token_keys(document), seed)) < 1",
+        MASKED,
+    ),
+    Mutant(
+        "characters taken for bytes",
+        "ft_toolkit/judging/totals.py",
+        "len(text.encode())",
+        "len(text)",
+        ("tests/judging/test_totals.py",),
+    ),
+    Mutant(
+        "stale base scores believed",
+        "ft_toolkit/judging/store.py",
+        "RECHECK_NATS = 1e-4",
+        "RECHECK_NATS = 1e4",
+        ("tests/judging/test_store.py",),
     ),
 )
 

@@ -44,7 +44,8 @@ def verify(
             return 0.0
         copy = _pulled_copy(run, f"{to.repo}@{pushed.commit}", environment)
         heard = _run([sys.executable, "-m", "ft_toolkit.compare", str(copy), "--json"], environment, where)
-    difference = largest_difference(read_json(run.folder / "comparison.json"), json.loads(heard)["comparisons"][0])
+    scored_again = json.loads(heard)["comparisons"][0]
+    difference = largest_difference(read_json(run.folder / "comparison.json"), scored_again)
     if difference != 0:
         found = f"{difference:g} nats"
         raise IntegrityFailed(
