@@ -9,12 +9,13 @@ RUN ?=
 ON ?=
 REPO ?=
 YES ?=
+WITH_BASE ?=
 PUSH_FLAGS ?=
 VENV := .venv
 FT := $(VENV)/bin/ft
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help setup finetune compare push runs recipes doctor test check oracles mutants readme clean
+.PHONY: help setup finetune compare push runs recipes doctor test check oracles mutants readme clean bench slow live
 
 help:      ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +48,7 @@ compare: $(VENV)/.installed   ## score a run again: make compare RUN=runs/quicks
 
 push: $(VENV)/.installed   ## show what would go to the Hub; YES=1 sends it: make push RUN=runs/x REPO=me/x-lora YES=1
 	@test -n "$(RUN)" || { echo "Which run? make push RUN=one of:"; $(FT) runs; exit 2; }
-	@$(FT) push $(RUN) $(if $(REPO),--to '$(REPO)') $(if $(YES),--yes) $(PUSH_FLAGS)
+	@$(FT) push $(RUN) $(if $(REPO),--to '$(REPO)') $(if $(WITH_BASE),--with-base) $(if $(YES),--yes) $(PUSH_FLAGS)
 
 runs: $(VENV)/.installed   ## list the runs with their verdicts
 	@$(FT) runs
@@ -59,13 +60,22 @@ doctor: $(VENV)/.installed   ## what this machine offers, and what would stop a 
 	@$(FT) doctor
 
 test: $(VENV)/.installed-dev   ## the tests: offline, on the CPU
-	@$(VENV)/bin/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev   ## format, lint and types; changes nothing
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
 
 oracles: $(VENV)/.installed-oracles   ## our scores against lm-evaluation-harness
 	@$(VENV)/bin/python -m pytest -q -m oracle
+
+bench: $(VENV)/.installed-oracles   ## how fast documents are scored, beside the peers (half an hour, quiet machine)
+	@$(VENV)/bin/python bench/scoring.py
+
+slow: $(VENV)/.installed-dev   ## the tests that take too long for every day
+	@$(VENV)/bin/python -m pytest -q -m slow
+
+live: $(VENV)/.installed-dev   ## the tests that ask the real Hub
+	@FT_LIVE=1 $(VENV)/bin/python -m pytest -q -m live
 
 mutants: $(VENV)/.installed-dev   ## plant known bugs one at a time; each must break a test
 	@$(VENV)/bin/python tests/mutants.py

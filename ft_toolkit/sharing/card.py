@@ -102,6 +102,7 @@ def _eval_results(it: Published) -> list[EvalResult] | None:
             task_type=_TASKS[it.metric],
             dataset_type=it.dataset,
             dataset_name=it.dataset,
+            dataset_revision=it.source.partition("@")[2] or None,
             dataset_args={"part": "held out by a hash of each text", **it.recipe.corpus.split.model_dump()},
             metric_type=it.metric,
             metric_name=f"{it.metric} on held-out documents",

@@ -12,7 +12,10 @@ from typing import Any
 import yaml
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.network import hub_or_cache
+from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import SCHEMA, Run, read_json
+from ft_toolkit.sharing.staging import ADAPTER_FILES, BASE, MODEL_FILES, TOKENIZER_FILES
 
 PREFIX = "hub:"
 PUBLIC = ("package:", "hf:", "https://")  # sources that anybody can read
@@ -42,7 +45,7 @@ def pull_run(name: str, say: Callable[[str], object]) -> Run:
     from ft_toolkit.sharing.hub import told_plainly
 
     repo, _, revision = name.partition("@")
-    with told_plainly(repo):
+    with hub_or_cache(), told_plainly(repo):
         snapshot = Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(WANTED)))
     for needed in ("recipe.yaml", "comparison.json", "adapter_model.safetensors"):
         if not (snapshot / needed).is_file():
@@ -51,7 +54,11 @@ def pull_run(name: str, say: Callable[[str], object]) -> Run:
             )
     folder = _cache() / repo.replace("/", "--") / snapshot.name[:12] / repo.partition("/")[2]
     if not (folder / "run.json").is_file():
-        _lay_out(snapshot, folder)
+        try:
+            _lay_out(snapshot, folder)
+        except (KeyError, TypeError, ValueError, yaml.YAMLError):
+            wanted = "files that this ft-toolkit can read"
+            raise FtError(f"{PREFIX}{name}", wanted, "others", "Upgrade it, or name another one.") from None
     run = Run.open(folder)
     if not (folder / "documents.parquet").is_file():
         _recover_documents(run, say)
@@ -59,17 +66,19 @@ def pull_run(name: str, say: Callable[[str], object]) -> Run:
 
 
 def _lay_out(snapshot: Path, folder: Path) -> None:
-    """run.json is written last: a folder that has it is complete."""
+    """Of a stranger's files only those that ft push sends. run.json is written last, when all is there."""
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "adapter").mkdir(parents=True)
-    for path in snapshot.glob("*"):
-        if path.name.startswith(("adapter_", "tokenizer")):
-            shutil.copyfile(path, folder / "adapter" / path.name)
     comparison = read_json(snapshot / "comparison.json")
     recipe = yaml.safe_load((snapshot / "recipe.yaml").read_text(encoding="utf-8"))
-    if (snapshot / "base").is_dir():
-        shutil.copytree(snapshot / "base", folder / "base")
-        recipe["base"] = str(folder / "base")
+    base_files = [f"{BASE}/{name}" for name in (*MODEL_FILES, *TOKENIZER_FILES)]
+    for name in (*ADAPTER_FILES, *TOKENIZER_FILES, *base_files):
+        if (snapshot / name).is_file():
+            place = folder / (name if name.startswith(BASE) else f"adapter/{name}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(snapshot / name, place)
+    if (folder / BASE).is_dir():
+        recipe["base"] = str(folder / BASE)
+    Recipe.model_validate(recipe)
     run = Run(folder)
     run.write("recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
     run.write_json("comparison.json", comparison)
@@ -82,7 +91,10 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
 
     rows: list[dict[str, Any]] = []
     source, name = run.recipe.corpus.source, run.folder.name
+    is_public = source.startswith(PUBLIC)
     try:
+        if not is_public and Path(source).name != source:  # a stranger's path is not ours to read
+            raise FtError(source, "a name", "a path", "Name the text with --on.")
         parts = split(read_corpus(run.recipe.corpus).documents, run.recipe.corpus.split)
         for part, documents in parts:
             for document in documents:
@@ -92,7 +104,7 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
         rows = []
     placed = sha256("".join(sorted(row["sha256"] + row["split"] for row in rows)).encode()).hexdigest()
     if placed != run.facts.get("sha256", {}).get("split"):
-        if source.startswith(PUBLIC) and rows:
+        if is_public and rows:
             say(f"the text at {source} changed since {name} was trained on it")
         else:  # what has the same name here may be any text
             say(f"the training text of {name} is not here: whether --on is unseen cannot be checked")

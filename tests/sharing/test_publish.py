@@ -23,6 +23,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
 from ft_toolkit.sharing.staging import Contents, locate_base, shown_source
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 FT = [sys.executable, "-m", "ft_toolkit.cli"]
 LIGHT = """
 import sys, time
@@ -124,9 +125,7 @@ def test_each_publishing_key_of_a_recipe_is_read(tmp_path: Path) -> None:
 def test_an_unjudged_run_is_sent_back_to_be_judged(finished_run: Callable[[str], Run]) -> None:
     run = finished_run("gpt2")
     (run.folder / "comparison.json").unlink()
-    with pytest.raises(
-        FtError, match=r"expected a judged run, found one without a verdict. Judge it"
-    ):
+    with pytest.raises(FtError, match=r"expected a judged run, found one without a verdict. Judge it"):
         plan_of(run)
 
 
@@ -190,14 +189,44 @@ def test_a_local_source_becomes_its_file_name(source: str, shown: str) -> None:
     assert shown_source(source) == shown
 
 
+def test_make_hands_everything_on() -> None:
+    asked = ["make", "-n", "push", "RUN=runs/x", "REPO=me/x-lora", "WITH_BASE=1", "YES=1"]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=REPOSITORY)
+    assert "ft push runs/x --to 'me/x-lora' --with-base --yes" in done.stdout
+
+
+def test_a_commit_is_no_branch(hub: HubServer, finished_run: Callable[[str], Run]) -> None:
+    run = finished_run("gpt2")
+    commit = publish.push(plan_of(run), QUIET).commit
+    with pytest.raises(FtError, match="--revision: expected a branch, found a commit"):
+        publish.push(plan_of(run, Destination("me/x-lora", revision=commit)), QUIET)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("base", ["on the Hub", "sent along"])
 def test_verify_loads_from_an_empty_cache_and_finds_no_difference(
-    hub: HubServer, finished_run: Callable[[str], Run], capsys: pytest.CaptureFixture[str]
+    base: str,
+    hub: HubServer,
+    checkpoints: dict[str, Path],
+    finished_run: Callable[[str], Run],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = finished_run("bert")
-    target = publish.Target("me/x-lora")
+    if base == "sent along":
+        recipe = (run.folder / "recipe.yaml").read_text()
+        (run.folder / "recipe.yaml").write_text(recipe.replace(run.recipe.base, str(checkpoints["bert"])))
+        run = Run.open(run.folder)
+        hub.transport = "lfs"
+        del hub.repositories["models", BASES["bert"]]
     pushed = publish.publish(
-        run, target, Contents(), publish.Rights(), is_agreed=True, check_again=True, screen=publish.Screen()
+        run,
+        publish.Target("me/x-lora"),
+        Contents(),
+        publish.Rights(base_license="mit"),
+        with_base=base == "sent along",
+        is_agreed=True,
+        check_again=True,
+        screen=publish.Screen(),
     )
     assert pushed is not None and pushed.is_new
     assert "scores as the run does (difference 0 nats)" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import typer
 import yaml
 from hub_server import HubServer
-from loopback import QUIET, plan_of
+from loopback import QUIET, plan_of, point_at
 from typer.testing import CliRunner
 
 from ft_toolkit import compare
@@ -80,14 +80,61 @@ def test_a_revision_is_pulled_as_it_was_and_a_missing_one_is_named(
         open_run("hub:me/x-lora@nowhere")
 
 
+def test_what_was_pulled_once_is_there_without_a_network(
+    hub: HubServer, finished_run: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(plan_of(finished_run("gpt2")), QUIET)
+    there = open_run("hub:me/x-lora")
+    with HubServer() as gone:
+        pass
+    point_at(monkeypatch, gone, tmp_path / "cache")
+    assert open_run("hub:me/x-lora").folder == there.folder
+    with pytest.raises(FtError, match="expected an answer, found"):
+        open_run("hub:me/never-pulled")
+
+
 def test_a_repository_that_ft_push_did_not_make_is_refused(hub: HubServer, tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "adapter_config.json").write_text("{}")
     hub.add("models", "me/foreign", tmp_path / "foreign")
-    with pytest.raises(
-        FtError, match=r"hub:me/foreign: expected an adapter that ft push made, found no"
-    ):
+    with pytest.raises(FtError, match=r"hub:me/foreign: expected an adapter that ft push made, found no"):
         open_run("hub:me/foreign")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("comparison.json", "{}"),
+        ("recipe.yaml", "key_of_the_future: 1"),
+        ("recipe.yaml", "["),
+        ("recipe.yaml", "5"),
+    ],
+)
+def test_files_that_cannot_be_read_are_no_bug_of_ours(
+    file: str, text: str, hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    push(plan_of(finished_run("gpt2")), QUIET)
+    folder = hub.repositories["models", "me/x-lora"].branches["main"].folder
+    (folder / file).write_text(text)
+    hub.add("models", "me/x-lora", folder)
+    with pytest.raises(FtError, match="expected files that this ft-toolkit can read, found others"):
+        open_run("hub:me/x-lora")
+
+
+def test_of_a_stranger_s_repository_no_pickle_is_taken_and_no_path_is_read(
+    hub: HubServer, finished_run: Callable[[str], Run], small_corpus: Path
+) -> None:
+    push(plan_of(finished_run("gpt2")), QUIET)
+    folder = hub.repositories["models", "me/x-lora"].branches["main"].folder
+    (folder / "adapter_model.bin").write_bytes(b"a pickle")
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["corpus"]["source"] = str(small_corpus)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    hub.add("models", "me/x-lora", folder)
+    run = open_run("hub:me/x-lora")
+    names = {path.name for path in run.adapter_folder.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    assert run.read_table("documents.parquet") == []
 
 
 def test_a_folder_is_still_a_folder(finished_run: Callable[[str], Run]) -> None:
