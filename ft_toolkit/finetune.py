@@ -29,6 +29,10 @@ from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Parts, read_corpus, split
 from ft_toolkit.training.loop import Outcome, make_accelerator, train
 
+_EARLY = {
+    "patience": "validation no longer improves (training.patience)",
+    "budget": "the time is used up (training.budget)",
+}
 VALIDATION_DOCUMENTS = 64  # more would cost as much as the training they steer
 
 
@@ -68,11 +72,18 @@ def finetune(
         validate = _validation(base, model, parts.validation)
         meter = metered(run.record) if energy else nullcontext()
         with termination_as_exception(), meter:
+
+            def keep() -> None:
+                with run.writing(run.adapter_folder):
+                    save_adapter(model, run.adapter_folder)
+
             outcome = train(
-                model, base, rows, recipe.training, validate, accelerator, screen, run.append_metrics
+                model, base, rows, recipe.training, validate, accelerator, screen, run.append_metrics, keep
             )
-            with run.writing(run.adapter_folder):
-                save_adapter(model, run.adapter_folder)
+            keep()
+            if outcome.stopped_by in _EARLY:
+                place = f"stopped at step {outcome.steps} of {outcome.planned_steps}"
+                screen.say(f"{place}: {_EARLY[outcome.stopped_by]}")
             run.record(training=outcome.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
             _stop_if_asked(outcome, run)
             if not judge:

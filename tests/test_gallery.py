@@ -43,7 +43,7 @@ def licences(recipe: Recipe) -> dict[str, str | None]:
 
 
 def train(name: str, runs: Path, overrides: Sequence[str]) -> Run:
-    recipe = read_recipe(name, [*overrides, *EVERY_PART, "judging.general=null"]).recipe
+    recipe = read_recipe(name, [*EVERY_PART, *overrides, "judging.general=null"]).recipe
     return finetune(recipe, runs, device="cpu", judge=False, screen=Screen(quiet=True))
 
 
@@ -97,6 +97,7 @@ def test_a_recipe_on_the_hub_trains_a_starter_on_larger_real_text(name: str, tmp
     is_medical = name.startswith("medical")
     text = SHARED / ("medical/medquad.jsonl" if is_medical else "cooking")
     local = (f"base={starter}", f"corpus.source={text}")
-    small = ("training.steps=20", "training.block_tokens=128", "training.batch_tokens=512")
-    training = train(name, tmp_path, [*local, *small]).facts["training"]
+    small = ("training.steps=4", "training.block_tokens=128", "training.batch_tokens=1024")
+    some_twenty = f"corpus.split.validation={0.005 if is_medical else 0.05}"
+    training = train(name, tmp_path, [*local, *small, some_twenty]).facts["training"]
     assert training["best_validation_nats"] < training["base_validation_nats"]

@@ -45,8 +45,16 @@ def pull_run(name: str, say: Callable[[str], object]) -> Run:
     from ft_toolkit.sharing.hub import told_plainly
 
     repo, _, revision = name.partition("@")
-    with hub_or_cache(), told_plainly(repo):
-        snapshot = Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(WANTED)))
+    with hub_or_cache() as silence:
+        try:
+            with told_plainly(repo):
+                wanted = revision or None
+                snapshot = Path(snapshot_download(repo, revision=wanted, allow_patterns=list(WANTED)))
+        except FtError:
+            if silence is None:
+                raise
+            found = f"none, and {silence}"
+            raise FtError(f"{PREFIX}{name}", "a copy in the cache", found, "Try with a network.") from None
     for needed in ("recipe.yaml", "comparison.json", "adapter_model.safetensors"):
         if not (snapshot / needed).is_file():
             raise FtError(

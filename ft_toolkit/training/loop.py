@@ -99,12 +99,14 @@ def train(
     accelerator: Accelerator,
     screen: Screen,
     record: Callable[[dict[str, object]], None] = lambda line: None,
+    keep: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Train the adapter in place, and leave in it the one that validated best.
 
     rows      training rows from blocks.pack; masked ones are hidden afresh each epoch
     validate  nats a token of the validation part, in float32, called VALIDATIONS times
     record    receives one line a step
+    keep      called at each better validation: whatever happens later, that adapter is safe
     raises    NumbersGoneWrong at the first loss that is not finite
     """
     losses = TokenLosses(model, base.family)
@@ -161,6 +163,7 @@ def train(
                     if found < best_nats:
                         best_nats, best_step, without_gain = found, step, 0
                         best = {name: p.detach().clone() for name, p in parameters.items()}
+                        keep()
                 record(line)
                 accelerator.log({k: v for k, v in line.items() if isinstance(v, int | float)}, step=step)
                 advance(1, _figures(nats / max(count, 1), best_nats, tokens / max(seconds, 1e-9)))

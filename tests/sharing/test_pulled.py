@@ -89,7 +89,7 @@ def test_what_was_pulled_once_is_there_without_a_network(
         pass
     point_at(monkeypatch, gone, tmp_path / "cache")
     assert open_run("hub:me/x-lora").folder == there.folder
-    with pytest.raises(FtError, match="expected an answer, found"):
+    with pytest.raises(FtError, match="expected a copy in the cache, found none, and http"):
         open_run("hub:me/never-pulled")
 
 

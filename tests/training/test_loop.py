@@ -253,6 +253,16 @@ def test_patience_stops_early_and_the_best_adapter_is_kept(checkpoints: Checkpoi
     assert not equal(ready.adapter, validate.adapters[5])
 
 
+def test_each_better_adapter_is_kept_at_once(checkpoints: Checkpoints, plan: Training) -> None:
+    ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
+    validate = Scripted(ready, 5.0, 4.0, 4.5, 3.0, math.nan)
+    kept: list[dict[str, Tensor]] = []
+    ready.train(plan.model_copy(update={"steps": 4}), validate, keep=lambda: kept.append(ready.adapter))
+    assert len(kept) == 2
+    assert equal(kept[0], validate.adapters[1])
+    assert equal(kept[1], validate.adapters[3])
+
+
 def test_an_improvement_renews_the_patience(checkpoints: Checkpoints, plan: Training) -> None:
     ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
     validate = Scripted(ready, 5.0, 4.0, 4.5, 3.0, 3.5, 2.0, 2.5, 1.0, 1.5)

@@ -42,11 +42,12 @@ class Bench:
         plan: Training,
         validate: Callable[[], float] | None = None,
         record: Callable[[dict[str, object]], None] = lambda line: None,
+        keep: Callable[[], object] = lambda: None,
     ) -> Outcome:
         accelerator = loop.make_accelerator()
         screen = Screen(quiet=True)
         validate = validate or partial(next, count(0, -1))  # ever better: the last adapter is the best
-        return loop.train(self.model, self.base, self.rows, plan, validate, accelerator, screen, record)
+        return loop.train(self.model, self.base, self.rows, plan, validate, accelerator, screen, record, keep)
 
     @property
     def adapter(self) -> dict[str, Tensor]:
