@@ -71,7 +71,7 @@ def test_a_recipe_names_what_it_builds_on_and_its_licence(name: str) -> None:
 @pytest.mark.parametrize("name", ON_THE_HUB)
 def test_a_recipe_on_the_hub_says_where_its_facts_were_seen_and_which_were_not(name: str) -> None:
     comment = opening(RECIPES[name])
-    for words in ("an estimate", "model.safetensors", "seen", "not confirmed from here", "FT_LIVE=1"):
+    for words in ("an estimate", "model.safetensors", "seen", "not confirmed from here", "make live"):
         assert words in comment, words
     revision = read_recipe(name).recipe.corpus.source.partition("@")[2]
     assert len(revision) == 40  # the text that was meant, whatever is uploaded later

@@ -209,7 +209,10 @@ def test_a_hub_that_takes_the_call_and_says_nothing_is_given_up(monkeypatch: pyt
 
 def test_another_revision_than_the_cached_one_is_refused_without_the_hub(seen: dict[str, Any]) -> None:
     told(
-        seen["unheard"]["another revision"], "hf:someone/lines@", "expected that revision", "does not answer"
+        seen["unheard"]["another revision"],
+        "hf:someone/lines@",
+        "expected that revision",
+        "newest in the cache",
     )
 
 

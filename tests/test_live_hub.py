@@ -1,4 +1,4 @@
-"""What the gallery says of the real Hub: FT_LIVE=1 python -m pytest -m live. Some 1.5 GB are downloaded."""
+"""What the gallery says of the real Hub: make live. Some 1.5 GB are downloaded."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 from huggingface_hub.utils import close_session
-from loopback import BASES, FAMILIES, QUIET, point_at
 
 from ft_toolkit.finetune import finetune
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.snippet import rehearse
+from sharing.loopback import BASES, FAMILIES, QUIET, point_at
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hub_server import HubServer
 from huggingface_hub import ModelCard
-from loopback import BASES, plan_of
 
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
@@ -20,6 +19,7 @@ from ft_toolkit.sharing.card import Published, write_card
 from ft_toolkit.sharing.licences import Licence, Source
 from ft_toolkit.sharing.snippet import Place
 from ft_toolkit.sharing.staging import BaseOnTheHub
+from sharing.loopback import BASES, plan_of
 
 LOW, HIGH = -0.2, -0.1  # nats a token; exp(-0.2) - 1 = −18.1 %, exp(-0.1) - 1 = −9.5 %
 

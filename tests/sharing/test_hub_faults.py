@@ -12,13 +12,13 @@ import hub_server
 import huggingface_hub.constants
 import pytest
 from hub_server import READ_TOKEN, Fault, HubServer
-from loopback import QUIET, plan_of, point_at
 
 from ft_toolkit.errors import LINE_CHARACTERS, FtError
 from ft_toolkit.publish import push
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination, Pushed, changes, connect, push_files, remote_files
 from ft_toolkit.sharing.staging import ALLOWED
+from sharing.loopback import QUIET, plan_of, point_at
 
 KINDS = ("reset", "lost", "cut", "slow", "401", "403", "409", "412", "429", "500", "503")
 REQUESTS = {

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import pytest
 import torch
 from hub_server import READ_TOKEN, HubServer
-from loopback import BASES, FAMILIES, QUIET, plan_of, point_at
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -22,6 +21,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
 from ft_toolkit.sharing.pulled import open_run
 from ft_toolkit.sharing.snippet import rehearsed
+from sharing.loopback import BASES, FAMILIES, QUIET, plan_of, point_at
 
 Transport = Literal["regular", "lfs", "xet"]
 AUTO: dict[str, Any] = {"gpt2": AutoModelForCausalLM, "bert": AutoModelForMaskedLM}

@@ -13,13 +13,13 @@ import pyarrow.parquet
 import pytest
 import yaml
 from hub_server import HubServer
-from loopback import QUIET, plan_of
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.publish import push
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.leaks import refuse_leaks
 from ft_toolkit.sharing.staging import ALLOWED
+from sharing.loopback import QUIET, plan_of
 
 PLANTED = {
     "a token": "hf_" + "aB3" * 11,

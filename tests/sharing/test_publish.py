@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import Fault, HubServer
-from loopback import BASES, QUIET, plan_of
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -22,6 +21,7 @@ from ft_toolkit.recipe import read_recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
 from ft_toolkit.sharing.staging import Contents, locate_base, shown_source
+from sharing.loopback import BASES, QUIET, plan_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FT = [sys.executable, "-m", "ft_toolkit.cli"]

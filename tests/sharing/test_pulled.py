@@ -10,7 +10,6 @@ import pytest
 import typer
 import yaml
 from hub_server import HubServer
-from loopback import QUIET, plan_of, point_at
 from typer.testing import CliRunner
 
 from ft_toolkit import compare
@@ -18,6 +17,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.publish import push
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.pulled import open_run
+from sharing.loopback import QUIET, plan_of, point_at
 
 
 def test_a_pulled_run_is_judged_again_on_its_own_text_where_that_can_be_read(

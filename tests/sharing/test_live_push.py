@@ -10,13 +10,13 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfApi, ModelCard
-from loopback import QUIET
 
 from ft_toolkit.publish import Rights, plan_push, push
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
 from ft_toolkit.sharing.pulled import open_run
 from ft_toolkit.sharing.staging import Contents
+from sharing.loopback import QUIET
 
 
 @pytest.mark.live
