@@ -30,6 +30,8 @@ class Screen:
         self._console = Console(
             stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False
         )
+        if not self._console.is_terminal:
+            self._console.width = LOG_COLUMNS  # where nobody tells a width, a table is not squeezed into 80
         self._log: Path | None = None
         self._said_before_log: list[str] = []
 
@@ -37,6 +39,7 @@ class Screen:
         """From now on also write to this file, beginning with what was said before."""
         self._log = path
         self._keep("".join(self._said_before_log))
+        self._said_before_log.clear()  # a second run's log begins with its own words
 
     def say(self, message: RenderableType, style: str | None = None) -> None:
         """Print a sentence or a table, and log it; brackets and colons stay what they are."""

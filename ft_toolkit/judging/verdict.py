@@ -105,6 +105,7 @@ def verdict_table(comparison: Comparison, verdict: Verdict) -> Table:
     table.add_column("change", justify="right")
     table.add_column(f"{CONFIDENCE:.0%} CI".replace("%", " %"), justify="right")
     table.add_column("documents")
+    said = {"general": f": {verdict.forgotten}"}
     for corpus in comparison.corpora:
         difference = corpus.difference
         table.add_row(
@@ -112,7 +113,7 @@ def verdict_table(comparison: Comparison, verdict: Verdict) -> Table:
             f"{corpus.base.perplexity:.1f} → {corpus.adapter.perplexity:.1f}",
             signed_percent(difference.nats_per_token),
             interval_words(difference),
-            f"{difference.better} of {difference.documents} better",
+            f"{difference.better} of {difference.documents} better{said.get(corpus.kind, '')}",
         )
         outside = corpus.outside_repeated_lines
         if outside is not None and corpus.kind in ("held-out", "other"):
