@@ -37,7 +37,7 @@ class RecipeError(FtError):
     """Every fault of a recipe at once, a line each."""
 
     def __init__(self, faults: Sequence[str]) -> None:
-        Exception.__init__(self, "\n".join(_elide(fault, LINE_CHARACTERS) for fault in faults))
+        Exception.__init__(self, "\n".join(_place_shortened(fault) for fault in faults))
 
 
 class GateNotMet(FtError):
@@ -87,6 +87,13 @@ def disk_full(where: object) -> FtError:
     return FtError(
         where, "free disk space", "none left", "Free some, or choose another place with --runs, and repeat."
     )
+
+
+def _place_shortened(fault: str) -> str:
+    """A fault on one line; where it is too long, its file gives way first and the fault itself last."""
+    place, colon, rest = fault.partition(": ")
+    room = max(24, LINE_CHARACTERS - len(colon) - len(rest))
+    return _elide(f"{_elide(place, room)}{colon}{rest}", LINE_CHARACTERS)
 
 
 def _elide(text: str, characters: int) -> str:

@@ -30,6 +30,8 @@ LIBRARIES = (
 
 def prepare_process() -> None:
     """Settings that must stand before torch and transformers are imported; harmless when repeated."""
+    # two threads that spin at their barriers beside another busy process run slower than one
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

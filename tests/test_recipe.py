@@ -482,3 +482,14 @@ def test_a_resolved_recipe_reads_back_as_it_was(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "runs", found)
     assert Run(run.folder).recipe == found
     assert read_recipe(run.folder / "recipe.yaml").recipe == found  # the run's own file is a recipe
+
+
+def test_a_long_path_gives_way_before_the_fault_does(tmp_path: Path) -> None:
+    folder = tmp_path / ("a-rather-long-folder-name-" * 4) / ("and-another-one-" * 5)
+    folder.mkdir(parents=True)
+    recipe = folder / "mine.yaml"
+    recipe.write_text("base: starter/gpt2\ncorpus: {source: docs}\ntraining: {stpes: 3}\n")
+    with pytest.raises(RecipeError) as fault:
+        read_recipe(recipe)
+    assert len(str(fault.value)) <= 200
+    assert str(fault.value).endswith("mine.yaml:3: training.stpes: unknown key; did you mean 'steps'?")

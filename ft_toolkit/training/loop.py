@@ -75,6 +75,11 @@ def make_accelerator(
         )
         if trackers:
             accelerator.init_trackers("ft_toolkit")
+            if len(accelerator.trackers) < len(trackers):  # accelerate passes over what is not installed
+                found = f"{', '.join(trackers)}, not all of them installed"
+                raise FtError(
+                    "--track", "trackers that are installed", found, "pip install 'ft-toolkit[trackers]'."
+                )
     except (RuntimeError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise FtError("--device or --track", "one that is here", reason, "See ft doctor.") from None

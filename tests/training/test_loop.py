@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from two_processes import Bench, bench, texts_of_unequal_length, trained_on_ten_rows
 
-from ft_toolkit.errors import NumbersGoneWrong, Terminated
+from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated
 from ft_toolkit.finetune import finetune
 from ft_toolkit.models.adapters import Base, hash_weights, load_base
 from ft_toolkit.recipe import Adapter, Recipe, Training
@@ -334,3 +334,8 @@ def test_the_loss_falls_on_a_text_that_is_read_again_and_again(
     ready.train(plan.model_copy(update=again), record=lines.append)
     first, last = (np.mean([line["loss_nats"] for line in some]) for some in (lines[:5], lines[-5:]))
     assert last < first - 0.2
+
+
+def test_a_tracker_that_is_not_installed_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(FtError, match="--track"):
+        loop.make_accelerator("cpu", ["comet_ml"], str(tmp_path))
