@@ -168,7 +168,7 @@ def test_make_finetune_of_an_unknown_recipe_ends_with_what_there_is() -> None:
         pytest.skip(".venv is not installed here, and a test installs nothing")
     ended = make("finetune", "RECIPE=nope")
     assert ended.returncode == 2
-    assert "There are quickstart" in ended.stderr
+    assert "quickstart-bert" in ended.stderr
 
 
 def test_json_of_no_run_is_one_line_on_stderr_and_nothing_on_stdout(tmp_path: Path) -> None:

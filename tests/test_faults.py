@@ -348,7 +348,7 @@ def test_a_disk_that_fills_up_keeps_what_was_computed_before(
     assert "Traceback" not in "\n".join(said)
     assert "adapter: expected free disk space, found none left. Free some" in said[-1]
     assert len(said[-1]) <= 200
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1  # told at the first adapter to keep
     assert Run(run).read_table("documents.parquet")
     assert not [path for path in run.iterdir() if "unfinished" in path.name or "adapter" in path.name]
 
@@ -381,6 +381,8 @@ def stopped(
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # a Ctrl-C for this one alone
+            # a test run in the background of a script has been told to ignore Ctrl-C, and hands that on
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started[number] = (process, ground.runs / "mine")
     found = {}

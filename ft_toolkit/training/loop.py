@@ -168,8 +168,9 @@ def train(
                     if found < best_nats:
                         best_nats, best_step, without_gain = found, step, 0
                         best = {name: p.detach().clone() for name, p in parameters.items()}
-                        keep()
                 record(line)
+                if best_step == step:
+                    keep()
                 accelerator.log({k: v for k, v in line.items() if isinstance(v, int | float)}, step=step)
                 advance(1, _figures(nats / max(count, 1), best_nats, tokens / max(seconds, 1e-9)))
                 if step == steps:
