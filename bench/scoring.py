@@ -84,7 +84,7 @@ def bench_causal(documents: int, rounds: int) -> None:
     def ours(dtype: torch.dtype = torch.float32) -> None:
         losses = TokenLosses(model, FAMILIES["gpt2"])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            causal.score_documents(losses, texts, 0, 1024, 512)
+            causal.score_documents(losses, texts, 0, causal.sliding(1024, 512))
 
     sides: dict[str, Callable[[], object]] = {
         "ours, float32": ours,

@@ -15,8 +15,8 @@ from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.models.adapters import Base, base_of, load_adapter, load_base
 from ft_toolkit.models.losses import TokenLosses
-from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_torch
+from ft_toolkit.sharing.pulled import PREFIX, open_run
 from ft_toolkit.text.corpus import Document
 
 _DESCRIPTION = """Perplexity (causal) or pseudo-perplexity (masked) of texts: exp(total nats / total tokens)
@@ -27,7 +27,7 @@ constructor, since compute() hands its arguments to every metric of a combinatio
 class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no types
     """`DomainPerplexity("runs/quickstart").compute(predictions=texts)`.
 
-    model      a run folder, a checkpoint as a recipe names it, or a model object with its tokenizer
+    model      a run folder, hub:owner/name[@revision], a checkpoint as a recipe names it, or a model object with its tokenizer
     adapter    folder of a PEFT adapter for it; a run brings its own
     protocol   auto, or a name from judging.protocols; window and stride in tokens
     returns    {"perplexity" or "pseudo_perplexity", "nll_nats", "tokens", "bytes", "words", "protocol"}, and
@@ -80,8 +80,8 @@ def _base_and_adapter(
     model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, adapter: str | Path | None
 ) -> tuple[Base, str | Path | None]:
     if isinstance(model, str | Path):
-        if (Path(model) / "run.json").is_file():
-            run = Run.open(model)
+        if str(model).startswith(PREFIX) or (Path(model) / "run.json").is_file():
+            run = open_run(str(model))
             return load_base(run.recipe.base), adapter or run.adapter_folder
         return load_base(str(model)), adapter
     if tokenizer is None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ft_toolkit import compare
 from ft_toolkit.errors import FtError
+from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.publish import push
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.pulled import open_run
@@ -35,6 +36,17 @@ def test_a_pulled_run_is_judged_again_on_its_own_text_where_that_can_be_read(
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["comparisons"][0]["corpora"]
     assert found == json.loads((run.folder / "comparison.json").read_text())["corpora"]
+
+
+def test_the_metric_takes_a_run_from_the_hub_and_says_what_it_says_here(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    push(plan_of(run), QUIET)
+    texts = ["Wash your hands before you eat."]
+    places = (run.folder, "hub:me/x-lora")
+    here, there = (DomainPerplexity(place).compute(predictions=texts) for place in places)
+    assert there == here
 
 
 def test_text_of_the_same_name_that_is_another_text_is_not_taken_for_it(
