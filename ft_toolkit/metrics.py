@@ -27,7 +27,8 @@ constructor, since compute() hands its arguments to every metric of a combinatio
 class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no types
     """`DomainPerplexity("runs/quickstart").compute(predictions=texts)`.
 
-    model      a run folder, hub:owner/name[@revision], a checkpoint as a recipe names it, or a model object with its tokenizer
+    model      a run folder, hub:owner/name[@revision], a checkpoint as a recipe names it, or a model object
+               with its tokenizer
     adapter    folder of a PEFT adapter for it; a run brings its own
     protocol   auto, or a name from judging.protocols; window and stride in tokens
     returns    {"perplexity" or "pseudo_perplexity", "nll_nats", "tokens", "bytes", "words", "protocol"}, and
