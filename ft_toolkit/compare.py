@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
 
     from ft_toolkit.judging.comparison import Comparison, CorpusScores
     from ft_toolkit.judging.protocols import Protocol
-    from ft_toolkit.models.adapters import Base
+    from ft_toolkit.models.checkpoints import Base
     from ft_toolkit.run import Run
     from ft_toolkit.text.corpus import Document, Parts
 
@@ -96,7 +96,8 @@ def compare_runs(
              runs, or when the runs are judged by different protocols
     """
     from ft_toolkit.judging.ranking import ranking
-    from ft_toolkit.models.adapters import load_adapter, load_base
+    from ft_toolkit.models.adapters import load_adapter
+    from ft_toolkit.models.checkpoints import load_base
     from ft_toolkit.runtime import prepare_torch
     from ft_toolkit.training.loop import make_accelerator
 

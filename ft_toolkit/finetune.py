@@ -19,7 +19,8 @@ from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
-from ft_toolkit.models.adapters import Base, attach_adapter, load_base, save_adapter
+from ft_toolkit.models.adapters import attach_adapter, save_adapter
+from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe, Training

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
-from ft_toolkit.models.adapters import Base, base_of, load_adapter, load_base
+from ft_toolkit.models.adapters import load_adapter
+from ft_toolkit.models.checkpoints import Base, base_of, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.sharing.pulled import PREFIX, open_run

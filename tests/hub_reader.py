@@ -21,7 +21,7 @@ SENTENCE = "Stir the onions gently, then add the crème fraîche."
 
 def base(name: str) -> dict[str, Any]:
     """Who a base is, and how it reads a sentence."""
-    from ft_toolkit.models.adapters import load_base
+    from ft_toolkit.models.checkpoints import load_base
 
     loaded = load_base(name)
     return {"weights": loaded.weights_sha256, "ids": loaded.tokenizer(SENTENCE)["input_ids"]}

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from ft_toolkit import network
-from ft_toolkit.models.adapters import load_base
+from ft_toolkit.models.checkpoints import load_base
 
 READER = Path(__file__).with_name("hub_reader.py")
 ROOT = READER.parents[1]

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, constants
 from test_gallery import ON_THE_HUB, RECIPES, licences, opening
 
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.models.adapters import load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.recipe import Recipe, read_recipe
 from ft_toolkit.text.blocks import encode

@@ -12,7 +12,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.metrics import DomainPerplexity
-from ft_toolkit.models.adapters import load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.corpus import Document
 

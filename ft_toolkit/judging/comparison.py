@@ -23,7 +23,7 @@ from ft_toolkit.judging.statistics import (
 )
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.totals import TokenNll, Totals, corpus_totals, document_totals
-from ft_toolkit.models.adapters import Base
+from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Corpus

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging import causal, masked
 from ft_toolkit.judging.totals import TokenNll
-from ft_toolkit.models.adapters import Base
+from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import Encoded, encode, encode_joined
 from ft_toolkit.text.corpus import Document

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError, one_line_errors
-from ft_toolkit.models.adapters import load_adapter, load_base
+from ft_toolkit.models.adapters import load_adapter
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_process, prepare_torch
 from ft_toolkit.sharing.snippet import Objective, Place, loading_snippet

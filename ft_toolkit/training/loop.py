@@ -22,7 +22,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated
-from ft_toolkit.models.adapters import Base, set_dropout, trainable
+from ft_toolkit.models.adapters import set_dropout, trainable
+from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.losses import NO_TARGET, SummedLoss, TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Training

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.causal import rolling, score_documents, score_stream, sliding
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.models.adapters import Base, load_base
+from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document

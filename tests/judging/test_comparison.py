@@ -24,7 +24,8 @@ from ft_toolkit.judging.comparison import (
 from ft_toolkit.judging.effects import train_sample
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import document_totals
-from ft_toolkit.models.adapters import Base, attach_adapter, load_base, trainable
+from ft_toolkit.models.adapters import attach_adapter, trainable
+from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Corpus

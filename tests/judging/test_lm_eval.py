@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.models.adapters import load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.shipped import corpus
 from ft_toolkit.text.blocks import encode

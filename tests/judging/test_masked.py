@@ -17,7 +17,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging.masked import covering, one_at_a_time, score_documents
 from ft_toolkit.judging.protocols import EXACT_TOKENS, choose_protocol, sampled_fraction, score
 from ft_toolkit.judging.totals import TokenNll
-from ft_toolkit.models.adapters import Base, load_base
+from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.families import SpecialTokens
 from ft_toolkit.models.losses import NO_TARGET, TokenLosses
 from ft_toolkit.text.blocks import Encoded

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from ft_toolkit import shipped
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.models.adapters import load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document

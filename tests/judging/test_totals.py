@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ft_toolkit.errors import NumbersGoneWrong
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import Totals, corpus_totals, document_totals, finite
-from ft_toolkit.models.adapters import Base, load_base
+from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import Document

@@ -25,16 +25,8 @@ from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import TokenNll
-from ft_toolkit.models.adapters import (
-    Base,
-    attach_adapter,
-    hash_weights,
-    load_adapter,
-    load_base,
-    save_adapter,
-    set_dropout,
-    trainable,
-)
+from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapter, set_dropout, trainable
+from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.models.losses import SummedLoss, TokenLosses
 from ft_toolkit.recipe import Adapter
 from ft_toolkit.text.blocks import collate, encode, mask, pack
@@ -46,7 +38,8 @@ import json, sys
 from pathlib import Path
 import torch
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.models.adapters import load_adapter, load_base
+from ft_toolkit.models.adapters import load_adapter
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document

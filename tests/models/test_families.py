@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
-from ft_toolkit.models.adapters import Base, attach_adapter, load_base
+from ft_toolkit.models.adapters import attach_adapter
+from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.families import FAMILIES, SpecialTokens, family_of, special_tokens
 from ft_toolkit.models.losses import NO_TARGET, TokenLosses
 from ft_toolkit.recipe import Adapter

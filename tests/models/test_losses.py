@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ft_toolkit.models.adapters import Base, attach_adapter, load_base, trainable
+from ft_toolkit.models.adapters import attach_adapter, trainable
+from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import CHUNK_ROWS, NO_TARGET, SummedLoss, TokenLosses
 from ft_toolkit.recipe import Adapter
 

@@ -21,7 +21,7 @@ from two_processes import Bench, bench, texts_of_unequal_length, trained_on_ten_
 
 from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated
 from ft_toolkit.finetune import finetune
-from ft_toolkit.models.adapters import Base, hash_weights, load_base
+from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.recipe import Adapter, Recipe, Training
 from ft_toolkit.text.blocks import Row, mask
 from ft_toolkit.training import loop

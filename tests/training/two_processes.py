@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ft_toolkit import shipped
 from ft_toolkit.finetune import finetune
-from ft_toolkit.models.adapters import Base, attach_adapter, load_base, trainable
+from ft_toolkit.models.adapters import attach_adapter, trainable
+from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Recipe, Training
 from ft_toolkit.text.blocks import Row, encode, pack
