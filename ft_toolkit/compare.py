@@ -16,7 +16,7 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.runtime import prepare_process
 
 if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
-    from peft import PeftModel
+    from torch import nn
 
     from ft_toolkit.judging.comparison import Comparison, CorpusScores
     from ft_toolkit.judging.protocols import Protocol
@@ -96,7 +96,7 @@ def compare_runs(
              runs, or when the runs are judged by different protocols
     """
     from ft_toolkit.judging.ranking import ranking
-    from ft_toolkit.models.adapters import load_adapter
+    from ft_toolkit.models.adapters import load_adapter, load_whole
     from ft_toolkit.models.checkpoints import load_base
     from ft_toolkit.runtime import prepare_torch
     from ft_toolkit.training.loop import make_accelerator
@@ -110,10 +110,13 @@ def compare_runs(
             _refuse_trained_text(run, documents, source)
     found: list[Comparison] = []
     for name in dict.fromkeys(run.recipe.base for run in runs):
-        base, model = load_base(name, device), None
+        base, adapted = load_base(name, device), None
         for run in (run for run in runs if run.recipe.base == name):
             _check_base(run, base)
-            model = load_adapter(base, run.adapter_folder, onto=model)
+            if run.recipe.adapter.is_whole_model:
+                model = load_whole(base, run.trained_folder).to(device)
+            else:
+                model = adapted = load_adapter(base, run.trained_folder, onto=adapted)
             protocol = _protocol(run, base, how)
             if others:
                 found.append(_judge_others(run, base, model, protocol, others, screen))
@@ -128,7 +131,7 @@ def compare_runs(
 
 
 def judge_run(
-    run: Run, base: Base, model: PeftModel, parts: Parts, screen: Screen, protocol: Protocol | None = None
+    run: Run, base: Base, model: nn.Module, parts: Parts, screen: Screen, protocol: Protocol | None = None
 ) -> Comparison:
     """Score the parts of a run, say the verdict, and finish the run unless it is finished."""
     from ft_toolkit.judging.comparison import compare, score_parts
@@ -157,7 +160,7 @@ def judge_run(
 def _judge_others(
     run: Run,
     base: Base,
-    model: PeftModel,
+    model: nn.Module,
     protocol: Protocol,
     others: Sequence[tuple[str, list[Document]]],
     screen: Screen,
@@ -222,8 +225,8 @@ def show(comparison: Comparison, run: Run, screen: Screen) -> None:
         screen.say(gap_line(comparison, verdict))
     for caveat in verdict.caveats:
         screen.say(caveat, style="dim")
-    megabytes = (run.adapter_folder / "adapter_model.safetensors").stat().st_size / 1e6
-    screen.say(f"adapter: {run.adapter_folder} ({megabytes:.1f} MB)")
+    (weights,) = run.trained_folder.glob("*.safetensors")
+    screen.say(f"{run.trained_folder.name}: {run.trained_folder} ({weights.stat().st_size / 1e6:.1f} MB)")
 
 
 def _keep(run: Run, comparison: Comparison, scored: Sequence[CorpusScores]) -> None:

@@ -12,14 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from torch import nn
 
 from ft_toolkit.compare import judge_run
 from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
-from ft_toolkit.models.adapters import attach_adapter, save_adapter
+from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapter
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
@@ -29,6 +29,7 @@ from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Parts, read_corpus, split
 from ft_toolkit.training.loop import Outcome, make_accelerator, train
+from ft_toolkit.training.optimizers import make_optimizers
 
 _EARLY = {
     "patience": "validation no longer improves (training.patience)",
@@ -75,11 +76,21 @@ def finetune(
         with termination_as_exception(), meter:
 
             def keep() -> None:
-                with run.writing(run.adapter_folder):
-                    save_adapter(model, run.adapter_folder)
+                with run.writing(run.trained_folder):
+                    save_adapter(model, run.trained_folder)
 
+            optimizers = make_optimizers(model, base.family, recipe.adapter)
             outcome = train(
-                model, base, rows, recipe.training, validate, accelerator, screen, run.append_metrics, keep
+                model,
+                base,
+                rows,
+                recipe.training,
+                optimizers,
+                validate,
+                accelerator,
+                screen,
+                run.append_metrics,
+                keep,
             )
             keep()
             if outcome.stopped_by in _EARLY:
@@ -91,6 +102,8 @@ def finetune(
                 screen.say(_validation_words(outcome, recipe.name))
             elif accelerator.is_main_process:
                 try:
+                    if recipe.adapter.method == "pissa":  # saved as plain LoRA, and judged as saved
+                        model = load_adapter(base, run.trained_folder)
                     judge_run(run, base, model, parts, screen)
                 except (KeyboardInterrupt, Terminated) as stop:
                     saved = f"stopped while judging; the adapter is saved: ft compare {run.folder} judges it"
@@ -152,7 +165,7 @@ def _training_rows(base: Base, parts: Parts, plan: Training) -> list[Row]:
     )
 
 
-def _validation(base: Base, model: PeftModel, documents: Sequence[Document]) -> Callable[[], float]:
+def _validation(base: Base, model: nn.Module, documents: Sequence[Document]) -> Callable[[], float]:
     """Nats a token of the validation part, scored as the verdict will be, in float32."""
     encoded = encode(documents[:VALIDATION_DOCUMENTS], base.tokenizer)
     losses = TokenLosses(model, base.family)
@@ -215,6 +228,6 @@ def _stop_if_asked(outcome: Outcome, run: Run) -> None:
     place = f"at step {outcome.steps} of {outcome.planned_steps}"
     saved = f"{place}; the adapter of step {outcome.best_step} is saved in"
     if outcome.stopped_by == "interrupted":
-        raise KeyboardInterrupt(f"interrupted {saved} {run.adapter_folder}")
+        raise KeyboardInterrupt(f"interrupted {saved} {run.trained_folder}")
     if outcome.stopped_by == "terminated":
-        raise Terminated(f"terminated {saved} {run.adapter_folder}")
+        raise Terminated(f"terminated {saved} {run.trained_folder}")

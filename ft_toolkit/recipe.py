@@ -85,12 +85,20 @@ class Corpus(Section):
 
 
 class Adapter(Section):
+    method: Literal["lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch"] = Field(
+        "lora", description="full trains the base itself; scratch its architecture from fresh weights"
+    )
     rank: PositiveInt = Field(8, description="rows of A, columns of B (arXiv:2106.09685)")
     alpha: PositiveInt = Field(16, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, in training only")
-    targets: Literal["auto", "attention"] | list[str] = Field(
-        "auto", description="auto: every matrix of the trunk; attention: its attention only; or module names"
+    targets: Literal["auto", "attention", "all-linear"] | list[str] = Field(
+        "auto", description="auto or all-linear: every matrix of the trunk; attention: its own; or names"
     )
+
+    @property
+    def is_whole_model(self) -> bool:
+        """Whether the weights themselves are trained: such a run has a model/ in place of an adapter/."""
+        return self.method in ("full", "scratch")
 
 
 class Training(Section):
@@ -104,6 +112,9 @@ class Training(Section):
     )
     batch_tokens: PositiveInt = Field(4096, description="tokens in an optimizer step")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="the peak, after the warm-up")
+    mask_fraction: float = Field(
+        0.15, gt=0, lt=1, description="masked models: share of the tokens hidden in training"
+    )
     warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
     patience: PositiveInt = Field(3, description="validations without improvement before stopping early")
     seed: NonNegativeInt = Field(0, description="adapter initialisation, order of rows, masks, dropout")

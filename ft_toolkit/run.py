@@ -82,6 +82,11 @@ class Run:
         return self.folder / "adapter"
 
     @property
+    def trained_folder(self) -> Path:
+        """What training made: adapter/, or model/ where the weights themselves were trained."""
+        return self.folder / "model" if self.recipe.adapter.is_whole_model else self.adapter_folder
+
+    @property
     def is_finished(self) -> bool:
         return "finished_at" in self.facts
 

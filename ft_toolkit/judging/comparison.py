@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from peft import PeftModel
+from torch import nn
 
 from ft_toolkit.judging.effects import train_sample
 from ft_toolkit.judging.protocols import Protocol, prepare, sampled_fraction, score
@@ -23,6 +23,7 @@ from ft_toolkit.judging.statistics import (
 )
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.totals import TokenNll, Totals, corpus_totals, document_totals
+from ft_toolkit.models.adapters import base_side
 from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
@@ -124,7 +125,7 @@ class Comparison:
 
 
 def score_both(
-    model: PeftModel,
+    model: nn.Module,
     base: Base,
     protocol: Protocol,
     corpus: str,
@@ -133,21 +134,21 @@ def score_both(
     screen: Screen,
     store: Store | None = None,
 ) -> CorpusScores:
-    """Score documents with the adapter on, then off, through one set of weights.
+    """Score documents with the trained model, then with its base.
 
-    Switching off is exact for plain LoRA with bias="none" (tests/models/test_adapters.py), and neither side
-    can then drift from the other.
+    An adapter is switched off where that is exact: then both sides share one set of weights, and neither can
+    drift from the other.
 
     store   keeps the base's scores by content, so that the next comparison reads only the adapter
     """
-    losses = TokenLosses(model, base.family)
     fraction = sampled_fraction(documents, protocol)
     tokens = round(fraction * sum(len(document.ids) for document in documents))
-    device = next(losses.parameters()).device
+    device = next(model.parameters()).device
     half = torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
     with screen.stage(kind, 2 * tokens) as advance, half:
-        adapter = score(losses, documents, base, protocol, advance=advance)
-        with model.disable_adapter():
+        adapter = score(TokenLosses(model, base.family), documents, base, protocol, advance=advance)
+        with base_side(base) as alone:
+            losses = TokenLosses(alone, base.family)
             compute = partial(score, losses, base=base, protocol=protocol, rate=fraction, advance=advance)
             identity = _identity(base, protocol, fraction, device.type)
             plain = store.scores(identity, documents, compute) if store else compute(documents)
@@ -169,7 +170,7 @@ def score_both(
 
 
 def score_parts(
-    model: PeftModel,
+    model: nn.Module,
     base: Base,
     protocol: Protocol,
     corpus: Corpus,

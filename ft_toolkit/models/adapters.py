@@ -1,40 +1,55 @@
-"""A base and its adapter: load, attach, save without the network, load again."""
+"""What is trained on a base: an adapter, or the weights themselves; saved without the network, loaded again.
+
+A method that leaves the base's weights alone works on them in place, and switching it off gives the base
+back, bitwise. A method that moves them (pissa, full, scratch) works on a copy, and the base stands beside it.
+"""
 
 from __future__ import annotations
 
+import copy
+import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.models.checkpoints import Base
+from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.recipe import Adapter
 
+SINUSOIDAL_SCALE = 0.05  # of fresh position tables: docs/log.md
 
-def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel:
-    """Put a LoRA adapter on a base, in place; at first it changes nothing, since B starts at zero.
+
+def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel | PreTrainedModel:
+    """The model to train: a base with a fresh adapter, or weights that are all trainable.
+
+    At first an adapter changes nothing (LoRA's B starts at zero, IA3's scales at one); pissa's changes the
+    base's numbers by rounding alone.
 
     raises   FtError for a target that is no matrix of the trunk; the base is then untouched
     """
-    targets = _trunk_targets(base, plan.targets)
     torch.manual_seed(seed)
-    config = LoraConfig(
-        r=plan.rank,
-        lora_alpha=plan.alpha,
-        lora_dropout=plan.dropout,
-        target_modules=targets,
-        fan_in_fan_out=base.family.conv1d,
-        bias="none",
-        # PEFT has no task type for masked models; None leaves the model's class as it is (peft issue 1229)
-        task_type="CAUSAL_LM" if base.family.objective == "causal" else None,
-    )
-    model = get_peft_model(base.model, config)
+    if plan.method == "full":
+        return copy.deepcopy(base.model).requires_grad_(True)
+    if plan.method == "scratch":
+        return _fresh(base)
+    config = _ia3_config(base, plan) if plan.method == "ia3" else _lora_config(base, plan)
+    # pissa takes the adapter's start out of the weights
+    under = copy.deepcopy(base.model) if plan.method == "pissa" else base.model
+    model = get_peft_model(under, config)
     model.peft_config["default"].base_model_name_or_path = base.name
+    if plan.method == "pissa":
+        model.pissa_start = {name: p.detach().clone() for name, p in trainable(model).items()}  # type: ignore[assignment]  # an attribute of ours
     model.eval()  # new layers come in training mode, where the base's dropout would be on
     return model
 
@@ -42,21 +57,27 @@ def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel:
 def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> PeftModel:
     """Load a saved adapter onto a freshly loaded base, or beside another adapter of it, and switch it on.
 
-    onto   what an earlier call returned: its weights serve this adapter too
+    onto   what an earlier call returned: where the two are of one kind its weights serve this adapter too
     """
     if not (folder / "adapter_model.safetensors").is_file():
         raise FtError(
             folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?"
         )
     try:
-        name = "default" if onto is None else f"beside_{len(onto.peft_config)}"
-        if onto is None:
-            model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=False)
-        else:
-            model = onto
+        config = PeftConfig.from_pretrained(str(folder))
+        exact = _switches_off_exactly(config)
+        if onto is not None and exact and onto.peft_type == config.peft_type:
+            name, model = f"beside_{len(onto.peft_config)}", onto
             model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
             model.set_adapter(name)
-    except (RuntimeError, ValueError, SafetensorError) as error:
+        else:
+            name, under = "default", base.model
+            if onto is not None:  # base.model has other adapters in it
+                under = load_base(base.name, base.model.device).model
+            elif not exact:
+                under = copy.deepcopy(base.model)
+            model = PeftModel.from_pretrained(under, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise FtError(
             folder, f"an adapter for {base.name}", reason, "Was it made for another base?"
@@ -73,13 +94,48 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
     return model
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Save a plain PEFT adapter; whole or not at all, and without asking the Hub anything."""
+def load_whole(base: Base, folder: Path) -> PreTrainedModel:
+    """Load the weights that full or scratch trained; `base.model` stands beside them, untouched."""
+    if not (folder / "model.safetensors").is_file():
+        raise FtError(folder, "a saved model", "no model.safetensors", "Did the run's training finish?")
+    try:
+        model = type(base.model).from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise FtError(folder, "a readable model", str(error).splitlines()[0], "Train again.") from None
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+@contextmanager
+def base_side(base: Base) -> Iterator[nn.Module]:
+    """The base as it was before training: every adapter that sits in it is switched off for a while."""
+    layers = [
+        layer
+        for layer in base.model.modules()
+        if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield base.model
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def save_adapter(model: PeftModel | PreTrainedModel, folder: Path) -> None:
+    """Save a plain PEFT adapter, or a plain checkpoint; whole or not at all, and without asking the Hub."""
     temporary = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        # left to itself PEFT asks the Hub whether the vocabulary grew (peft issue 1452)
-        model.save_pretrained(str(temporary), save_embedding_layers=False)
+        if isinstance(model, PeftModel) and hasattr(model, "pissa_start"):
+            _save_pissa(model, temporary)
+        elif isinstance(model, PeftModel):
+            # left to itself PEFT asks the Hub whether the vocabulary grew (peft issue 1452)
+            model.save_pretrained(str(temporary), save_embedding_layers=False)
+        else:
+            model.save_pretrained(str(temporary))
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's unfilled template is not our card
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -101,6 +157,97 @@ def set_dropout(model: nn.Module, *, active: bool) -> None:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that training may move, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _lora_config(base: Base, plan: Adapter) -> LoraConfig:
+    return LoraConfig(
+        r=plan.rank,
+        lora_alpha=plan.alpha,
+        lora_dropout=plan.dropout,
+        target_modules=_trunk_targets(base, plan.targets),
+        fan_in_fan_out=base.family.conv1d,
+        bias="none",
+        use_rslora=plan.method == "rslora",
+        use_dora=plan.method == "dora",
+        init_lora_weights="pissa" if plan.method == "pissa" else True,
+        task_type=_task(base),
+    )
+
+
+def _ia3_config(base: Base, plan: Adapter) -> IA3Config:
+    """Scales on keys, values and the inner feed-forward activations (Liu et al. 2022, arXiv:2205.05638)."""
+    if plan.targets != "auto":
+        raise FtError("adapter.targets", "auto, with ia3", plan.targets, "ia3 has places of its own.")
+    names = [name for name, _ in base.model.named_modules()]
+
+    def ending(suffixes: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:
+        ends, not_ends = (tuple(f".{suffix}" for suffix in some) for some in (suffixes, but))
+        return [name for name in names if name.endswith(ends) and not name.endswith(not_ends)]
+
+    # whole names: BERT's output.dense alone would match attention.output.dense too
+    inner = ending(base.family.feed_forward_out, but=base.family.attention)
+    return IA3Config(
+        target_modules=[*ending(base.family.keys_values), *inner],
+        feedforward_modules=inner,
+        fan_in_fan_out=base.family.conv1d,
+        task_type=_task(base),
+    )
+
+
+def _task(base: Base) -> str | None:
+    """PEFT has no task type for masked models; None leaves the model's class as it is (peft issue 1229)."""
+    return "CAUSAL_LM" if base.family.objective == "causal" else None
+
+
+def _fresh(base: Base) -> PreTrainedModel:
+    """The base's architecture with weights that have learnt nothing.
+
+    A learned position table starts as sinusoids (Vaswani et al. 2017, section 3.5): from random rows a small
+    masked model does not leave the unigram level for millions of tokens (docs/log.md).
+    """
+    model: PreTrainedModel = type(base.model)(copy.deepcopy(base.model.config))
+    if base.family.position_table is not None:
+        table = model.get_parameter(f"{base.family.trunk}.{base.family.position_table}.weight")
+        with torch.no_grad():
+            table.copy_(SINUSOIDAL_SCALE * _sinusoids(*table.shape))
+    model.requires_grad_(True)
+    model.eval()
+    return model
+
+
+def _sinusoids(rows: int, width: int) -> Tensor:
+    angles = torch.arange(rows)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).reshape(rows, -1)[:, :width]
+
+
+def _save_pissa(model: PeftModel, folder: Path) -> None:
+    """As a plain LoRA adapter of twice the rank: it then fits the base as it is, on any machine.
+
+    W + s(B A - B0 A0) = W + s [B, -B0] [A; A0]: the start that was taken out of the weights goes back in
+    (Meng et al. 2024, arXiv:2404.02948, appendix C).
+    """
+    config: Any = model.peft_config["default"]
+    start: dict[str, Tensor] = model.pissa_start
+    now = trainable(model)
+    whole = {
+        name: torch.cat([now[name], start[name]], 0)
+        if ".lora_A." in name
+        else torch.cat([now[name], -start[name]], 1)
+        for name in now
+    }
+    plain = copy.deepcopy(config)
+    plain.r, plain.lora_alpha, plain.init_lora_weights = 2 * config.r, 2 * config.lora_alpha, True
+    model.peft_config["default"] = plain
+    try:
+        model.save_pretrained(str(folder), state_dict=model.state_dict() | whole, save_embedding_layers=False)
+    finally:
+        model.peft_config["default"] = config
+
+
+def _switches_off_exactly(config: Any) -> bool:
+    """Whether the base is itself again once the adapter is off; tests/models/test_adapters.py holds it."""
+    is_plain = getattr(config, "bias", "none") == "none" and not getattr(config, "modules_to_save", None)
+    return is_plain and getattr(config, "init_lora_weights", True) in (True, False, "gaussian")
 
 
 def _trunk_targets(base: Base, wanted: str | list[str]) -> list[str]:

@@ -28,13 +28,16 @@ class Family:
     output: str  # the projection to the vocabulary, a Linear
     attention: tuple[str, ...]  # the matrices of attention, as PEFT's suffixes
     feed_forward: tuple[str, ...]  # and of the feed-forward part; together: all matrices of the trunk
+    keys_values: tuple[str, ...]  # what IA3 scales, the fused matrix where there is one
+    feed_forward_out: tuple[str, ...]  # and the matrix whose input it scales
     conv1d: bool  # weights stored (in, out), as GPT-2's Conv1D does
     packs: bool  # takes position_ids and a 4D additive mask, exactly (tests/models/test_families.py)
     positions: Callable[[PretrainedConfig], int]  # the longest row it can read
+    position_table: str | None = None  # learned rows of positions, below the trunk
 
     def targets(self, wanted: str | list[str]) -> list[str]:
         """The module suffixes that get an adapter; none of them matches the head or an embedding."""
-        if wanted == "auto":
+        if wanted in ("auto", "all-linear"):  # peft's own all-linear would take the head's transform too
             return [*self.attention, *self.feed_forward]
         return list(self.attention) if isinstance(wanted, str) else wanted
 
@@ -59,9 +62,12 @@ FAMILIES = {
             output="lm_head",
             attention=("attn.c_attn", "attn.c_proj"),
             feed_forward=("mlp.c_fc", "mlp.c_proj"),
+            keys_values=("attn.c_attn",),
+            feed_forward_out=("mlp.c_proj",),
             conv1d=True,
             packs=True,
             positions=lambda config: config.n_positions,
+            position_table="wpe",
         ),
         Family(
             model_type="bert",
@@ -71,9 +77,12 @@ FAMILIES = {
             output="cls.predictions.decoder",
             attention=("query", "key", "value", "attention.output.dense"),
             feed_forward=("intermediate.dense", "output.dense"),
+            keys_values=("key", "value"),
+            feed_forward_out=("output.dense",),
             conv1d=False,
             packs=True,
             positions=lambda config: config.max_position_embeddings,
+            position_table="embeddings.position_embeddings",
         ),
         Family(
             model_type="distilbert",
@@ -83,9 +92,12 @@ FAMILIES = {
             output="vocab_projector",
             attention=("q_lin", "k_lin", "v_lin", "out_lin"),
             feed_forward=("lin1", "lin2"),
+            keys_values=("k_lin", "v_lin"),
+            feed_forward_out=("lin2",),
             conv1d=False,
             packs=True,
             positions=lambda config: config.max_position_embeddings,
+            position_table="embeddings.position_embeddings",
         ),
     )
 }

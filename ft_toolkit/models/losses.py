@@ -33,12 +33,29 @@ class TokenLosses(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """Negative log-likelihood, in nats, of every target.
+        """Negative log-likelihood, in nats, of every target; for scoring, so without gradients.
 
         input_ids  (B, T)
         targets    (B, T) the id that position t must predict; NO_TARGET where nothing is asked
         returns    (n,) float32, in the order of the rows, n = number of targets
         """
+        with torch.no_grad():
+            hidden, weight, bias, asked = self.head_inputs(input_ids, targets, attention_mask, position_ids)
+            nll = torch.empty(len(asked), dtype=torch.float32, device=hidden.device)
+            for start in range(0, len(asked), CHUNK_ROWS):
+                some = slice(start, start + CHUNK_ROWS)
+                logits = F.linear(hidden[some], weight, bias).float()  # (rows, V)
+                nll[some] = logits.logsumexp(-1) - logits.gather(-1, asked[some, None]).squeeze(-1)
+        return nll
+
+    def head_inputs(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """(hidden states (n, D) before the projection, its weight (V, D), its bias, target ids (n,))."""
         bare = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         uses_cache = {"use_cache": False} if self.family.objective == "causal" else {}
         trunk = bare.get_submodule(self.family.trunk)
@@ -49,9 +66,8 @@ class TokenLosses(nn.Module):
         hidden = hidden[asked]  # (n, D)
         for name in self.family.head:
             hidden = bare.get_submodule(name)(hidden)
-        output = bare.get_submodule(self.family.output)
-        nll: Tensor = _FrozenHeadNll.apply(hidden, output.weight, output.bias, targets[asked])  # type: ignore[no-untyped-call]  # torch types no autograd.Function
-        return nll
+        output: Any = bare.get_submodule(self.family.output)
+        return hidden, output.weight, output.bias, targets[asked]
 
 
 class SummedLoss(nn.Module):
@@ -61,39 +77,59 @@ class SummedLoss(nn.Module):
         super().__init__()
         self.losses = losses
 
-    def forward(self, *batch: Tensor, **named: Tensor) -> tuple[Tensor, int]:
-        """(sum of the targets' NLL in nats, number of targets)."""
-        nll = self.losses(*batch, **named)
-        return nll.sum(), nll.numel()
+    def forward(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> tuple[Tensor, int]:
+        """(sum of the targets' NLL in nats, number of targets); arguments as for TokenLosses."""
+        hidden, weight, bias, asked = self.losses.head_inputs(
+            input_ids, targets, attention_mask, position_ids
+        )
+        total: Tensor = _SummedNll.apply(hidden, weight, bias, asked)  # type: ignore[no-untyped-call]  # torch types no autograd.Function
+        return total, len(asked)
 
 
-class _FrozenHeadNll(torch.autograd.Function):
-    """Cross-entropy through a frozen projection; its input gradient is made chunk by chunk on the way.
+class _SummedNll(torch.autograd.Function):
+    """Summed cross-entropy through the output projection; its gradients are made chunk by chunk on the way.
 
-    d nll / d hidden = (softmax - onehot) W. With W frozen nothing else is needed backward, so each chunk's
-    logits can be let go at once.
+    With P = softmax - onehot: d nll / d hidden = P W, d nll / d W = P^T hidden. The sum's outer gradient is
+    one number, so both are whole before backward begins, and each chunk's logits can be let go at once.
+    A frozen W, an adapter's, costs neither its gradient nor the memory for it.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        wants_gradient = ctx.needs_input_grad[0]
-        nll = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        gradient = torch.empty_like(hidden) if wants_gradient else None
+        wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        of_hidden = torch.empty_like(hidden) if wants_hidden else None
+        of_weight = torch.zeros_like(weight) if wants_weight else None
+        of_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
         for start in range(0, len(targets), CHUNK_ROWS):
             some = slice(start, start + CHUNK_ROWS)
             logits = F.linear(hidden[some], weight, bias).float()  # (rows, V)
-            log_total = logits.logsumexp(-1)
-            asked = targets[some, None]
-            nll[some] = log_total - logits.gather(-1, asked).squeeze(-1)
-            if gradient is not None:
-                pull = logits.sub_(log_total[:, None]).exp_()
-                pull.scatter_add_(-1, asked, torch.full_like(asked, -1, dtype=pull.dtype))
-                gradient[some] = (pull.to(weight.dtype) @ weight).to(gradient.dtype)
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
-        return nll
+            asked, top = targets[some, None], logits.amax(-1, keepdim=True)
+            wanted = logits.gather(-1, asked) - top
+            pull = logits.sub_(top).exp_()  # in place, and one exp for both the loss and its gradient
+            share = pull.sum(-1, keepdim=True)
+            total += (share.log() - wanted).sum()
+            pull.div_(share).scatter_add_(-1, asked, torch.full_like(asked, -1, dtype=pull.dtype))
+            if of_bias is not None:
+                of_bias += pull.sum(0)
+            low = pull.to(weight.dtype)
+            if of_hidden is not None:
+                of_hidden[some] = (low @ weight).to(of_hidden.dtype)
+            if of_weight is not None:
+                of_weight += (low.T @ hidden[some].to(low.dtype)).to(of_weight.dtype)
+        ctx.save_for_backward(of_hidden, of_weight, of_bias)
+        return total
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outer[0][:, None].to(gradient.dtype), None, None, None
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        of_hidden, of_weight, of_bias = (
+            None if gradient is None else gradient * outer[0].to(gradient.dtype)
+            for gradient in ctx.saved_tensors
+        )
+        return of_hidden, of_weight, of_bias, None

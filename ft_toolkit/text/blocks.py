@@ -21,7 +21,6 @@ from ft_toolkit.text.screening import outside_repeated_lines
 
 NO_TARGET = -100
 JOINT = "\n\n"  # between documents that are read as one text
-MASK_FRACTION = 0.15  # Devlin et al. 2019, arXiv:1810.04805, section 3.1: 15 %, of these 80/10/10
 SHORTEST_MASKED_PIECE = 16  # a shorter piece would be asked for words with hardly a word around them
 _TOKENISE_AT_ONCE = 1000
 Ids = NDArray[np.int32]
@@ -126,9 +125,7 @@ def pack(
     return rows if packed else sorted(rows, key=lambda row: len(row.input_ids))
 
 
-def mask(
-    row: Row, seed: int, epoch: int, mask_id: int, replacement_ids: Ids, fraction: float = MASK_FRACTION
-) -> Row:
+def mask(row: Row, seed: int, epoch: int, mask_id: int, replacement_ids: Ids, fraction: float) -> Row:
     """Hide a share of a masked row's tokens; the targets that are not asked for become NO_TARGET.
 
     The draw depends on (seed, epoch, document, position) alone: not on the order of rows, the batch size, a

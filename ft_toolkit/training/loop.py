@@ -20,6 +20,8 @@ import torch
 from accelerate import Accelerator, PartialState
 from peft import PeftModel
 from torch import Tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated
 from ft_toolkit.models.adapters import set_dropout, trainable
@@ -29,6 +31,7 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Training
 from ft_toolkit.runtime import bfloat16_is_faster
 from ft_toolkit.text.blocks import Row, collate, mask
+from ft_toolkit.training.optimizers import set_learning_rate
 
 MICRO_TOKENS = 2048  # read at once; a step's other tokens follow before the optimizer moves
 VALIDATIONS = 8  # over the planned steps
@@ -97,10 +100,11 @@ def learning_rate(step: int, steps: int, plan: Training) -> float:
 
 
 def train(
-    model: PeftModel,
+    model: PeftModel | PreTrainedModel,
     base: Base,
     rows: Sequence[Row],
     plan: Training,
+    optimizers: list[Optimizer],
     validate: Callable[[], float],
     accelerator: Accelerator,
     screen: Screen,
@@ -109,7 +113,9 @@ def train(
 ) -> Outcome:
     """Train the adapter in place, and leave in it the one that validated best.
 
+    model     an adapter's model or one whose weights are all trainable, from adapters.attach_adapter
     rows      training rows from blocks.pack; masked ones are hidden afresh each epoch
+    optimizers  from optimizers.make_optimizers, for this model
     validate  nats a token of the validation part, in float32, called VALIDATIONS times
     record    receives one line a step
     keep      called at each better validation: whatever happens later, that adapter is safe
@@ -117,8 +123,7 @@ def train(
     """
     losses = TokenLosses(model, base.family)
     parameters = trainable(model)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=plan.learning_rate, weight_decay=0.0)
-    prepared, optimizer = accelerator.prepare(SummedLoss(losses), optimizer)
+    prepared, *optimizers = accelerator.prepare(SummedLoss(losses), *optimizers)
     batches_per_epoch = len(_batches(rows, plan, base.family.packs, epoch=0))
     steps = plan.steps or plan.epochs * batches_per_epoch
     validate_every = max(1, math.ceil(steps / VALIDATIONS))
@@ -134,18 +139,19 @@ def train(
         set_dropout(model, active=True)
         with screen.stage("training", steps) as advance:
             for step, (epoch, batch) in enumerate(_endless(rows, plan, base.family.packs), start=1):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step - 1, steps, plan)
+                set_learning_rate(optimizers, learning_rate(step - 1, steps, plan))
                 if base.family.objective == "masked":
-                    batch = [mask(row, plan.seed, epoch, base.special.mask or 0, plain_ids) for row in batch]
+                    hidden_by, share = base.special.mask or 0, plan.mask_fraction
+                    batch = [mask(row, plan.seed, epoch, hidden_by, plain_ids, share) for row in batch]
                 count = sum(int((row.targets != NO_TARGET).sum()) for row in batch)
                 nats = _accumulate(prepared, accelerator, base, batch, count) if count else 0.0
                 if not math.isfinite(nats):
                     where, fix = f"training step {step}", "Lower training.learning_rate."
                     raise NumbersGoneWrong(where, "a finite loss", nats, fix)
                 norm = accelerator.clip_grad_norm_(list(parameters.values()), GRADIENT_NORM)
-                optimizer.step()
-                optimizer.zero_grad()
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
                 steps_done = step
                 tokens += sum(len(row.input_ids) for row in batch)
                 seconds = time.monotonic() - started

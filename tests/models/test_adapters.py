@@ -78,7 +78,7 @@ def train_a_little(model: PeftModel, base: Base, documents: list[Document]) -> N
         encode(documents, base.tokenizer), base.family.objective, base.special.begin, base.special.end, 32
     )
     if base.special.mask is not None:
-        rows = [mask(row, 0, 0, base.special.mask, np.arange(5, 500, dtype=np.int32)) for row in rows]
+        rows = [mask(row, 0, 0, base.special.mask, np.arange(5, 500, dtype=np.int32), 0.15) for row in rows]
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=0.01)
     summed = SummedLoss(TokenLosses(model, base.family))
     for step in range(STEPS):

@@ -203,7 +203,7 @@ def masks(rows: Sequence[Row], seed: int = 0, epoch: int = 0) -> dict[int, tuple
     """What stands in place of each content token, and whether it is asked for."""
     found = {}
     for row in rows:
-        masked = mask(row, seed, epoch, MASK, REPLACEMENTS)
+        masked = mask(row, seed, epoch, MASK, REPLACEMENTS, fraction=0.15)
         for token, shown, target in zip(row.input_ids, masked.input_ids, masked.targets, strict=True):
             if token >= FIRST_ID:
                 found[int(token)] = (int(shown), target != NO_TARGET)
@@ -266,7 +266,7 @@ def test_masking_leaves_specials_and_unchosen_tokens_as_they_are(
     sizes: list[int], block_tokens: int, seed: int, epoch: int
 ) -> None:
     for row in pack(encoded(sizes), "masked", 1, 0, block_tokens):
-        masked = mask(row, seed, epoch, MASK, REPLACEMENTS)
+        masked = mask(row, seed, epoch, MASK, REPLACEMENTS, fraction=0.15)
         special, chosen = row.targets == NO_TARGET, masked.targets != NO_TARGET
         assert not (special & chosen).any()
         assert (masked.input_ids[~chosen] == row.input_ids[~chosen]).all()

@@ -173,7 +173,7 @@ def _nll_of_each_document_alone(base: Base, row: Row, seed: int) -> tuple[float,
     """Summed NLL and number of targets of a row, by transformers' own forward, a document at a time."""
     if base.family.objective == "masked":
         plain = np.setdiff1d(np.arange(base.model.config.vocab_size), base.tokenizer.all_special_ids)
-        row = mask(row, seed, 0, base.tokenizer.mask_token_id, plain.astype(np.int32))
+        row = mask(row, seed, 0, base.tokenizer.mask_token_id, plain.astype(np.int32), fraction=0.15)
     nats = 0.0
     for segment in np.unique(row.segments):
         inside = row.segments == segment

@@ -24,6 +24,7 @@ from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.training import loop
 from ft_toolkit.training.loop import Outcome
+from ft_toolkit.training.optimizers import make_optimizers
 
 # three rows a step, ten rows: processes get two and one, and of the last step one and none
 PLAN = Training(epochs=2, block_tokens=32, batch_tokens=96, learning_rate=0.01, patience=100)
@@ -35,6 +36,7 @@ class Bench:
     """A base with a fresh adapter, and rows to train it on."""
 
     base: Base
+    plan: Adapter
     model: PeftModel
     rows: list[Row]
 
@@ -48,7 +50,10 @@ class Bench:
         accelerator = loop.make_accelerator()
         screen = Screen(quiet=True)
         validate = validate or partial(next, count(0, -1))  # ever better: the last adapter is the best
-        return loop.train(self.model, self.base, self.rows, plan, validate, accelerator, screen, record, keep)
+        optimizers = make_optimizers(self.model, self.base.family, self.plan)
+        return loop.train(
+            self.model, self.base, self.rows, plan, optimizers, validate, accelerator, screen, record, keep
+        )
 
     @property
     def adapter(self) -> dict[str, Tensor]:
@@ -71,7 +76,8 @@ def bench(
     documents = encode([Document(f"{i}.txt", 0, text) for i, text in enumerate(texts)], base.tokenizer)
     special = base.special
     rows = pack(documents, base.family.objective, special.begin, special.end, block_tokens)
-    return Bench(base, attach_adapter(base, adapter or Adapter(), seed=0), rows)
+    adapter = adapter or Adapter()
+    return Bench(base, adapter, attach_adapter(base, adapter, seed=0), rows)
 
 
 def trained_on_ten_rows(checkpoint: Path) -> tuple[Bench, Outcome]:

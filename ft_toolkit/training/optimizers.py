@@ -1,0 +1,52 @@
+"""Which rule moves which weights. Each group's `pace` scales the one learning rate of the recipe."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ft_toolkit.models.adapters import trainable
+from ft_toolkit.models.families import Family
+from ft_toolkit.recipe import Adapter
+
+MUON_PACE = 5.0  # Muon's rate over AdamW's: 0.015 beside 3e-3, docs/log.md
+B_PACE = 16.0  # LoRA+: B's rate over A's (Hayou et al. 2024, arXiv:2402.12354, section 4)
+
+
+def make_optimizers(model: nn.Module, family: Family, plan: Adapter) -> list[Optimizer]:
+    """AdamW for everything, but for scratch's matrices of the trunk, which Muon trains in fewer tokens.
+
+    Weight decay is off: an adapter stays small by its rank, and one pass or two cannot overfit.
+    """
+    parameters = trainable(model)
+    hidden = set()
+    if plan.method == "scratch":  # torch.optim.Muon, after github.com/KellerJordan/Muon
+        inside = f"{family.trunk}."
+        matrices = family.targets("auto")
+        hidden = {
+            name
+            for name, parameter in parameters.items()
+            if name.startswith(inside)
+            and parameter.ndim == 2
+            and name.removesuffix(".weight").endswith(tuple(f".{matrix}" for matrix in matrices))
+        }
+    slow = [p for name, p in parameters.items() if name not in hidden and not _is_b(name, plan)]
+    fast = [p for name, p in parameters.items() if _is_b(name, plan)]
+    groups = [{"params": slow, "pace": 1.0}] + ([{"params": fast, "pace": B_PACE}] if fast else [])
+    optimizers: list[Optimizer] = [torch.optim.AdamW(groups, lr=1.0, weight_decay=0.0)]
+    if hidden:
+        muon = [{"params": [parameters[name] for name in sorted(hidden)], "pace": MUON_PACE}]
+        optimizers.append(torch.optim.Muon(muon, lr=1.0, weight_decay=0.0))
+    return optimizers
+
+
+def set_learning_rate(optimizers: list[Optimizer], rate: float) -> None:
+    """Give every group its pace times the rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["pace"]
+
+
+def _is_b(name: str, plan: Adapter) -> bool:
+    return plan.method == "lora+" and ".lora_B." in name

@@ -1,0 +1,198 @@
+"""Every method, from a recipe's one word to a judged run: it learns, its base stays, and saved is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILY_NAMES
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM
+
+from ft_toolkit.compare import compare_runs
+from ft_toolkit.errors import FtError
+from ft_toolkit.finetune import finetune
+from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.models.adapters import attach_adapter, base_side, load_adapter, load_whole, trainable
+from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.recipe import Adapter, Recipe
+from ft_toolkit.run import Run, read_json
+from ft_toolkit.text.blocks import encode
+from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.training.optimizers import B_PACE, MUON_PACE, make_optimizers, set_learning_rate
+
+METHODS = ("lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch")
+Runs = Callable[[str, str], Run]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path], small_corpus: Path) -> Runs:
+    """A judged run of a family and a method, made when it is first asked for."""
+    made: dict[tuple[str, str], Run] = {}
+
+    def run(family: str, method: str) -> Run:
+        if (family, method) not in made:
+            values = {
+                "name": f"{family}-{method.replace('+', '-plus')}",
+                "base": str(checkpoints[family]),
+                "corpus": {"source": str(small_corpus)},
+                "adapter": {"method": method, "rank": 4},
+                "training": {"steps": 4, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.02},
+                "judging": {"general": None, "protocol": "auto" if family == "gpt2" else "covering"},
+            }
+            folder = tmp_path_factory.mktemp("runs")
+            made[family, method] = finetune(Recipe.model_validate(values), folder)
+        return made[family, method]
+
+    return run
+
+
+def loaded(run: Run, base: Base) -> torch.nn.Module:
+    whole = run.recipe.adapter.is_whole_model
+    return load_whole(base, run.trained_folder) if whole else load_adapter(base, run.trained_folder)
+
+
+def nats(model: torch.nn.Module, base: Base, run: Run) -> np.ndarray:
+    documents = encode(read_corpus(run.recipe.corpus).documents[:3], base.tokenizer)
+    protocol = choose_protocol(base, run.recipe.judging.protocol)
+    return np.concatenate(score(TokenLosses(model, base.family), documents, base, protocol))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_method_moves_the_scores_and_a_second_comparison_finds_them_to_the_bit(
+    runs: Runs, family: str, method: str
+) -> None:
+    run = runs(family, method)
+    first = read_json(run.folder / "comparison.json")["corpora"][0]
+    assert abs(first["difference"]["nats_per_token"]) > 1e-3
+    again = compare_runs([run], []).pop().corpora[0]
+    assert again.adapter.nll_nats == first["adapter"]["nll_nats"]
+    assert again.base.nll_nats == first["base"]["nll_nats"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_beside_a_trained_model_the_base_is_the_base_to_the_bit(runs: Runs, family: str, method: str) -> None:
+    run = runs(family, method)
+    bare, base = load_base(run.recipe.base), load_base(run.recipe.base)
+    model = loaded(run, base)
+    with base_side(base) as alone:
+        assert np.array_equal(nats(alone, base, run), nats(bare.model, bare, run))
+    assert not np.array_equal(nats(model, base, run), nats(bare.model, bare, run))  # and it is on again
+
+
+@pytest.mark.parametrize("method", ["full", "scratch"])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_whole_models_leave_the_base_they_came_from_as_it_was(
+    checkpoints: dict[str, Path], family: str, method: str
+) -> None:
+    base = load_base(str(checkpoints[family]))
+    model = attach_adapter(base, Adapter(method=method), seed=0)
+    with torch.no_grad():
+        for parameter in trainable(model).values():
+            parameter.add_(1.0)
+    assert hash_weights(base.model) == base.weights_sha256
+
+
+def test_a_full_run_is_a_plain_checkpoint_for_transformers(runs: Runs) -> None:
+    run = runs("gpt2", "full")
+    assert not run.adapter_folder.exists()
+    base = load_base(run.recipe.base)
+    plain = AutoModelForCausalLM.from_pretrained(run.trained_folder)
+    assert hash_weights(plain) == hash_weights(load_whole(base, run.trained_folder))
+
+
+def test_pissa_is_saved_as_plain_lora_of_twice_the_rank_and_needs_no_surgery_on_the_base(runs: Runs) -> None:
+    run = runs("gpt2", "pissa")
+    model = AutoPeftModelForCausalLM.from_pretrained(run.trained_folder)
+    config = model.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.init_lora_weights) == (8, 32, True)
+    with model.disable_adapter():
+        bare = load_base(run.recipe.base).model
+        ids = torch.arange(20)[None]
+        assert torch.equal(model(ids).logits, bare(ids).logits)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_pissa_starts_where_its_base_is_and_takes_its_start_out_of_a_copy(
+    checkpoints: dict[str, Path], runs: Runs, family: str
+) -> None:
+    run, base = runs(family, "pissa"), load_base(str(checkpoints[family]))
+    model = attach_adapter(base, Adapter(method="pissa", rank=4), seed=0)
+    assert isinstance(model, PeftModel)
+    np.testing.assert_allclose(nats(model, base, run), nats(base.model, base, run), atol=1e-4)
+    with model.disable_adapter():  # what is left of the copy is not the base
+        assert np.abs(nats(model, base, run) - nats(base.model, base, run)).max() > 0.01
+    assert hash_weights(base.model) == base.weights_sha256
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_scratch_keeps_the_architecture_and_none_of_the_weights(
+    checkpoints: dict[str, Path], family: str
+) -> None:
+    base = load_base(str(checkpoints[family]))
+    model = attach_adapter(base, Adapter(method="scratch"), seed=0)
+    old, new = dict(base.model.named_parameters()), dict(model.named_parameters())
+    assert {name: p.shape for name, p in old.items()} == {name: p.shape for name, p in new.items()}
+    matrices = [name for name in old if old[name].ndim == 2]
+    assert matrices
+    assert not any(torch.equal(old[name], new[name]) for name in matrices)
+    other = attach_adapter(base, Adapter(method="scratch"), seed=1)
+    assert not torch.equal(new[matrices[0]], dict(other.named_parameters())[matrices[0]])
+
+
+def test_ia3_scales_keys_values_and_inner_activations_only(checkpoints: dict[str, Path]) -> None:
+    base = load_base(str(checkpoints["bert"]))
+    names = trainable(attach_adapter(base, Adapter(method="ia3"), seed=0))
+    ends = {name.partition(".layer.")[2][2:].removesuffix(".ia3_l.default") for name in names}
+    assert ends == {"attention.self.key", "attention.self.value", "output.dense"}
+
+
+def test_lora_plus_moves_b_sixteen_times_as_fast_as_a(checkpoints: dict[str, Path]) -> None:
+    base = load_base(str(checkpoints["gpt2"]))
+    plan = Adapter(method="lora+")
+    model = attach_adapter(base, plan, seed=0)
+    (optimizer,) = make_optimizers(model, base.family, plan)
+    set_learning_rate([optimizer], 0.01)
+    names = {id(parameter): name for name, parameter in trainable(model).items()}
+    rates = {
+        names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]
+    }
+    assert rates.keys() == trainable(model).keys()
+    assert {rate for name, rate in rates.items() if "lora_A" in name} == {0.01}
+    assert {rate for name, rate in rates.items() if "lora_B" in name} == {0.01 * B_PACE} == {0.16}
+
+
+def test_scratch_trains_the_matrices_of_the_trunk_by_muon_and_the_rest_by_adamw(
+    checkpoints: dict[str, Path],
+) -> None:
+    base = load_base(str(checkpoints["bert"]))
+    plan = Adapter(method="scratch")
+    model = attach_adapter(base, plan, seed=0)
+    adamw, muon = make_optimizers(model, base.family, plan)
+    set_learning_rate([adamw, muon], 0.001)
+    assert muon.param_groups[0]["lr"] == pytest.approx(0.001 * MUON_PACE)
+    assert len(muon.param_groups[0]["params"]) == 2 * 6  # layers, matrices of each
+    together = [p for optimizer in (adamw, muon) for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in together} == {id(p) for p in trainable(model).values()}
+    assert len(together) == len(trainable(model))
+
+
+def test_ia3_refuses_targets_since_it_has_places_of_its_own(checkpoints: dict[str, Path]) -> None:
+    base = load_base(str(checkpoints["gpt2"]))
+    with pytest.raises(FtError, match=r"adapter\.targets: expected auto, with ia3"):
+        attach_adapter(base, Adapter(method="ia3", targets=["attn.c_attn"]), seed=0)
+
+
+def test_runs_of_several_methods_are_compared_in_one_call_and_none_disturbs_another(runs: Runs) -> None:
+    some = [runs("gpt2", method) for method in ("lora", "full", "dora", "ia3")]
+    together = compare_runs(some, [])
+    for run, comparison in zip(some, together, strict=True):
+        alone = read_json(run.folder / "comparison.json")["corpora"][0]
+        assert comparison.corpora[0].adapter.nll_nats == alone["adapter"]["nll_nats"], run.folder
+        assert comparison.corpora[0].base.nll_nats == alone["base"]["nll_nats"], run.folder
