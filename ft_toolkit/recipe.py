@@ -95,6 +95,16 @@ class Adapter(Section):
         "auto", description="auto or all-linear: every matrix of the trunk; attention: its own; or names"
     )
 
+    tokens: list[str] = Field(
+        [], description="words whose pieces' embeddings are trained too, as they stand in the vocabulary"
+    )
+
+    @model_validator(mode="after")
+    def _tokens_go_with_lora(self) -> Adapter:
+        if self.tokens and self.method not in ("lora", "rslora", "dora", "lora+"):
+            raise ValueError("tokens only with lora, rslora, dora or lora+; full trains every row anyway")
+        return self
+
     @property
     def is_whole_model(self) -> bool:
         """Whether the weights themselves are trained: such a run has a model/ in place of an adapter/."""

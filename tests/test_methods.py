@@ -196,3 +196,60 @@ def test_runs_of_several_methods_are_compared_in_one_call_and_none_disturbs_anot
         alone = read_json(run.folder / "comparison.json")["corpora"][0]
         assert comparison.corpora[0].adapter.nll_nats == alone["adapter"]["nll_nats"], run.folder
         assert comparison.corpora[0].base.nll_nats == alone["base"]["nll_nats"], run.folder
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_named_words_get_their_rows_trained_and_every_other_row_stays(
+    checkpoints: dict[str, Path], tiny_recipe: Callable[..., Recipe], tmp_path: Path, family: str
+) -> None:
+    protocol = "auto" if family == "gpt2" else "covering"
+    recipe = tiny_recipe(
+        family, adapter={"tokens": ["fever"]}, judging={"protocol": protocol, "general": None}
+    )
+    run = finetune(recipe, tmp_path)
+    base = load_base(recipe.base)
+    rows = {
+        i for text in ("fever", " fever") for i in base.tokenizer(text, add_special_tokens=False).input_ids
+    }
+    model = load_adapter(base, run.trained_folder)
+    embeddings = base.model.get_input_embeddings().weight.detach()
+    before = load_base(recipe.base).model.get_input_embeddings().weight
+    moved = set((embeddings != before).any(1).nonzero().flatten().tolist())
+    assert moved == rows
+    assert torch.equal(base.model.get_submodule(base.family.output).weight, embeddings)  # still one matrix
+    first = read_json(run.folder / "comparison.json")["corpora"][0]
+    assert compare_runs([run], []).pop().corpora[0].adapter.nll_nats == first["adapter"]["nll_nats"]
+    assert nats(model, base, run).mean() != pytest.approx(
+        nats(load_base(recipe.base).model, base, run).mean()
+    )
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_before_training_named_words_change_nothing_and_cost_no_bias(
+    checkpoints: dict[str, Path], family: str
+) -> None:
+    base, bare = load_base(str(checkpoints[family])), load_base(str(checkpoints[family]))
+    for one in (base, bare):
+        bias = one.model.get_submodule(one.family.output).bias
+        if bias is not None:
+            with torch.no_grad():
+                bias.copy_(torch.linspace(-3, 3, len(bias)))
+    model = attach_adapter(base, Adapter(tokens=["fever"]), seed=0)
+    ids = torch.arange(100, 140)[None]
+    found = TokenLosses(model, base.family)(ids, ids)
+    assert torch.equal(found, TokenLosses(bare.model, bare.family)(ids, ids))
+
+
+def test_a_word_that_the_vocabulary_cannot_spell_is_refused_since_it_would_have_to_grow(
+    checkpoints: dict[str, Path],
+) -> None:
+    base = load_base(str(checkpoints["bert"]))
+    with pytest.raises(FtError, match=r"adapter\.tokens: .* found 🫠\. Growing the vocabulary is refused"):
+        attach_adapter(base, Adapter(tokens=["fever", "🫠"]), seed=0)
+
+
+def test_a_slot_of_the_vocabulary_may_be_named_by_itself(checkpoints: dict[str, Path]) -> None:
+    base = load_base(str(checkpoints["bert"]))
+    slot = base.tokenizer.convert_ids_to_tokens(77)
+    model = attach_adapter(base, Adapter(tokens=[slot]), seed=0)
+    assert 77 in model.peft_config["default"].trainable_token_indices

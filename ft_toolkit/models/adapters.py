@@ -170,8 +170,29 @@ def _lora_config(base: Base, plan: Adapter) -> LoraConfig:
         use_rslora=plan.method == "rslora",
         use_dora=plan.method == "dora",
         init_lora_weights="pissa" if plan.method == "pissa" else True,
+        trainable_token_indices=_token_rows(base, plan.tokens) or None,
         task_type=_task(base),
     )
+
+
+def _token_rows(base: Base, words: list[str]) -> list[int]:
+    """The embedding rows of words: of each piece, at the beginning of a text and behind a space.
+
+    The vocabulary never grows: a checkpoint with more rows than its base cannot be loaded as a plain adapter
+    (PEFT raises IndexError), so a word without pieces of its own is refused.
+    """
+    tokenizer = base.tokenizer
+    known, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
+    rows: set[int] = set()
+    for word in words:
+        one_row = [known[word]] if word in known else []  # also a slot such as BERT's [unused7]
+        spelled = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (word, f" {word}")]
+        found = {row for row in [*one_row, *spelled[0], *spelled[1]] if row not in special}
+        if not found or (tokenizer.unk_token_id in spelled[0] and not one_row):
+            hint = "Growing the vocabulary is refused: plain PEFT could not load such an adapter."
+            raise FtError("adapter.tokens", "words that the vocabulary can spell", word, hint)
+        rows |= found
+    return sorted(rows)
 
 
 def _ia3_config(base: Base, plan: Adapter) -> IA3Config:

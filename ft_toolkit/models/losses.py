@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
+from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from ft_toolkit.models.families import Family
@@ -67,7 +68,9 @@ class TokenLosses(nn.Module):
         for name in self.family.head:
             hidden = bare.get_submodule(name)(hidden)
         output: Any = bare.get_submodule(self.family.output)
-        return hidden, output.weight, output.bias, targets[asked]
+        # where rows of a tied embedding are trained PEFT's own forward leaves the bias out (0.21)
+        plain: Any = output.token_adapter.base_layer if isinstance(output, TrainableTokensWrapper) else output
+        return hidden, output.weight, plain.bias, targets[asked]
 
 
 class SummedLoss(nn.Module):
