@@ -17,6 +17,7 @@ from ft_toolkit.runtime import prepare_process
 
 if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from ft_toolkit.judging.comparison import Comparison, CorpusScores
     from ft_toolkit.judging.protocols import Protocol
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
     from ft_toolkit.run import Run
     from ft_toolkit.text.corpus import Document, Parts
 
-JSON_SCHEMA = 2  # of what --json prints: docs/comparison.schema.json
+JSON_SCHEMA = 3  # of what --json prints: docs/comparison.schema.json
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def compare_runs(
     from ft_toolkit.judging.ranking import ranking
     from ft_toolkit.models.adapters import load_adapter, load_whole
     from ft_toolkit.models.checkpoints import load_base
+    from ft_toolkit.models.tokenizers import load_tokenizer
     from ft_toolkit.runtime import prepare_torch
     from ft_toolkit.training.loop import make_accelerator
 
@@ -115,25 +117,36 @@ def compare_runs(
             _check_base(run, base)
             if run.recipe.adapter.is_whole_model:
                 model = load_whole(base, run.trained_folder).to(device)
+                tokenizer = load_tokenizer(run.trained_folder)
             else:
                 model = adapted = load_adapter(base, run.trained_folder, onto=adapted)
+                tokenizer = base.tokenizer
             protocol = _protocol(run, base, how)
             if others:
-                found.append(_judge_others(run, base, model, protocol, others, screen))
+                found.append(_judge_others(run, base, model, protocol, others, screen, tokenizer))
             else:
                 parts = _recovered(run, screen)
                 for other in runs:
                     _refuse_trained_text(other, parts.test, f"held-out text of {run.folder}")
-                found.append(judge_run(run, base, model, parts, screen, protocol))
+                found.append(judge_run(run, base, model, parts, screen, protocol, tokenizer))
     if len(found) > 1:
         screen.say(ranking(found, common_text=bool(on)))
     return found
 
 
 def judge_run(
-    run: Run, base: Base, model: nn.Module, parts: Parts, screen: Screen, protocol: Protocol | None = None
+    run: Run,
+    base: Base,
+    model: nn.Module,
+    parts: Parts,
+    screen: Screen,
+    protocol: Protocol | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Comparison:
-    """Score the parts of a run, say the verdict, and finish the run unless it is finished."""
+    """Score the parts of a run, say the verdict, and finish the run unless it is finished.
+
+    tokenizer   the model's own, where it is not the base's
+    """
     from ft_toolkit.judging.comparison import compare, score_parts
     from ft_toolkit.judging.store import Store
 
@@ -149,8 +162,9 @@ def judge_run(
         parts.train,
         screen,
         Store(say=screen.say),
+        tokenizer,
     )
-    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored)
+    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, tokenizer)
     if not run.is_finished:
         _keep(run, comparison, scored)
     show(comparison, run, screen)
@@ -164,9 +178,9 @@ def _judge_others(
     protocol: Protocol,
     others: Sequence[tuple[str, list[Document]]],
     screen: Screen,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Comparison:
     from ft_toolkit.judging.comparison import compare, score_both, source_label
-    from ft_toolkit.judging.protocols import prepare
     from ft_toolkit.judging.store import Store
     from ft_toolkit.text.screening import repeated_lines
 
@@ -178,13 +192,15 @@ def _judge_others(
             protocol,
             source_label(source),
             "other",
-            prepare(documents, base, protocol, repeated_lines(documents)),
+            documents,
+            repeated_lines(documents),
             screen,
             store,
+            tokenizer,
         )
         for source, documents in others
     ]
-    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored)
+    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, tokenizer)
     show(comparison, run, screen)
     return comparison
 

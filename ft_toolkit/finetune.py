@@ -22,6 +22,7 @@ from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapter
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.tokenizers import train_tokenizer, with_tokenizer
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe, Training
 from ft_toolkit.run import Run, read_json
@@ -64,25 +65,30 @@ def finetune(
     reading = read_corpus(recipe.corpus)
     parts = split(reading.documents, recipe.corpus.split)
     base = load_base(recipe.base, accelerator.device)
-    rows = _training_rows(base, parts, recipe.training)
+    learner = base
+    if recipe.adapter.tokenizer == "train":
+        texts = [document.text for document in parts.train]
+        learner = with_tokenizer(base, train_tokenizer(base, texts))
+    rows = _training_rows(learner, parts, recipe.training)
     with tempfile.TemporaryDirectory() as scratch:  # under accelerate launch one process keeps the folder
         run = Run.create(Path(runs_folder if accelerator.is_main_process else scratch), recipe)
         screen.log_to(run.folder / "run.log")
         screen.say(f"{recipe.name}: {recipe.base} on {recipe.corpus.source}, in {run.folder}")
         _record_inputs(run, base, parts, reading.empty_documents, str(accelerator.device), screen)
-        model = attach_adapter(base, recipe.adapter, recipe.training.seed)
-        validate = _validation(base, model, parts.validation)
+        model = attach_adapter(learner, recipe.adapter, recipe.training.seed)
+        validate = _validation(learner, model, parts.validation)
+        beside = learner.tokenizer if recipe.adapter.is_whole_model else None
         meter = metered(run.record) if energy else nullcontext()
         with termination_as_exception(), meter:
 
             def keep() -> None:
                 with run.writing(run.trained_folder):
-                    save_adapter(model, run.trained_folder)
+                    save_adapter(model, run.trained_folder, beside)
 
-            optimizers = make_optimizers(model, base.family, recipe.adapter)
+            optimizers = make_optimizers(model, learner.family, recipe.adapter)
             outcome = train(
                 model,
-                base,
+                learner,
                 rows,
                 recipe.training,
                 optimizers,
@@ -98,13 +104,18 @@ def finetune(
                 screen.say(f"{place}: {_EARLY[outcome.stopped_by]}")
             run.record(training=outcome.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
             _stop_if_asked(outcome, run)
-            if not judge:
+            has_base_figure = learner is base or base.family.objective == "causal"
+            if not has_base_figure:
+                screen.say(
+                    "masked models of two tokenizers have no common figure: base and model stand alone"
+                )
+            if not (judge and has_base_figure):
                 screen.say(_validation_words(outcome, recipe.name))
             elif accelerator.is_main_process:
                 try:
                     if recipe.adapter.method == "pissa":  # saved as plain LoRA, and judged as saved
                         model = load_adapter(base, run.trained_folder)
-                    judge_run(run, base, model, parts, screen)
+                    judge_run(run, base, model, parts, screen, tokenizer=learner.tokenizer)
                 except (KeyboardInterrupt, Terminated) as stop:
                     saved = f"stopped while judging; the adapter is saved: ft compare {run.folder} judges it"
                     raise type(stop)(saved) from None

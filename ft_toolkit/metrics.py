@@ -65,7 +65,7 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
 
     def _compute(self, predictions: Sequence[str]) -> dict[str, Any]:
         texts = [Document("predictions", row, text) for row, text in enumerate(predictions) if text]
-        encoded = prepare(texts, self._base, self._protocol)
+        encoded = prepare(texts, self._base.tokenizer, self._protocol)
         if not encoded:
             raise FtError("predictions", "at least one text", "none", "Pass predictions=[…].")
         scores = score(self._losses, encoded, self._base, self._protocol)

@@ -95,6 +95,9 @@ class Adapter(Section):
         "auto", description="auto or all-linear: every matrix of the trunk; attention: its own; or names"
     )
 
+    tokenizer: Literal["base", "train"] = Field(
+        "base", description="train: scratch learns a tokenizer of the base's kind from the training part"
+    )
     tokens: list[str] = Field(
         [], description="words whose pieces' embeddings are trained too, as they stand in the vocabulary"
     )
@@ -103,6 +106,12 @@ class Adapter(Section):
     def _tokens_go_with_lora(self) -> Adapter:
         if self.tokens and self.method not in ("lora", "rslora", "dora", "lora+"):
             raise ValueError("tokens only with lora, rslora, dora or lora+; full trains every row anyway")
+        return self
+
+    @model_validator(mode="after")
+    def _a_new_tokenizer_needs_fresh_weights(self) -> Adapter:
+        if self.tokenizer == "train" and self.method != "scratch":
+            raise ValueError("tokenizer: train only with method: scratch, since its rows mean other words")
         return self
 
     @property

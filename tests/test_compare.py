@@ -90,14 +90,14 @@ def json_of_ft_compare(judged: Run) -> str:
 
 
 def test_json_stands_alone_on_stdout(json_of_ft_compare: str, judged: Run) -> None:
-    assert json.loads(json_of_ft_compare) == {"schema": 2, "comparisons": [numbers(judged)]}
+    assert json.loads(json_of_ft_compare) == {"schema": 3, "comparisons": [numbers(judged)]}
 
 
 def test_json_keeps_to_its_published_schema(json_of_ft_compare: str, judged: Run) -> None:
     schema = json.loads((Path(__file__).resolve().parents[1] / "docs" / "comparison.schema.json").read_text())
     jsonschema.validate(json.loads(json_of_ft_compare), schema)
     kept = read_json(judged.folder / "comparison.json")
-    jsonschema.validate({"schema": 2, "comparisons": [kept]}, schema)
+    jsonschema.validate({"schema": 3, "comparisons": [kept]}, schema)
 
 
 def test_python_m_and_ft_say_the_same_in_another_process(json_of_ft_compare: str, judged: Run) -> None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import FAMILY_NAMES
 from peft import AutoPeftModelForCausalLM, PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_toolkit.compare import compare_runs
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import attach_adapter, base_side, load_adapter, load_whole, trainable
-from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
+from ft_toolkit.models.checkpoints import Base, base_of, hash_weights, load_base
 from ft_toolkit.models.losses import TokenLosses
-from ft_toolkit.recipe import Adapter, Recipe
+from ft_toolkit.recipe import Adapter, Recipe, read_recipe
 from ft_toolkit.run import Run, read_json
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_corpus
@@ -253,3 +255,80 @@ def test_a_slot_of_the_vocabulary_may_be_named_by_itself(checkpoints: dict[str, 
     slot = base.tokenizer.convert_ids_to_tokens(77)
     model = attach_adapter(base, Adapter(tokens=[slot]), seed=0)
     assert 77 in model.peft_config["default"].trainable_token_indices
+
+
+def scratch_with_its_own_tokenizer(tiny_recipe: Callable[..., Recipe], folder: Path, family: str) -> Run:
+    recipe = tiny_recipe(family, adapter={"method": "scratch", "tokenizer": "train"})
+    return finetune(recipe, folder)
+
+
+def test_scratch_learns_a_tokenizer_of_the_same_kind_from_the_training_part_alone(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run = scratch_with_its_own_tokenizer(tiny_recipe, tmp_path, "gpt2")
+    base = load_base(run.recipe.base)
+    model = AutoModelForCausalLM.from_pretrained(run.trained_folder)
+    tokenizer = AutoTokenizer.from_pretrained(run.trained_folder)
+    assert type(tokenizer.backend_tokenizer.model) is type(base.tokenizer.backend_tokenizer.model)
+    assert tokenizer.get_vocab() != base.tokenizer.get_vocab()
+    assert model.config.vocab_size == model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert tokenizer.eos_token == base.tokenizer.eos_token
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    trained_on = [row["id"] for row in run.read_table("documents.parquet") if row["split"] == "train"]
+    texts = {document.id: document.text for document in read_corpus(run.recipe.corpus).documents}
+    again = base.tokenizer.train_new_from_iterator(
+        [texts[name] for name in trained_on], vocab_size=len(base.tokenizer)
+    )
+    assert again.get_vocab() == tokenizer.get_vocab()
+
+
+def test_two_tokenizers_are_compared_by_one_unit_and_bits_per_byte_by_hand(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run = scratch_with_its_own_tokenizer(tiny_recipe, tmp_path, "gpt2")
+    comparison = read_json(run.folder / "comparison.json")
+    held_out = comparison["corpora"][0]
+    held = {row["id"] for row in run.read_table("documents.parquet") if row["split"] == "test"}
+    documents = [document for document in read_corpus(run.recipe.corpus).documents if document.id in held]
+    model = AutoModelForCausalLM.from_pretrained(run.trained_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(run.trained_folder)
+    own = base_of("own", model, tokenizer)
+    encoded = encode(documents, tokenizer)
+    paid = sum(nll.sum() for nll in score(TokenLosses(model, own.family), encoded, own, choose_protocol(own)))
+    size = sum(len(document.text.encode()) for document in documents)
+    assert held_out["adapter_bits_per_byte"] == pytest.approx(paid / size / math.log(2), rel=1e-9)
+    assert held_out["adapter"]["tokens"] == held_out["base"]["tokens"]
+    assert held_out["adapter"]["tokens"] != sum(len(document.ids) for document in encoded)
+    assert comparison["own_tokenizer_sha256"] not in (None, comparison["tokenizer_sha256"])
+    assert any("Bits per byte" in caveat for caveat in comparison["verdict"]["caveats"])
+    again = compare_runs([run], []).pop().corpora[0]
+    assert again.adapter.nll_nats == held_out["adapter"]["nll_nats"]
+
+
+def test_masked_models_of_two_tokenizers_get_no_common_figure(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = scratch_with_its_own_tokenizer(tiny_recipe, tmp_path, "bert")
+    assert not (run.folder / "comparison.json").exists()
+    assert "no common figure" in (run.folder / "run.log").read_text()
+    assert run.facts["training"]["best_validation_nats"] > 0
+    with pytest.raises(FtError, match="one tokenizer for a masked model and its base"):
+        compare_runs([run], [])
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ({"tokenizer": "train"}, "tokenizer: train only with method: scratch"),
+        ({"method": "full", "tokens": ["fever"]}, "tokens only with lora, rslora, dora or lora+"),
+        ({"method": "olora"}, "expected 'lora', 'rslora', 'dora', 'pissa'"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_before_anything_is_loaded(
+    tmp_path: Path, adapter: dict[str, object], said: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({"base": "starter/gpt2", "corpus": {"source": "x"}, "adapter": adapter}))
+    with pytest.raises(FtError) as refusal:
+        read_recipe(path)
+    assert said in str(refusal.value)

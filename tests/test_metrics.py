@@ -22,7 +22,9 @@ TEXTS = ["Wash your hands before you eat.", "Boil the pasta in plenty of salted 
 def totals(folder: Path, protocol: str = "auto") -> tuple[float, int]:
     base = load_base(str(folder))
     chosen = choose_protocol(base, protocol)
-    documents = prepare([Document("t", row, text) for row, text in enumerate(TEXTS) if text], base, chosen)
+    documents = prepare(
+        [Document("t", row, text) for row, text in enumerate(TEXTS) if text], base.tokenizer, chosen
+    )
     scores = score(TokenLosses(base.model, base.family), documents, base, chosen)
     found = corpus_totals(document_totals(d, nll) for d, nll in zip(documents, scores, strict=True))
     return found.perplexity, found.tokens

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
+from ft_toolkit.errors import FtError
 from ft_toolkit.judging.effects import train_sample
 from ft_toolkit.judging.protocols import Protocol, prepare, sampled_fraction, score
 from ft_toolkit.judging.statistics import (
@@ -24,7 +26,7 @@ from ft_toolkit.judging.statistics import (
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.totals import TokenNll, Totals, corpus_totals, document_totals
 from ft_toolkit.models.adapters import base_side
-from ft_toolkit.models.checkpoints import Base
+from ft_toolkit.models.checkpoints import Base, hash_tokenizer
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Corpus
@@ -33,7 +35,7 @@ from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
 
-SCHEMA = 2
+SCHEMA = 3
 Kind = Literal["held-out", "general", "train", "other"]
 
 
@@ -99,6 +101,7 @@ class Comparison:
     name: str
     base_name: str
     tokenizer_sha256: str
+    own_tokenizer_sha256: str | None  # of the trained model, where it is not the base's
     protocol: Protocol
     corpora: list[CorpusComparison]
     gap: Gap | None
@@ -118,6 +121,7 @@ class Comparison:
             "name": self.name,
             "base": self.base_name,
             "tokenizer_sha256": self.tokenizer_sha256,
+            "own_tokenizer_sha256": self.own_tokenizer_sha256,
             "protocol": self.protocol.as_dict(),
             "corpora": [corpus.as_dict(self.protocol.metric) for corpus in self.corpora],
             "gap": asdict(self.gap) | {"excess_nats": self.gap.excess_nats} if self.gap else None,
@@ -130,40 +134,60 @@ def score_both(
     protocol: Protocol,
     corpus: str,
     kind: Kind,
-    documents: Sequence[Encoded],
+    documents: Sequence[Document],
+    repeated: frozenset[str],
     screen: Screen,
     store: Store | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> CorpusScores:
     """Score documents with the trained model, then with its base.
 
     An adapter is switched off where that is exact: then both sides share one set of weights, and neither can
     drift from the other.
 
-    store   keeps the base's scores by content, so that the next comparison reads only the adapter
+    repeated   lines that several documents have: the figure outside them stands beside the other
+    store      keeps the base's scores by content, so that the next comparison reads only the adapter
+    tokenizer  the model's own, where it is not the base's: what it pays for a document is then divided by the
+               base's tokens of it, so that both sides are counted in one unit
+    raises     FtError for masked models of two tokenizers, which have no common figure
     """
-    fraction = sampled_fraction(documents, protocol)
-    tokens = round(fraction * sum(len(document.ids) for document in documents))
+    encoded = prepare(documents, base.tokenizer, protocol, repeated)
+    read = encoded
+    if tokenizer is not None and hash_tokenizer(tokenizer) != base.tokenizer_sha256:
+        if protocol.metric != "perplexity":
+            found = "two tokenizers, which hide different pieces"
+            raise FtError(
+                base.name,
+                "one tokenizer for a masked model and its base",
+                found,
+                "run.json has its validation figure.",
+            )
+        read = prepare(documents, tokenizer, protocol, repeated)
+    fraction = sampled_fraction(encoded, protocol)
+    tokens = round(fraction * sum(len(document.ids) for document in encoded))
     device = next(model.parameters()).device
     half = torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
     with screen.stage(kind, 2 * tokens) as advance, half:
-        adapter = score(TokenLosses(model, base.family), documents, base, protocol, advance=advance)
+        trained = score(TokenLosses(model, base.family), read, base, protocol, advance=advance)
         with base_side(base) as alone:
             losses = TokenLosses(alone, base.family)
             compute = partial(score, losses, base=base, protocol=protocol, rate=fraction, advance=advance)
             identity = _identity(base, protocol, fraction, device.type)
-            plain = store.scores(identity, documents, compute) if store else compute(documents)
+            plain = store.scores(identity, encoded, compute) if store else compute(encoded)
     unknown = base.tokenizer.unk_token_id if base.family.objective == "masked" else None
-    count = sum(len(document.ids) for document in documents)
+    count = sum(len(document.ids) for document in encoded)
+    base_totals = [document_totals(d, nll) for d, nll in zip(encoded, plain, strict=True)]
+    fresh_base = [_fresh(d, nll) for d, nll in zip(encoded, plain, strict=True)]
     return CorpusScores(
         corpus,
         kind,
-        list(documents),
-        [document_totals(d, nll) for d, nll in zip(documents, plain, strict=True)],
-        [document_totals(d, nll) for d, nll in zip(documents, adapter, strict=True)],
-        [_fresh(d, nll) for d, nll in zip(documents, plain, strict=True)],
-        [_fresh(d, nll) for d, nll in zip(documents, adapter, strict=True)],
+        encoded,
+        base_totals,
+        _in_units_of(base_totals, [document_totals(d, nll) for d, nll in zip(read, trained, strict=True)]),
+        fresh_base,
+        _in_units_of(fresh_base, [_fresh(d, nll) for d, nll in zip(read, trained, strict=True)]),
         fraction,
-        sum(int((document.ids == unknown).sum()) for document in documents) / count
+        sum(int((document.ids == unknown).sum()) for document in encoded) / count
         if unknown is not None
         else 0.0,
     )
@@ -179,6 +203,7 @@ def score_parts(
     train: Sequence[Document],
     screen: Screen,
     store: Store | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[CorpusScores]:
     """What every run is judged on: held-out text, general text, and as much training text as is held out."""
     label = source_label(corpus.source)
@@ -189,9 +214,7 @@ def score_parts(
     if train:
         parts.append((label, "train", train_sample(train, len(held_out))))
     return [
-        score_both(
-            model, base, protocol, name, kind, prepare(documents, base, protocol, repeated), screen, store
-        )
+        score_both(model, base, protocol, name, kind, documents, repeated, screen, store, tokenizer)
         for name, kind, documents in parts
     ]
 
@@ -202,7 +225,13 @@ def source_label(source: str) -> str:
     return name if colon and kind in ("package", "hf") else PurePath(source).name
 
 
-def compare(name: str, base: Base, protocol: Protocol, scored: Sequence[CorpusScores]) -> Comparison:
+def compare(
+    name: str,
+    base: Base,
+    protocol: Protocol,
+    scored: Sequence[CorpusScores],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Comparison:
     """Turn raw totals into differences, intervals, p-values over the corpora, and the gap."""
     held_out = next((s for s in scored if s.kind == "held-out"), None)
     train = next((s for s in scored if s.kind == "train"), None)
@@ -212,7 +241,9 @@ def compare(name: str, base: Base, protocol: Protocol, scored: Sequence[CorpusSc
     adjusted = holm([compared[i].difference.p_value or 0.0 for i in tested])
     for i, p_value in zip(tested, adjusted, strict=True):
         compared[i] = replace(compared[i], holm_p_value=p_value)
-    return Comparison(name, base.name, base.tokenizer_sha256, protocol, compared, gap)
+    own = hash_tokenizer(tokenizer) if tokenizer is not None else base.tokenizer_sha256
+    other = own if own != base.tokenizer_sha256 else None
+    return Comparison(name, base.name, base.tokenizer_sha256, other, protocol, compared, gap)
 
 
 def _compared(scored: CorpusScores, protocol: Protocol) -> CorpusComparison:
@@ -245,6 +276,11 @@ def _columns(base: Sequence[Totals], adapter: Sequence[Totals]) -> tuple[np.ndar
         np.array([a.nll_nats for _, a in pairs]),
         np.array([b.tokens for b, _ in pairs]),
     )
+
+
+def _in_units_of(base: Sequence[Totals], own: Sequence[Totals]) -> list[Totals]:
+    """The model's nats, with the base's number of tokens to divide them by."""
+    return [replace(totals, tokens=unit.tokens) for unit, totals in zip(base, own, strict=True)]
 
 
 def _fresh(document: Encoded, nll: TokenNll) -> Totals:

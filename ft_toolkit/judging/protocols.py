@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
+from transformers import PreTrainedTokenizerBase
+
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging import causal, masked
 from ft_toolkit.judging.totals import TokenNll
@@ -93,11 +95,14 @@ def choose_protocol(
 
 
 def prepare(
-    documents: Sequence[Document], base: Base, protocol: Protocol, repeated: frozenset[str] = frozenset()
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    protocol: Protocol,
+    repeated: frozenset[str] = frozenset(),
 ) -> list[Encoded]:
     """Tokenise as the protocol reads: each document alone, or all of them as one text."""
     read = encode_joined if protocol.name == "concatenated" else encode
-    return read(documents, base.tokenizer, repeated)
+    return read(documents, tokenizer, repeated)
 
 
 def sampled_fraction(documents: Sequence[Encoded], protocol: Protocol) -> float:

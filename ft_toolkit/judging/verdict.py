@@ -46,6 +46,9 @@ def judge(comparison: Comparison) -> Verdict:
         caveats.append("Documents lend each other context here: the interval is approximate.")
     if comparison.protocol.precision == "bfloat16":
         caveats.append(f"Scored in bfloat16: believe the differences, not the {metric} itself.")
+    if comparison.own_tokenizer_sha256 is not None:
+        bits = ", ".join(f"{c.base.bits_per_byte:.3f} → {c.adapter.bits_per_byte:.3f}" for c in subjects)
+        caveats.append(f"Its tokenizer is its own: counted per token of the base's. Bits per byte {bits}.")
     for corpus in comparison.corpora:
         if corpus.scored_fraction < 1:
             share = f"{100 * corpus.scored_fraction:.0f} % of its tokens, drawn by hash"

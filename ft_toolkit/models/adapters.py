@@ -21,7 +21,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.checkpoints import Base, load_base
@@ -95,7 +95,10 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
 
 
 def load_whole(base: Base, folder: Path) -> PreTrainedModel:
-    """Load the weights that full or scratch trained; `base.model` stands beside them, untouched."""
+    """Load the weights that full or scratch trained; `base.model` stands beside them, untouched.
+
+    raises   FtError where they are missing or damaged
+    """
     if not (folder / "model.safetensors").is_file():
         raise FtError(folder, "a saved model", "no model.safetensors", "Did the run's training finish?")
     try:
@@ -124,8 +127,13 @@ def base_side(base: Base) -> Iterator[nn.Module]:
             layer.enable_adapters(True)
 
 
-def save_adapter(model: PeftModel | PreTrainedModel, folder: Path) -> None:
-    """Save a plain PEFT adapter, or a plain checkpoint; whole or not at all, and without asking the Hub."""
+def save_adapter(
+    model: PeftModel | PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Save a plain PEFT adapter, or a plain checkpoint; whole or not at all, and without asking the Hub.
+
+    tokenizer   stands beside the weights, where a whole model is saved
+    """
     temporary = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -136,6 +144,8 @@ def save_adapter(model: PeftModel | PreTrainedModel, folder: Path) -> None:
             model.save_pretrained(str(temporary), save_embedding_layers=False)
         else:
             model.save_pretrained(str(temporary))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(temporary))
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's unfilled template is not our card
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -89,8 +89,13 @@ def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         family,
         special_tokens(family, tokenizer, where),
         hash_weights(model),
-        sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        hash_tokenizer(tokenizer),
     )
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of tokenizer.json's content: pieces, merges, normalisation."""
+    return sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 def hash_weights(model: nn.Module) -> str:

@@ -29,7 +29,7 @@ from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Corpus
-from ft_toolkit.text.blocks import Encoded, encode
+from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
 
@@ -45,9 +45,11 @@ class Pair:
     model: PeftModel
     bare: Base
 
-    def both(self, documents: list[Encoded], kind: str = "held-out") -> CorpusScores:
+    def both(
+        self, documents: list[Document], kind: str = "held-out", repeated: frozenset[str] = frozenset()
+    ) -> CorpusScores:
         protocol = choose_protocol(self.base)
-        return score_both(self.model, self.base, protocol, "texts", kind, documents, QUIET)  # type: ignore[arg-type]
+        return score_both(self.model, self.base, protocol, "texts", kind, documents, repeated, QUIET)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_the_base_side_is_bitwise_the_bare_base(
     encoded = encode(documents[:6], pair.base.tokenizer)
     bare = pair.bare
     alone = score(TokenLosses(bare.model, bare.family), encoded, bare, choose_protocol(bare))
-    found = pair.both(encoded)
+    found = pair.both(documents[:6])
     assert found.base == [document_totals(d, nll) for d, nll in zip(encoded, alone, strict=True)]
     assert all(a.nll_nats != b.nll_nats for a, b in zip(found.adapter, found.base, strict=True))
 
@@ -91,9 +93,8 @@ def test_an_untrained_adapter_differs_by_exactly_nothing(
 ) -> None:
     base = load_base(str(checkpoints[name]))
     model = attach_adapter(base, Adapter(), seed=0)
-    encoded = encode(documents[:8], base.tokenizer)
     protocol = choose_protocol(base)
-    scored = score_both(model, base, protocol, "texts", "held-out", encoded, QUIET)
+    scored = score_both(model, base, protocol, "texts", "held-out", documents[:8], frozenset(), QUIET)
     found = compare("run", base, protocol, [scored]).corpora[0].difference
     assert (found.nats_per_token, found.low, found.high) == (0.0, 0.0, 0.0)
 
@@ -102,7 +103,7 @@ def test_both_sides_are_rows_of_the_same_documents(
     pair_of: Callable[[str], Pair], documents: list[Document]
 ) -> None:
     pair = pair_of("gpt2")
-    scored = pair.both(encode(documents[:3], pair.base.tokenizer))
+    scored = pair.both(documents[:3])
     rows = scored.rows()
     assert [row["side"] for row in rows] == ["base"] * 3 + ["adapter"] * 3
     assert [row["document"] for row in rows] == [d.id for d in documents[:3]] * 2
@@ -132,7 +133,7 @@ def test_outside_repeated_lines_counts_only_tokens_of_lines_that_one_document_ha
     change = [a[heading:].sum() - b[heading:].sum() for a, b in zip(adapter, base, strict=True)]
     tokens = [len(a) - heading for a in adapter]
 
-    found = compare("run", pair.base, protocol, [pair.both(encoded)]).corpora[0]
+    found = compare("run", pair.base, protocol, [pair.both(texts, repeated=repeated_lines(texts))]).corpora[0]
     assert found.repeated_token_fraction == pytest.approx(heading * 10 / (heading * 10 + sum(tokens)))
     assert found.outside_repeated_lines is not None
     assert found.outside_repeated_lines.nats_per_token == pytest.approx(sum(change) / sum(tokens), rel=1e-12)
@@ -146,8 +147,9 @@ def test_a_document_of_repeated_lines_alone_has_no_say_outside_them(
     pair = pair_of("gpt2")
     texts = [Document("t.md", n, f"{HEADING}Line {n} alone.") for n in range(9)]
     texts.append(Document("t.md", 9, HEADING.strip()))
-    encoded = encode(texts, pair.base.tokenizer, repeated_lines(texts))
-    found = compare("run", pair.base, choose_protocol(pair.base), [pair.both(encoded)]).corpora[0]
+    found = compare(
+        "run", pair.base, choose_protocol(pair.base), [pair.both(texts, repeated=repeated_lines(texts))]
+    ).corpora[0]
     assert found.outside_repeated_lines is not None
     assert (found.difference.documents, found.outside_repeated_lines.documents) == (10, 9)
 
@@ -157,8 +159,9 @@ def test_without_repeated_lines_there_is_no_second_figure(
 ) -> None:
     pair = pair_of("gpt2")
     texts = [Document("t.md", n, f"Line {n} alone.") for n in range(9)]
-    encoded = encode(texts, pair.base.tokenizer, repeated_lines(texts))
-    found = compare("run", pair.base, choose_protocol(pair.base), [pair.both(encoded)]).corpora[0]
+    found = compare(
+        "run", pair.base, choose_protocol(pair.base), [pair.both(texts, repeated=repeated_lines(texts))]
+    ).corpora[0]
     assert (found.outside_repeated_lines, found.repeated_token_fraction) == (None, 0.0)
 
 
@@ -238,7 +241,7 @@ def test_comparison_json_holds_numbers_and_no_text(
     scored, comparison = parts
     written = json.dumps(comparison.as_dict(), allow_nan=False)
     read = json.loads(written)
-    assert read["schema"] == 2
+    assert read["schema"] == 3
     assert read["protocol"] == {
         "metric": "perplexity", "name": "document", "window_tokens": 64, "stride_tokens": 32,
         "precision": "float32",
