@@ -17,7 +17,6 @@ from ft_toolkit.runtime import prepare_process
 
 if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
     from ft_toolkit.judging.comparison import Comparison, CorpusScores
     from ft_toolkit.judging.protocols import Protocol
@@ -99,7 +98,7 @@ def compare_runs(
     from ft_toolkit.judging.ranking import ranking
     from ft_toolkit.models.adapters import load_adapter, load_whole
     from ft_toolkit.models.checkpoints import load_base
-    from ft_toolkit.models.tokenizers import load_tokenizer
+    from ft_toolkit.models.tokenizers import reader_of
     from ft_toolkit.runtime import prepare_torch
     from ft_toolkit.training.loop import make_accelerator
 
@@ -117,18 +116,17 @@ def compare_runs(
             _check_base(run, base)
             if run.recipe.adapter.is_whole_model:
                 model = load_whole(base, run.trained_folder).to(device)
-                tokenizer = load_tokenizer(run.trained_folder)
             else:
                 model = adapted = load_adapter(base, run.trained_folder, onto=adapted)
-                tokenizer = base.tokenizer
+            reader = reader_of(base, run.trained_folder)
             protocol = _protocol(run, base, how)
             if others:
-                found.append(_judge_others(run, base, model, protocol, others, screen, tokenizer))
+                found.append(_judge_others(run, base, model, protocol, others, screen, reader))
             else:
                 parts = _recovered(run, screen)
                 for other in runs:
                     _refuse_trained_text(other, parts.test, f"held-out text of {run.folder}")
-                found.append(judge_run(run, base, model, parts, screen, protocol, tokenizer))
+                found.append(judge_run(run, base, model, parts, screen, protocol, reader))
     if len(found) > 1:
         screen.say(ranking(found, common_text=bool(on)))
     return found
@@ -141,11 +139,11 @@ def judge_run(
     parts: Parts,
     screen: Screen,
     protocol: Protocol | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    reader: Base | None = None,
 ) -> Comparison:
     """Score the parts of a run, say the verdict, and finish the run unless it is finished.
 
-    tokenizer   the model's own, where it is not the base's
+    reader   whose tokenizer reads for the model, where it is not the base's
     """
     from ft_toolkit.judging.comparison import compare, score_parts
     from ft_toolkit.judging.store import Store
@@ -162,9 +160,9 @@ def judge_run(
         parts.train,
         screen,
         Store(say=screen.say),
-        tokenizer,
+        reader,
     )
-    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, tokenizer)
+    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, reader)
     if not run.is_finished:
         _keep(run, comparison, scored)
     show(comparison, run, screen)
@@ -178,7 +176,7 @@ def _judge_others(
     protocol: Protocol,
     others: Sequence[tuple[str, list[Document]]],
     screen: Screen,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Base,
 ) -> Comparison:
     from ft_toolkit.judging.comparison import compare, score_both, source_label
     from ft_toolkit.judging.store import Store
@@ -196,11 +194,11 @@ def _judge_others(
             repeated_lines(documents),
             screen,
             store,
-            tokenizer,
+            reader,
         )
         for source, documents in others
     ]
-    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, tokenizer)
+    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, reader)
     show(comparison, run, screen)
     return comparison
 

@@ -46,6 +46,12 @@ class GateNotMet(FtError):
     exit_code = 3
 
 
+class IntegrityFailed(FtError):
+    """What was saved is not what was trained."""
+
+    exit_code = 4
+
+
 class NumbersGoneWrong(FtError):
     """A loss or a score that is not a finite number."""
 

@@ -17,6 +17,7 @@ from torch import nn
 from ft_toolkit.compare import judge_run
 from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated
+from ft_toolkit.judging.integrity import check, fingerprints, require
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapter
@@ -77,6 +78,7 @@ def finetune(
         _record_inputs(run, base, parts, reading.empty_documents, str(accelerator.device), screen)
         model = attach_adapter(learner, recipe.adapter, recipe.training.seed)
         validate = _validation(learner, model, parts.validation)
+        before = fingerprints(model)
         beside = learner.tokenizer if recipe.adapter.is_whole_model else None
         meter = metered(run.record) if energy else nullcontext()
         with termination_as_exception(), meter:
@@ -115,11 +117,14 @@ def finetune(
                 try:
                     if recipe.adapter.method == "pissa":  # saved as plain LoRA, and judged as saved
                         model = load_adapter(base, run.trained_folder)
-                    judge_run(run, base, model, parts, screen, tokenizer=learner.tokenizer)
+                    judge_run(run, base, model, parts, screen, reader=learner)
                 except (KeyboardInterrupt, Terminated) as stop:
                     saved = f"stopped while judging; the adapter is saved: ft compare {run.folder} judges it"
                     raise type(stop)(saved) from None
-                run.record(wall_seconds=round(time.monotonic() - started, 1))
+                found = check(model, base, learner, run.trained_folder, before, parts.test)
+                run.record(integrity=found.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
+                screen.say(found.words())
+                require(found, run.trained_folder)
     accelerator.end_training()
     return run
 

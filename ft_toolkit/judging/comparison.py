@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.effects import train_sample
@@ -26,7 +25,7 @@ from ft_toolkit.judging.statistics import (
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.totals import TokenNll, Totals, corpus_totals, document_totals
 from ft_toolkit.models.adapters import base_side
-from ft_toolkit.models.checkpoints import Base, hash_tokenizer
+from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Corpus
@@ -138,7 +137,7 @@ def score_both(
     repeated: frozenset[str],
     screen: Screen,
     store: Store | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    reader: Base | None = None,
 ) -> CorpusScores:
     """Score documents with the trained model, then with its base.
 
@@ -147,13 +146,14 @@ def score_both(
 
     repeated   lines that several documents have: the figure outside them stands beside the other
     store      keeps the base's scores by content, so that the next comparison reads only the adapter
-    tokenizer  the model's own, where it is not the base's: what it pays for a document is then divided by the
-               base's tokens of it, so that both sides are counted in one unit
+    reader     whose tokenizer reads for the model, where it is not the base's: what it pays for a document is
+               then divided by the base's tokens of it, so that both sides are counted in one unit
     raises     FtError for masked models of two tokenizers, which have no common figure
     """
     encoded = prepare(documents, base.tokenizer, protocol, repeated)
     read = encoded
-    if tokenizer is not None and hash_tokenizer(tokenizer) != base.tokenizer_sha256:
+    reader = reader or base
+    if reader.tokenizer_sha256 != base.tokenizer_sha256:
         if protocol.metric != "perplexity":
             found = "two tokenizers, which hide different pieces"
             raise FtError(
@@ -162,13 +162,13 @@ def score_both(
                 found,
                 "run.json has its validation figure.",
             )
-        read = prepare(documents, tokenizer, protocol, repeated)
+        read = prepare(documents, reader.tokenizer, protocol, repeated)
     fraction = sampled_fraction(encoded, protocol)
     tokens = round(fraction * sum(len(document.ids) for document in encoded))
     device = next(model.parameters()).device
     half = torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
     with screen.stage(kind, 2 * tokens) as advance, half:
-        trained = score(TokenLosses(model, base.family), read, base, protocol, advance=advance)
+        trained = score(TokenLosses(model, base.family), read, reader, protocol, advance=advance)
         with base_side(base) as alone:
             losses = TokenLosses(alone, base.family)
             compute = partial(score, losses, base=base, protocol=protocol, rate=fraction, advance=advance)
@@ -203,7 +203,7 @@ def score_parts(
     train: Sequence[Document],
     screen: Screen,
     store: Store | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    reader: Base | None = None,
 ) -> list[CorpusScores]:
     """What every run is judged on: held-out text, general text, and as much training text as is held out."""
     label = source_label(corpus.source)
@@ -214,7 +214,7 @@ def score_parts(
     if train:
         parts.append((label, "train", train_sample(train, len(held_out))))
     return [
-        score_both(model, base, protocol, name, kind, documents, repeated, screen, store, tokenizer)
+        score_both(model, base, protocol, name, kind, documents, repeated, screen, store, reader)
         for name, kind, documents in parts
     ]
 
@@ -230,7 +230,7 @@ def compare(
     base: Base,
     protocol: Protocol,
     scored: Sequence[CorpusScores],
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    reader: Base | None = None,
 ) -> Comparison:
     """Turn raw totals into differences, intervals, p-values over the corpora, and the gap."""
     held_out = next((s for s in scored if s.kind == "held-out"), None)
@@ -241,7 +241,7 @@ def compare(
     adjusted = holm([compared[i].difference.p_value or 0.0 for i in tested])
     for i, p_value in zip(tested, adjusted, strict=True):
         compared[i] = replace(compared[i], holm_p_value=p_value)
-    own = hash_tokenizer(tokenizer) if tokenizer is not None else base.tokenizer_sha256
+    own = (reader or base).tokenizer_sha256
     other = own if own != base.tokenizer_sha256 else None
     return Comparison(name, base.name, base.tokenizer_sha256, other, protocol, compared, gap)
 

@@ -8,6 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -99,9 +101,23 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def hash_weights(model: nn.Module) -> str:
-    """sha256 over the names and values of all weights: who a base is, wherever it was loaded from."""
+    """sha256 over the names and values of all weights: who a base is, wherever it was loaded from.
+
+    Adapters that sit in it do not count: neither their weights nor the names that they give to the base's.
+    """
+    layers = {
+        f"{place}.{part}."
+        for place, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        for part in (*layer.adapter_layer_names, *layer.other_param_names)
+    }
+    own = {
+        name.replace("token_adapter.", "").replace("base_layer.", ""): tensor
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(tuple(layers))
+    }
     digest = sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(own.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ft_toolkit.models.checkpoints import Base, base_of
+from ft_toolkit.models.checkpoints import Base, base_of, hash_tokenizer
+from ft_toolkit.models.families import special_tokens
 
 
 def train_tokenizer(base: Base, texts: Iterable[str]) -> PreTrainedTokenizerBase:
@@ -31,6 +33,15 @@ def with_tokenizer(base: Base, tokenizer: PreTrainedTokenizerBase) -> Base:
     return base_of(base.name, model.to(base.model.device), tokenizer)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that was saved beside a model's weights."""
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+def reader_of(base: Base, folder: Path) -> Base:
+    """Who reads for a saved model: the base, with the tokenizer that was saved beside the weights if any."""
+    if not (folder / "tokenizer.json").is_file():
+        return base
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    where = f"tokenizer of {folder}"
+    return replace(
+        base,
+        tokenizer=tokenizer,
+        special=special_tokens(base.family, tokenizer, where),
+        tokenizer_sha256=hash_tokenizer(tokenizer),
+    )

@@ -1,0 +1,159 @@
+"""Saved equals trained: a fresh process loads what was saved and must give the same scores, bit by bit.
+
+The fresh process knows what stands in the run folder and nothing else: what a training loop changed in memory
+and forgot to save, or saved and cannot load again, shows here and not on somebody else's machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ft_toolkit.errors import IntegrityFailed
+from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.models.adapters import load_adapter, load_whole, trainable
+from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.tokenizers import reader_of
+from ft_toolkit.text.blocks import encode
+from ft_toolkit.text.corpus import Document
+
+PROBE_CHARACTERS = 2000  # enough for a window and a half of a small model; read in well under a second
+PROBE_DOCUMENTS = 4
+WHAT_NOW = "It will not be published; train again."
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """What the gate found. `passed` decides whether the run may be published."""
+
+    reload: str  # bitwise, or by how much a fresh process differs
+    base_unchanged: bool
+    unmoved: list[str]  # trained parameters that are exactly as they started
+    trained: int  # how many there are
+
+    @property
+    def passed(self) -> bool:
+        return self.reload == "bitwise" and self.base_unchanged and len(self.unmoved) < self.trained
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self) | {"passed": self.passed}
+
+    def words(self) -> str:
+        base = "its base unchanged" if self.base_unchanged else "its base CHANGED"
+        moved = f"{self.trained - len(self.unmoved)} of {self.trained} matrices moved"
+        stuck = f" (not {', '.join(self.unmoved[:3])})" if self.unmoved else ""
+        return f"saved = trained?  a fresh process: {self.reload}; {base}; {moved}{stuck}"
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """sha256 of every trainable parameter: taken before training, it tells afterwards what moved."""
+    return {name: _digest(parameter.detach().cpu().numpy()) for name, parameter in trainable(model).items()}
+
+
+def check(
+    model: nn.Module,
+    base: Base,
+    reader: Base,
+    folder: Path,
+    before: dict[str, str],
+    documents: Sequence[Document],
+) -> Integrity:
+    """Compare a trained model with what was saved of it.
+
+    model      as training left it
+    base       the base it started from; its weights may not have moved
+    reader     whose tokenizer reads: base, unless the model has its own
+    folder     the run's adapter/ or model/
+    before     fingerprints of the model before training
+    documents  texts to score, cut short; float32
+    """
+    now = fingerprints(model)
+    unmoved = [name for name, digest in before.items() if now.get(name) == digest]
+    texts = [document.text[:PROBE_CHARACTERS] for document in documents[:PROBE_DOCUMENTS]]
+    live = _scores(model, reader, texts)
+    saved = _in_a_fresh_process(base, folder, texts)
+    is_same = [_digest(nll) for nll in live] == [one["sha256"] for one in saved]
+    reload = "bitwise" if is_same else _drift(live, saved)
+    return Integrity(reload, hash_weights(base.model) == base.weights_sha256, unmoved, len(before))
+
+
+def require(found: Integrity, folder: Path) -> None:
+    """raises   IntegrityFailed, exit code 4, unless saved equals trained"""
+    if found.passed:
+        return
+    reason = "a base that changed" if not found.base_unchanged else found.reload
+    if found.base_unchanged and found.reload == "bitwise":
+        reason = "no matrix that moved"
+    raise IntegrityFailed(folder, "saved = trained, bitwise", reason, WHAT_NOW)
+
+
+def _in_a_fresh_process(base: Base, folder: Path, texts: Sequence[str]) -> list[dict[str, str]]:
+    asked = {
+        "base": base.name,
+        "folder": str(folder),
+        "texts": texts,
+        "threads": torch.get_num_threads(),
+        "device": str(next(base.model.parameters()).device),
+    }
+    found = subprocess.run(
+        [sys.executable, "-m", "ft_toolkit.judging.integrity"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
+        check=False,
+    )
+    if found.returncode:
+        reason = (found.stderr.strip().splitlines() or ["it died without a word"])[-1]
+        raise IntegrityFailed(folder, "a fresh process to load it", reason, WHAT_NOW)
+    answer: list[dict[str, str]] = json.loads(found.stdout.splitlines()[-1])
+    return answer
+
+
+def _scores(model: nn.Module, reader: Base, texts: Sequence[str]) -> list[np.ndarray]:
+    documents = encode([Document("probe", row, text) for row, text in enumerate(texts)], reader.tokenizer)
+    protocol = choose_protocol(reader, "auto" if reader.family.objective == "causal" else "covering")
+    return score(TokenLosses(model, reader.family), documents, reader, protocol)
+
+
+def _digest(values: np.ndarray) -> str:
+    return sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def _drift(live: Sequence[np.ndarray], saved: Sequence[dict[str, str]]) -> str:
+    there = [float.fromhex(one["nats_per_token"]) for one in saved]
+    here = [float(np.nanmean(nll)) for nll in live]
+    return f"differs by up to {max(abs(a - b) for a, b in zip(here, there, strict=True)):.2e} nats a token"
+
+
+def main() -> None:
+    """The fresh process: a question on stdin, each text's scores as one line of JSON on stdout."""
+    asked = json.loads(sys.stdin.read())
+    torch.set_num_threads(asked["threads"])
+    base, folder = load_base(asked["base"], asked["device"]), Path(asked["folder"])
+    if (folder / "adapter_config.json").is_file():
+        model: nn.Module = load_adapter(base, folder)
+    else:
+        model = load_whole(base, folder).to(asked["device"])
+    scores = _scores(model, reader_of(base, folder), asked["texts"])
+    answer = [{"sha256": _digest(nll), "nats_per_token": float(np.nanmean(nll)).hex()} for nll in scores]
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    from ft_toolkit.runtime import prepare_process, prepare_torch
+
+    prepare_process()
+    prepare_torch()
+    main()

@@ -1,0 +1,142 @@
+"""The gate behind training: what was saved is what was trained, and a fresh process says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FAMILY_NAMES
+from safetensors.torch import load_file, save_file
+
+from ft_toolkit.errors import IntegrityFailed
+from ft_toolkit.finetune import finetune
+from ft_toolkit.judging.integrity import Integrity, check, fingerprints, require
+from ft_toolkit.models.adapters import attach_adapter, save_adapter, trainable
+from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
+from ft_toolkit.recipe import Adapter, Recipe
+from ft_toolkit.text.corpus import Document, read_source
+
+METHODS = ("lora", "rslora", "dora", "pissa", "ia3", "full", "scratch")
+Trained = tuple[torch.nn.Module, Base, Path, dict[str, str], list[Document]]
+
+
+@pytest.fixture
+def trained(checkpoints: dict[str, Path], small_corpus: Path, tmp_path: Path) -> Callable[..., Trained]:
+    """A model whose trainable parameters moved by a little, saved."""
+
+    def make(family: str = "gpt2", **plan: object) -> Trained:
+        base = load_base(str(checkpoints[family]))
+        model = attach_adapter(base, Adapter(**plan), seed=0)  # type: ignore[arg-type]
+        before = fingerprints(model)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in trainable(model).values():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        save_adapter(model, tmp_path / "saved")
+        return model, base, tmp_path / "saved", before, read_source(str(small_corpus)).documents
+
+    return make
+
+
+def gate(one: Trained) -> Integrity:
+    model, base, folder, before, documents = one
+    return check(model, base, base, folder, before, documents)
+
+
+@pytest.mark.parametrize(("family", "method"), [("gpt2", "lora"), ("bert", "dora"), ("distilbert", "full")])
+def test_a_fresh_process_gives_the_trained_scores_to_the_bit(
+    trained: Callable[..., Trained], family: str, method: str
+) -> None:
+    found = gate(trained(family, method=method))
+    assert (found.reload, found.base_unchanged, found.unmoved) == ("bitwise", True, [])
+    assert found.passed
+    require(found, Path("adapter"))
+
+
+def test_one_flipped_bit_in_the_saved_file_is_caught_and_ends_with_code_four(
+    trained: Callable[..., Trained],
+) -> None:
+    one = trained()
+    path = one[2] / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 0x40  # an exponent bit of the last weight
+    path.write_bytes(bytes(data))
+    found = gate(one)
+    assert not found.passed
+    assert found.reload.startswith("differs by up to ")
+    with pytest.raises(IntegrityFailed, match="saved = trained, bitwise, found differs by up to") as failure:
+        require(found, one[2])
+    assert failure.value.exit_code == 4
+
+
+def test_a_saved_matrix_that_is_missing_is_told_by_the_fresh_process(trained: Callable[..., Trained]) -> None:
+    one = trained()
+    path = one[2] / "adapter_model.safetensors"
+    weights = load_file(path)
+    del weights[min(weights)]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(IntegrityFailed, match="a fresh process to load it"):
+        gate(one)
+
+
+def test_a_base_weight_that_moved_is_caught(trained: Callable[..., Trained]) -> None:
+    one = trained()
+    with torch.no_grad():
+        one[1].model.get_input_embeddings().weight[5, 5] += 1e-3
+    found = gate(one)
+    assert not found.base_unchanged
+    with pytest.raises(IntegrityFailed, match="a base that changed"):
+        require(found, one[2])
+
+
+def test_a_matrix_that_never_moved_is_named(trained: Callable[..., Trained]) -> None:
+    model, base, folder, before, documents = trained()
+    stuck = next(name for name in before if "lora_B" in name)
+    before[stuck] = fingerprints(model)[stuck]
+    found = check(model, base, base, folder, before, documents)
+    assert found.unmoved == [stuck]
+    assert stuck in found.words()
+    assert found.passed  # it is said; the scores are those of the trained model all the same
+
+
+def test_a_training_that_moved_nothing_does_not_pass(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    base = load_base(str(checkpoints["gpt2"]))
+    model = attach_adapter(base, Adapter(), seed=0)
+    save_adapter(model, tmp_path / "saved")
+    found = check(
+        model, base, base, tmp_path / "saved", fingerprints(model), [Document("t.txt", 0, "Boil the pasta.")]
+    )
+    assert found.reload == "bitwise"
+    with pytest.raises(IntegrityFailed, match="no matrix that moved"):
+        require(found, tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_base_is_known_by_its_hash_whatever_adapter_sits_in_it(
+    checkpoints: dict[str, Path], family: str, method: str
+) -> None:
+    base = load_base(str(checkpoints[family]))
+    attach_adapter(base, Adapter(method=method), seed=0)  # type: ignore[arg-type]
+    assert hash_weights(base.model) == base.weights_sha256
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_rows_of_words_in_training_leave_the_hash_of_the_base_too(
+    checkpoints: dict[str, Path], family: str
+) -> None:
+    base = load_base(str(checkpoints[family]))
+    attach_adapter(base, Adapter(tokens=["fever"]), seed=0)
+    assert hash_weights(base.model) == base.weights_sha256
+
+
+def test_a_finished_run_records_the_gate_and_says_it(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run = finetune(tiny_recipe(adapter={"method": "scratch", "tokenizer": "train"}), tmp_path)
+    assert run.facts["integrity"]["passed"] is True
+    assert run.facts["integrity"]["reload"] == "bitwise"
+    said = (run.folder / "run.log").read_text()
+    assert "saved = trained?  a fresh process: bitwise; its base unchanged" in said
