@@ -1,24 +1,34 @@
 """How fast documents are scored, beside the peers, in one run: make bench.
 
 Models of the real shapes with random weights (speed does not depend on the values), sides in turn, medians
-and ratios. Peers: lm-evaluation-harness' rolling scorer (causal), all-logits batches (masked).
+and ratios. Peers: lm-evaluation-harness' rolling scorer (causal), all-logits batches (masked): of equal
+length, the best that batching alone can do, and ragged in the order given, as minicons pads them.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from ft_toolkit import shipped
-from ft_toolkit.judging import causal
-from ft_toolkit.models.families import FAMILIES
+from ft_toolkit.judging import causal, masked
+from ft_toolkit.judging.comparison import score_both
+from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.models.adapters import attach_adapter
+from ft_toolkit.models.checkpoints import base_of
+from ft_toolkit.models.families import FAMILIES, SpecialTokens, special_tokens
 from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.progress import Screen
+from ft_toolkit.recipe import Adapter
 from ft_toolkit.runtime import prepare_process, prepare_torch
 from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import Document, read_source
@@ -53,14 +63,13 @@ def matrix_ceiling(dtype: torch.dtype) -> float:
 
 
 def in_turn(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side, one after the other, `rounds` times, after one uncounted round."""
+    """Seconds of each side, one after the other, `rounds` times."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in sides.items():
             started = time.perf_counter()
             run()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
@@ -72,7 +81,7 @@ def report(seconds: dict[str, list[float]], ours: str) -> None:
 
 
 def bench_causal(documents: int, rounds: int) -> None:
-    """Ours against lm-evaluation-harness at batch 1 and 8, float32 and ours in bfloat16."""
+    """Ours against lm-evaluation-harness at batch 1 (its best on a CPU) and 8, and ours in bfloat16."""
     tokenizer = AutoTokenizer.from_pretrained(shipped.starter("gpt2"))
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config()).eval().requires_grad_(False)
@@ -81,17 +90,17 @@ def bench_causal(documents: int, rounds: int) -> None:
     ceiling = matrix_ceiling(torch.float32)
     print(f"causal, {documents} documents, {tokens} tokens; float32 ceiling {ceiling / 1e9:.0f} GFLOP/s")
 
-    def ours(dtype: torch.dtype = torch.float32) -> None:
+    def ours(some: Sequence[Encoded], dtype: torch.dtype = torch.float32) -> None:
         losses = TokenLosses(model, FAMILIES["gpt2"])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            causal.score_documents(losses, texts, 0, causal.sliding(1024, 512))
+            causal.score_documents(losses, some, 0, causal.sliding(1024, 512))
 
-    sides: dict[str, Callable[[], object]] = {
-        "ours, float32": ours,
-        "ours, bfloat16": lambda: ours(torch.bfloat16),
-    }
-    sides |= lm_eval_sides(model, tokenizer, texts)
-    seconds = in_turn(sides, rounds)
+    def sides(some: Sequence[Encoded]) -> dict[str, Callable[[], object]]:
+        mine = {"ours, float32": lambda: ours(some), "ours, bfloat16": lambda: ours(some, torch.bfloat16)}
+        return mine | lm_eval_sides(model, tokenizer, some)
+
+    in_turn(sides(texts[:4]), 1)  # warms up caches and threads
+    seconds = in_turn(sides(texts), rounds)
     report(seconds, "ours, float32")
     reached = tokens * GPT2_FLOPS_A_TOKEN / statistics.median(seconds["ours, float32"])
     print(f"  ours reaches {100 * reached / ceiling:.0f} % of the float32 ceiling")
@@ -115,18 +124,149 @@ def lm_eval_sides(
         peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=1024)
         return lambda: peer.loglikelihood_rolling(requests, disable_tqdm=True)
 
-    return {f"lm-eval rolling, batch {batch}": side(batch) for batch in (1, 4, 8)}
+    return {f"lm-eval rolling, batch {batch}": side(batch) for batch in (1, 8)}
+
+
+def bench_pll(rounds: int) -> None:
+    """Pseudo-log-likelihood of 16 sentences of 16 to 64 tokens: one forward row a token, BERT-base shape."""
+    tokenizer = AutoTokenizer.from_pretrained(shipped.starter("bert"))
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig()).eval().requires_grad_(False)
+    stream = encode(
+        [Document("s", 0, " ".join(d.text for d in read_source("package:everyday-medicine").documents))],
+        tokenizer,
+    )[0].ids
+    lengths = np.linspace(16, 64, 16).round().astype(int)
+    cuts = np.split(stream[: lengths.sum()], np.cumsum(lengths)[:-1])
+    texts = [
+        Encoded(Document("pll", i, f"{i}"), ids, np.ones(len(ids), bool), np.arange(len(ids), dtype=np.int32))
+        for i, ids in enumerate(cuts)
+    ]
+    special = special_tokens(FAMILIES["bert"], tokenizer, "bench")
+    rows = [row for text in texts for row in hidden_rows(text, special)]
+    print(f"pseudo-log-likelihood, {len(texts)} sentences, {len(rows)} tokens")
+
+    def ours(dtype: torch.dtype = torch.float32) -> None:
+        losses, hide = (
+            TokenLosses(model, FAMILIES["bert"]),
+            masked.one_at_a_time(within_word=False, rate=1, seed=0),
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            masked.score_documents(losses, texts, special, 512, hide)
+
+    all_logits(model, rows[:32])  # warms up caches and threads
+    seconds = in_turn(
+        {
+            "ours, float32": ours,
+            "all logits, equal lengths": lambda: all_logits(model, sorted(rows, key=lambda r: len(r[0]))),
+            "ours, bfloat16": lambda: ours(torch.bfloat16),
+            "all logits, ragged": lambda: all_logits(model, rows),
+        },
+        rounds,
+    )
+    report(seconds, "ours, float32")
+    ratio = statistics.median(
+        p / o for p, o in zip(seconds["all logits, equal lengths"], seconds["ours, bfloat16"], strict=True)
+    )
+    print(f"  all logits, equal lengths, over ours in bfloat16: {ratio:.2f} x")
+
+
+def hidden_rows(text: Encoded, special: SpecialTokens) -> list[tuple[np.ndarray, int, int]]:
+    """(row with one token hidden, its place, its id) for every token."""
+    framed = np.concatenate([[special.begin], text.ids, [special.end]]).astype(np.int64)
+    found = []
+    for place in range(1, len(framed) - 1):
+        row = framed.copy()
+        row[place] = special.mask
+        found.append((row, place, int(framed[place])))
+    return found
+
+
+def all_logits(model: BertForMaskedLM, rows: Sequence[tuple[np.ndarray, int, int]], batch: int = 32) -> float:
+    """The plain way: batches of rows, padded to the longest, every logit of every position."""
+    total = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch):
+            some = rows[start : start + batch]
+            width = max(len(row) for row, _, _ in some)
+            ids = torch.zeros(len(some), width, dtype=torch.long)
+            seen = torch.zeros(len(some), width, dtype=torch.long)
+            for i, (row, _, _) in enumerate(some):
+                ids[i, : len(row)] = torch.from_numpy(row)
+                seen[i, : len(row)] = 1
+            logits = model(input_ids=ids, attention_mask=seen).logits.log_softmax(-1)
+            total += sum(float(logits[i, place, target]) for i, (_, place, target) in enumerate(some))
+    return total
+
+
+def bench_sides(documents: int, rounds: int) -> None:
+    """Base and adapter together against the adapter alone: one set of weights, and nothing twice."""
+    tokenizer = AutoTokenizer.from_pretrained(shipped.starter("gpt2"))
+    torch.manual_seed(0)
+    base = base_of("gpt2-shaped", GPT2LMHeadModel(GPT2Config()), tokenizer)
+    model = attach_adapter(base, Adapter(), seed=0)
+    texts = [text.document for text in log_normal_documents(documents, tokenizer, longest=1023)]
+    protocol, quiet = choose_protocol(base), Screen(quiet=True)
+    print(f"base and adapter, {documents} documents")
+
+    def adapter() -> None:
+        score(TokenLosses(model, base.family), encode(texts, tokenizer), base, protocol)
+
+    def both() -> None:
+        score_both(model, base, protocol, "bench", "other", texts, frozenset(), quiet)
+
+    report(in_turn({"adapter alone": adapter, "base and adapter": both}, rounds), "adapter alone")
+
+
+def bench_memory() -> None:
+    """Peak memory above the model's own, in fresh processes: four times the vocabulary, the batch, both."""
+    print("peak memory of scoring 4,096 tokens above that of the loaded model (width 256, 4 layers)")
+    for vocabulary, batch_tokens in ((10_000, 1024), (40_000, 1024), (10_000, 4096), (40_000, 4096)):
+        asked = [sys.executable, __file__, "--peak", str(vocabulary), str(batch_tokens)]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        whole = 4 * vocabulary * batch_tokens / 1e6
+        size = f"vocabulary {vocabulary:>6}, batch {batch_tokens:>5} tokens"
+        print(f"  {size}: {found:>5} MB (all logits alone: {whole:.0f} MB)")
+
+
+def peak_megabytes(vocabulary: int, batch_tokens: int) -> None:
+    """One of bench_memory's processes: prints how much higher the peak is after scoring than before."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=vocabulary, n_embd=256, n_layer=4, n_head=4)
+    model = GPT2LMHeadModel(config).eval().requires_grad_(False)
+    ids = np.random.default_rng(0).integers(0, vocabulary, 4096).astype(np.int32)
+    texts = [
+        Encoded(Document("m", i, "m"), part, np.ones(512, bool), np.arange(512, dtype=np.int32))
+        for i, part in enumerate(np.split(ids, 8))
+    ]
+    losses = TokenLosses(model, FAMILIES["gpt2"])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    causal.score_documents(losses, texts, 0, causal.sliding(1024, 512), batch_tokens=batch_tokens)
+    print(round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
 
 
 def main() -> None:
-    """Print every table."""
+    """Print every table, or the one that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("causal", "pll", "sides", "memory"))
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peak", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     prepare_process()
     prepare_torch()
-    bench_causal(options.documents, options.rounds)
+    if options.peak:
+        peak_megabytes(*options.peak)
+        return
+    tables: dict[str, Callable[[], None]] = {
+        "causal": lambda: bench_causal(options.documents, options.rounds),
+        "pll": lambda: bench_pll(options.rounds),
+        "sides": lambda: bench_sides(min(options.documents, 24), options.rounds),
+        "memory": bench_memory,
+    }
+    for name, table in tables.items():
+        if options.only in (None, name):
+            table()
 
 
 if __name__ == "__main__":

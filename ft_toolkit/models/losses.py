@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ft_toolkit.models.families import Family
 
 NO_TARGET = -100
-CHUNK_ROWS = 256  # rows of logits alive at once
+CHUNK_ROWS = 512  # rows of logits alive at once; 256 cost an eighth of the scoring speed (docs/log.md)
 
 
 class TokenLosses(nn.Module):
@@ -46,7 +46,9 @@ class TokenLosses(nn.Module):
             for start in range(0, len(asked), CHUNK_ROWS):
                 some = slice(start, start + CHUNK_ROWS)
                 logits = F.linear(hidden[some], weight, bias).float()  # (rows, V)
-                nll[some] = logits.logsumexp(-1) - logits.gather(-1, asked[some, None]).squeeze(-1)
+                top = logits.amax(-1, keepdim=True)
+                wanted = (logits.gather(-1, asked[some, None]) - top).squeeze(-1)
+                nll[some] = logits.sub_(top).exp_().sum(-1).log() - wanted  # in place: no second (rows, V)
         return nll
 
     def head_inputs(
