@@ -5,12 +5,12 @@ Dotted names are module paths inside the transformers model of that family (tran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import gelu
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -51,18 +51,6 @@ class Family:
         if wanted in ("auto", "all-linear"):  # peft's own all-linear would take the head's transform too
             return [*self.attention, *self.feed_forward]
         return list(self.attention) if isinstance(wanted, str) else wanted
-
-    def modules(self, model: nn.Module, suffixes: Sequence[str]) -> list[str]:
-        """The full names of the matrices meant by some of this row's suffixes, in the model's order.
-
-        A matrix belongs to the longest suffix that fits: BERT's output.dense is not attention.output.dense.
-        """
-        found = []
-        for name, _ in model.named_modules():
-            fitting = [suffix for suffix in self.targets("auto") if f".{name}".endswith(f".{suffix}")]
-            if fitting and max(fitting, key=len) in suffixes:
-                found.append(name)
-        return found
 
 
 @dataclass(frozen=True)
@@ -316,13 +304,21 @@ FAMILIES = {
 
 
 def family_of(config: PretrainedConfig, where: str) -> Family:
-    """The row of a checkpoint's config; an unknown architecture is refused with the nearest one."""
-    model_type = config.model_type
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
-    near = get_close_matches(model_type, FAMILIES, n=1, cutoff=0.4)
-    hint = f"The nearest is {near[0]}." if near else "Choose a checkpoint of one of these."
-    raise FtError(where, f"a checkpoint of {', '.join(FAMILIES)}", f"model_type {model_type}", hint)
+    """The row of a checkpoint's config; an architecture without one is refused with the nearest name."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        near = get_close_matches(config.model_type, FAMILIES, n=1, cutoff=0.5)
+        hint = f"The nearest is {near[0]}." if near else "The README's table lists them."
+        raise FtError(where, "a family of the table", f"model_type {config.model_type}", hint)
+    if family.model_type == "deberta-v2" and not config.legacy:
+        head = ("dense", "transform_act_fn", "LayerNorm")
+        return replace(
+            family,
+            head=tuple(f"lm_predictions.lm_head.{part}" for part in head),
+            output="deberta.embeddings.word_embeddings",
+            output_bias="lm_predictions.lm_head.bias",
+        )
+    return family
 
 
 def special_tokens(family: Family, tokenizer: PreTrainedTokenizerBase, where: str) -> SpecialTokens:
