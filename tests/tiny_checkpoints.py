@@ -84,17 +84,21 @@ class TinyCheckpoints(dict[str, Path]):
         return self[model_type]
 
 
-def save(folder: Path, model_type: str, **changes: Any) -> None:
-    """Write a tiny checkpoint; `changes` go over its configuration."""
-    tokenizer = tokenizer_of(model_type)
+def save(folder: Path, model_type: str, like: str | None = None, **changes: Any) -> None:
+    """Write a tiny checkpoint; `changes` go over its configuration.
+
+    like   a family whose sizes and tokenizer serve an architecture that is none of the families
+    """
+    like = like or model_type
+    tokenizer = tokenizer_of(like)
     config = AutoConfig.for_model(
         model_type,
         vocab_size=len(tokenizer),
         **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
-        **(SIZES[model_type] | changes),
+        **(SIZES[like] | changes),
     )
     torch.manual_seed(1)
-    auto = AutoModelForCausalLM if FAMILIES[model_type].objective == "causal" else AutoModelForMaskedLM
+    auto = AutoModelForCausalLM if FAMILIES[like].objective == "causal" else AutoModelForMaskedLM
     model = auto.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -15,6 +15,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -63,7 +64,11 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
         try:
             written, _ = PretrainedConfig.get_config_dict(place, revision=revision)
             if "model_type" not in written:
-                raise FtError(where, "a config.json that says its model_type", "none", _SAVE)
+                found = "one without" if written else "no config.json"
+                raise FtError(where, "a config.json with its model_type", found, _SAVE)
+            if written["model_type"] not in CONFIG_MAPPING:
+                found, fix = written["model_type"], "Code that comes with a checkpoint is never run."
+                raise FtError(where, "an architecture that transformers knows", found, fix)
             config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
             model, loading = _AUTO[objective_of(config, where)].from_pretrained(
                 place,
@@ -77,8 +82,8 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
         except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
             raise _unreadable(where, place, error, silence) from None
     if any("discriminator_predictions" in key for key in loading["unexpected_keys"]):
-        found = "a discriminator, which tells replaced tokens and predicts none"
-        raise FtError(where, "an ELECTRA generator", found, "Use the checkpoint whose name says generator.")
+        found = "a discriminator, which predicts no tokens"
+        raise FtError(where, "an ELECTRA generator", found, "Use the generator's checkpoint.")
     if loading["missing_keys"] or loading["mismatched_keys"]:
         missing = ", ".join(sorted(map(str, loading["missing_keys"] or loading["mismatched_keys"]))[:3])
         wanted = f"weights for every part of {type(model).__name__}"
@@ -162,8 +167,6 @@ def _unreadable(where: str, place: str, error: Exception, silence: str | None) -
 
 def _fault_of_folder(where: str, folder: Path) -> FtError | None:
     """What is plainly wrong with a checkpoint's files."""
-    if not (folder / "config.json").is_file():
-        return FtError(where, "a checkpoint", "no config.json", _SAVE)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -186,5 +189,5 @@ def _fault_of_folder(where: str, folder: Path) -> FtError | None:
             with safe_open(path, "pt"):
                 pass
         except SafetensorError as error:
-            return FtError(where, "whole weights", f"{path.name} damaged or cut short: {error}", _AGAIN)
+            return FtError(where, "whole weights", f"{path.name} cut short: {error}", _AGAIN)
     return None

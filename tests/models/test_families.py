@@ -284,7 +284,9 @@ def test_ia3_scales_keys_values_and_the_way_back_from_the_feed_forward_part(
         assert wide > narrow == WIDTH
     others = {name.rpartition(".")[2] for name in scaled.keys() - way_back.keys()}
     fused = {"c_attn", "query_key_value", "Wqkv"}
-    assert others <= fused or (len(others) == 2 and not others & {"o", "query", "dense", "out_proj", "out_lin"})
+    assert others <= fused or (
+        len(others) == 2 and not others & {"o", "query", "dense", "out_proj", "out_lin"}
+    )
 
 
 def test_an_architecture_without_a_row_is_named_with_the_nearest_one() -> None:
