@@ -55,7 +55,7 @@ def stored(run: Run, side: str) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def few_documents(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen real documents, three of them held out and one for validation: masked scoring is what takes the time."""
+    """Sixteen real documents, three of them held out: masked scoring is what takes the time."""
     folder = tmp_path_factory.mktemp("few") / "medicine"
     folder.mkdir()
     for path in sorted(small_corpus.iterdir())[10:26]:
