@@ -1,6 +1,6 @@
 """A tiny checkpoint of every family, with a real tokenizer of its kind: built when a test first asks for it.
 
-2 layers, width 16, random weights wide enough that every part matters, biases and norms too. The tokenizers
+2 layers, width 16, random weights wide enough that every part matters. The tokenizers
 of gpt2, bert and distilbert are the starters'; the others are trained here on the bundled corpora.
 """
 
@@ -100,10 +100,6 @@ def save(folder: Path, model_type: str, like: str | None = None, **changes: Any)
     torch.manual_seed(1)
     auto = AutoModelForCausalLM if FAMILIES[like].objective == "causal" else AutoModelForMaskedLM
     model = auto.from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:  # biases and norms, which begin as zeros and ones
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
