@@ -112,6 +112,8 @@ def compare_runs(
     found: list[Comparison] = []
     for name in dict.fromkeys(run.recipe.base for run in runs):
         base, adapted = load_base(name, device), None
+        if base.family.note:
+            screen.say(base.family.note)
         for run in (run for run in runs if run.recipe.base == name):
             _check_base(run, base)
             if run.recipe.adapter.is_whole_model:

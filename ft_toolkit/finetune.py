@@ -75,6 +75,8 @@ def finetune(
         run = Run.create(Path(runs_folder if accelerator.is_main_process else scratch), recipe)
         screen.log_to(run.folder / "run.log")
         screen.say(f"{recipe.name}: {recipe.base} on {recipe.corpus.source}, in {run.folder}")
+        if base.family.note:
+            screen.say(base.family.note)
         _record_inputs(run, base, parts, reading.empty_documents, str(accelerator.device), screen)
         model = attach_adapter(learner, recipe.adapter, recipe.training.seed)
         validate = _validation(learner, model, parts.validation)

@@ -14,16 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["FT_CACHE"] = tempfile.mkdtemp(prefix="ft-cache-")  # never the user's own
 
 import pytest
-import torch
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForMaskedLM,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-)
+from tiny_checkpoints import POSITIONS, TinyCheckpoints
 
 from ft_toolkit import shipped
 from ft_toolkit.recipe import Recipe
@@ -32,38 +23,14 @@ from ft_toolkit.runtime import prepare_torch
 prepare_torch()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "corpora"
-FAMILY_NAMES = ("gpt2", "bert", "distilbert")
-POSITIONS = 64
+FAMILY_NAMES = ("gpt2", "bert", "distilbert")  # the others: tests/test_family_matrix.py
+__all__ = ["FAMILY_NAMES", "POSITIONS", "SHARED"]
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for each family: 2 layers, width 16, random weights wide enough that every part matters."""
-    torch.manual_seed(1)
-    vocabulary = 8192
-    gpt2 = GPT2Config(
-        vocab_size=vocabulary, n_positions=POSITIONS, n_embd=16, n_layer=2, n_head=2,
-        initializer_range=0.3, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    bert = BertConfig(
-        vocab_size=vocabulary, max_position_embeddings=POSITIONS, hidden_size=16, num_hidden_layers=2,
-        num_attention_heads=2, intermediate_size=32, initializer_range=0.3,
-    )  # fmt: skip
-    distilbert = DistilBertConfig(
-        vocab_size=vocabulary, max_position_embeddings=POSITIONS, dim=16, n_layers=2, n_heads=2,
-        hidden_dim=32, initializer_range=0.3,
-    )  # fmt: skip
-    models = {
-        "gpt2": (GPT2LMHeadModel(gpt2), "gpt2"),
-        "bert": (BertForMaskedLM(bert), "bert"),
-        "distilbert": (DistilBertForMaskedLM(distilbert), "bert"),
-    }
-    folders = {}
-    for name, (model, starter) in models.items():
-        folders[name] = tmp_path_factory.mktemp("checkpoints") / f"tiny-{name}"
-        model.save_pretrained(folders[name])
-        AutoTokenizer.from_pretrained(shipped.starter(starter)).save_pretrained(folders[name])
-    return folders
+    """A folder for each family, made when it is first asked for."""
+    return TinyCheckpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="session")

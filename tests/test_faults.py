@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, T5Config
 
 from ft_toolkit import cli, shipped
 from ft_toolkit.run import Run
@@ -123,8 +123,8 @@ def too_few_documents(g: Ground) -> list[str]:
 
 
 def unknown_family(g: Ground) -> list[str]:
-    LlamaConfig().save_pretrained(g.folder / "llama")
-    return ["finetune", g.recipe(base=str(g.folder / "llama"))]
+    T5Config().save_pretrained(g.folder / "t5")
+    return ["finetune", g.recipe(base=str(g.folder / "t5"))]
 
 
 def no_masked_head(g: Ground) -> list[str]:
@@ -203,7 +203,7 @@ class Fault:
 
 WANTS_TEXT = "expected at least one document with text, found 12 empty documents."
 WANTS_UTF8 = "5.txt, byte 1: expected UTF-8, found 0xe4. Convert the file"
-WANTS_FAMILY = "expected a checkpoint of gpt2, bert, distilbert, found model_type llama."
+WANTS_FAMILY = "expected a causal or a masked language model, found t5, an encoder-decoder."
 WANTS_HEAD = "expected weights for every part of BertForMaskedLM, found no "
 WANTS_HUB = "nobody/never-downloaded: expected a checkpoint on the Hub, in the cache, or a folder, found "
 FAULTS = [
@@ -218,13 +218,11 @@ FAULTS = [
     Fault(text_in_another_encoding, (WANTS_UTF8,)),
     Fault(less_than_a_row, ("corpus: expected at least one row of 64 training tokens, found ", "Add text")),
     Fault(too_few_documents, ("corpus.split: expected a document in every part, ", "Add documents.")),
-    Fault(unknown_family, ("llama", WANTS_FAMILY, "Choose")),
+    Fault(unknown_family, ("t5", WANTS_FAMILY, "Choose")),
     Fault(no_masked_head, ("headless", WANTS_HEAD, "cls.predictions", "Use a checkpoint")),
-    Fault(no_checkpoint, ("base: expected safetensors weights, found no weights. Save the model",)),
-    Fault(
-        pickled_weights, ("base: expected safetensors weights, found pytorch_model.bin", "save_pretrained")
-    ),
-    Fault(cut_off_weights, ("base: expected a readable checkpoint, found ", "Download or save it again.")),
+    Fault(no_checkpoint, ("base: expected a config.json with its model_type, found no config.json. Save",)),
+    Fault(pickled_weights, ("base: expected safetensors, found pytorch_model.bin. In it: python -c",)),
+    Fault(cut_off_weights, ("base: expected whole weights, found model.safetensors cut short",)),
     Fault(long_blocks, ("training.block_tokens: expected at most 64 for ", "found 65. Lower it.")),
     Fault(hub_while_offline, (WANTS_HUB, "HF_HUB_OFFLINE is set", "network", "starter/gpt2")),
     Fault(unknown_modules, ("adapter.targets: expected ", "found q_proj", "attn.c_attn, attn.c_proj")),

@@ -209,6 +209,9 @@ def _ia3_config(base: Base, plan: Adapter) -> IA3Config:
     """Scales on keys, values and the inner feed-forward activations (Liu et al. 2022, arXiv:2205.05638)."""
     if plan.targets != "auto":
         raise FtError("adapter.targets", "auto, with ia3", plan.targets, "ia3 has places of its own.")
+    if not base.family.keys_values:
+        found = f"{base.family.model_type}, read by inspection"
+        raise FtError("adapter.method ia3", "a family whose keys and values are known", found, "Use lora.")
     names = [name for name, _ in base.model.named_modules()]
 
     def ending(suffixes: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:

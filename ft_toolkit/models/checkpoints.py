@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import json
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
-from ft_toolkit.models.families import Family, SpecialTokens, family_of, special_tokens
+from ft_toolkit.models.families import Family, SpecialTokens, special_tokens
+from ft_toolkit.models.inspection import family_for, objective_of
 from ft_toolkit.network import hub_or_cache, hub_reason
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+_SAVE, _AGAIN = "Save the model there with save_pretrained.", "Download or save it again."
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,21 @@ class Base:
 def load_base(name: str, device: str | torch.device = "cpu") -> Base:
     """Load a starter, a local folder or a Hub id; float32, safetensors only, never remote code.
 
-    raises   FtError for an unknown family, a missing head, a checkpoint that is not there
+    raises   FtError for an architecture that is not understood, missing weights, a checkpoint not there
     """
     place, revision = _place(name)
     where = f"base {name}"
     with nullcontext() if Path(place).is_dir() else hub_or_cache() as silence:
         try:
+            written, _ = PretrainedConfig.get_config_dict(place, revision=revision)
+            if "model_type" not in written:
+                found = "one without" if written else "no config.json"
+                raise FtError(where, "a config.json with its model_type", found, _SAVE)
+            if written["model_type"] not in CONFIG_MAPPING:
+                found, fix = written["model_type"], "Code that comes with a checkpoint is never run."
+                raise FtError(where, "an architecture that transformers knows", found, fix)
             config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
-            family = family_of(config, where)
-            model, loading = _AUTO[family.objective].from_pretrained(
+            model, loading = _AUTO[objective_of(config, where)].from_pretrained(
                 place,
                 revision=revision,
                 dtype=torch.float32,
@@ -67,8 +79,11 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
                 output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
             raise _unreadable(where, place, error, silence) from None
+    if any("discriminator_predictions" in key for key in loading["unexpected_keys"]):
+        found = "a discriminator, which predicts no tokens"
+        raise FtError(where, "an ELECTRA generator", found, "Use the generator's checkpoint.")
     if loading["missing_keys"] or loading["mismatched_keys"]:
         missing = ", ".join(sorted(map(str, loading["missing_keys"] or loading["mismatched_keys"]))[:3])
         wanted = f"weights for every part of {type(model).__name__}"
@@ -81,15 +96,22 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
 def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Base:
     """A base from a loaded model and its tokenizer; the model is frozen, and switched to evaluation."""
     where = f"base {name}"
-    family = family_of(model.config, where)
     model.requires_grad_(False)
     model.eval()
+    family = family_for(model, where)
+    special = special_tokens(family, tokenizer, where)
+    rows = model.config.vocab_size
+    written = {id for id in tokenizer.get_vocab().values() if id not in tokenizer.all_special_ids}
+    highest = max(written | {special.begin or 0, special.end or 0, special.mask or 0})
+    if highest >= rows:  # a grown vocabulary would need new rows, which no adapter holds
+        found = f"token {highest}, {tokenizer.convert_ids_to_tokens(highest)!r}"
+        raise FtError(where, f"a tokenizer of at most {rows} tokens, as the model", found, "Use its own.")
     return Base(
         name,
         model,
         tokenizer,
         family,
-        special_tokens(family, tokenizer, where),
+        special,
         hash_weights(model),
         hash_tokenizer(tokenizer),
     )
@@ -135,16 +157,37 @@ def _place(name: str) -> tuple[str, str]:
 
 
 def _unreadable(where: str, place: str, error: Exception, silence: str | None) -> FtError:
-    if isinstance(error, FtError):
-        return error
-    folder = Path(place)
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if folder.is_dir():
-        if not any(folder.glob("*.safetensors")):
-            pickles = any(folder.glob("*.bin"))
-            found = "pytorch_model.bin alone" if pickles else "no weights"
-            return FtError(where, "safetensors weights", found, "Save the model there with save_pretrained.")
-        return FtError(where, "a readable checkpoint", reason, "Download or save it again.")
+    if Path(place).is_dir():
+        return _fault_of_folder(where, Path(place)) or FtError(where, "a readable checkpoint", reason, _AGAIN)
     wanted = "a checkpoint on the Hub, in the cache, or a folder"
     fix = f"Check the {'network' if silence else 'name'}, or use starter/gpt2."
     return FtError(where, wanted, hub_reason(error, silence), fix)
+
+
+def _fault_of_folder(where: str, folder: Path) -> FtError | None:
+    """What is plainly wrong with a checkpoint's files."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+        if missing:
+            found = f"no {', '.join(missing)}"
+            return FtError(where, f"all {len(shards)} shards of the weights", found, "Download it again.")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights and any(folder.glob("*.bin")):
+        kind = "AutoModelForCausalLM"
+        with suppress(FtError, OSError, ValueError):
+            kind = _AUTO[objective_of(AutoConfig.from_pretrained(folder), where)].__name__
+        command = f"import transformers as t; t.{kind}.from_pretrained('.').save_pretrained('.')"
+        place = f"base {folder.name}"
+        return FtError(place, "safetensors", "pytorch_model.bin", f'In it: python -c "{command}"')
+    if not weights:
+        return FtError(where, "safetensors weights", "no weights", _SAVE)
+    for path in weights:
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            return FtError(where, "whole weights", f"{path.name} cut short: {error}", _AGAIN)
+    return None

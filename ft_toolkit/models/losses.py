@@ -36,9 +36,10 @@ class TokenLosses(nn.Module):
     ) -> Tensor:
         """Negative log-likelihood, in nats, of every target; for scoring, so without gradients.
 
-        input_ids  (B, T)
-        targets    (B, T) the id that position t must predict; NO_TARGET where nothing is asked
-        returns    (n,) float32, in the order of the rows, n = number of targets
+        input_ids     (B, T)
+        position_ids  (B, T) from 0 in every document; what the family adds to them is added here
+        targets       (B, T) the id that position t must predict; NO_TARGET where nothing is asked
+        returns       (n,) float32, in the order of the rows, n = number of targets
         """
         with torch.no_grad():
             hidden, weight, bias, asked = self.head_inputs(input_ids, targets, attention_mask, position_ids)
@@ -59,20 +60,22 @@ class TokenLosses(nn.Module):
         position_ids: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """(hidden states (n, D) before the projection, its weight (V, D), its bias, target ids (n,))."""
-        bare = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        uses_cache = {"use_cache": False} if self.family.objective == "causal" else {}
+        bare: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        more: dict[str, Any] = {"use_cache": False} if self.family.objective == "causal" else {}
+        if position_ids is not None and self.family.packs:  # elsewhere a row is one text, and counts itself
+            more["position_ids"] = position_ids + self.family.first_position(bare.config)
         trunk = bare.get_submodule(self.family.trunk)
-        hidden = trunk(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **uses_cache
-        ).last_hidden_state
+        hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
         asked = targets != NO_TARGET
         hidden = hidden[asked]  # (n, D)
-        for name in self.family.head:
-            hidden = bare.get_submodule(name)(hidden)
+        for part in self.family.head:
+            hidden = bare.get_submodule(part)(hidden) if isinstance(part, str) else part(hidden)
         output: Any = bare.get_submodule(self.family.output)
         # where rows of a tied embedding are trained PEFT's own forward leaves the bias out (0.21)
         plain: Any = output.token_adapter.base_layer if isinstance(output, TrainableTokensWrapper) else output
-        return hidden, output.weight, plain.bias, targets[asked]
+        place = self.family.output_bias
+        bias: Tensor | None = plain.bias if place is None else bare.get_parameter(place)
+        return hidden, output.weight, bias, targets[asked]
 
 
 class SummedLoss(nn.Module):
