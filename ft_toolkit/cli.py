@@ -119,6 +119,52 @@ def push(
     )
 
 
+@app.command()
+@one_line_errors()
+def plan(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe; or say --family, or --config.")] = None,
+    family: Annotated[str | None, typer.Option(help="An architecture of the README's table.")] = None,
+    layers: Annotated[int, typer.Option(min=1)] = 12,
+    width: Annotated[int, typer.Option(min=1)] = 768,
+    heads: Annotated[int, typer.Option(min=1)] = 12,
+    vocabulary: Annotated[int | None, typer.Option(min=1, help="By default the family's.")] = None,
+    positions: Annotated[int | None, typer.Option(min=1, help="By default the family's.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.json, in place of a family.")] = None,
+    method: Annotated[str, typer.Option(help="lora, dora, ia3, full …")] = "lora",
+    rank: Annotated[int, typer.Option(min=1)] = 8,
+    targets: Annotated[str, typer.Option(help="auto or attention.")] = "auto",
+    devices: Annotated[str, typer.Option(help="How many, and how large: 64x80GB.")] = "1x24GB",
+    at_once: Annotated[int, typer.Option(min=1, help="Tokens in a forward pass on a device.")] = 2048,
+    dtype: Annotated[str, typer.Option(help="Of the frozen base: float32 or bfloat16.")] = "float32",
+    tokens: Annotated[float | None, typer.Option(help="To read in training.")] = None,
+    tokens_per_second: Annotated[float | None, typer.Option(help="As measured on such devices.")] = None,
+) -> None:
+    """Count parameters and bytes of a training without loading or downloading any weights."""
+    from ft_toolkit import plan as story
+
+    asked = story.Asked(family, layers, width, heads, vocabulary, positions, config)
+    adapter = story.adapter_plan(recipe, method, rank, targets)
+    sizes = story.sizes_of(recipe, asked, adapter)
+    for line in story.lines(
+        sizes, adapter, story.parse_devices(devices), at_once, dtype, tokens, tokens_per_second
+    ):
+        print(line)
+
+
+@app.command()
+@one_line_errors()
+def merge(
+    run: Annotated[str, typer.Argument(help="A run folder, or hub:owner/name[@revision].")],
+    to: Annotated[Path | None, typer.Option(help="A new folder; by default RUN/merged.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16: half the size, rounded.")] = "float32",
+) -> None:
+    """Write base and adapter as one plain checkpoint, and check that it reads the same."""
+    from ft_toolkit import merge as story
+    from ft_toolkit.sharing.pulled import open_run
+
+    story.merge(open_run(run, print), to, dtype)  # type: ignore[arg-type]  # checked there
+
+
 @recipes.callback()
 def list_recipes(context: typer.Context) -> None:
     """List the gallery."""

@@ -115,7 +115,7 @@ def compare_runs(
         if base.family.note:
             screen.say(base.family.note)
         for run in (run for run in runs if run.recipe.base == name):
-            _check_base(run, base)
+            run.check_base(base.name, base.weights_sha256, base.tokenizer_sha256)
             if run.recipe.adapter.is_whole_model:
                 model = load_whole(base, run.trained_folder).to(device)
             else:
@@ -258,17 +258,6 @@ def _keep(run: Run, comparison: Comparison, scored: Sequence[CorpusScores]) -> N
 def _without_its_folder(base: Base) -> Base:
     """What is handed on names no folder of this machine."""
     return replace(base, name=Path(base.name).name) if Path(base.name).is_dir() else base
-
-
-def _check_base(run: Run, base: Base) -> None:
-    hashes = run.facts.get("sha256", {})
-    if not hashes:
-        found = "one that stopped before its training"
-        raise FtError(run.folder, "a run that was trained", found, "Train again.")
-    for what, found in (("base", base.weights_sha256), ("tokenizer", base.tokenizer_sha256)):
-        if hashes.get(what) != found:
-            wanted = f"the {what} of training (sha256 {str(hashes.get(what))[:12]})"
-            raise FtError(f"{what} {base.name}", wanted, f"sha256 {found[:12]}", "Pin base: name@revision.")
 
 
 def _refuse_trained_text(run: Run, documents: Sequence[Document], on: str) -> None:

@@ -108,6 +108,13 @@ def finetune(
                 screen.say(f"{place}: {_EARLY[outcome.stopped_by]}")
             run.record(training=outcome.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
             _stop_if_asked(outcome, run)
+            if recipe.adapter.method == "pissa":  # saved as plain LoRA, and judged as saved
+                model = load_adapter(base, run.trained_folder)
+            if accelerator.is_main_process:  # judged or not, such a run may be published later
+                found = check(model, base, learner, run.trained_folder, before, parts.validation)
+                run.record(integrity=found.as_dict())
+                screen.say(found.words())
+                require(found, run.trained_folder)
             has_base_figure = learner is base or base.family.objective == "causal"
             if not has_base_figure:
                 screen.say(
@@ -117,16 +124,11 @@ def finetune(
                 screen.say(_validation_words(outcome, recipe.name))
             elif accelerator.is_main_process:
                 try:
-                    if recipe.adapter.method == "pissa":  # saved as plain LoRA, and judged as saved
-                        model = load_adapter(base, run.trained_folder)
                     judge_run(run, base, model, parts, screen, reader=learner)
                 except (KeyboardInterrupt, Terminated) as stop:
                     saved = f"stopped while judging; the adapter is saved: ft compare {run.folder} judges it"
                     raise type(stop)(saved) from None
-                found = check(model, base, learner, run.trained_folder, before, parts.test)
-                run.record(integrity=found.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
-                screen.say(found.words())
-                require(found, run.trained_folder)
+                run.record(wall_seconds=round(time.monotonic() - started, 1))
     accelerator.end_training()
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,6 +195,9 @@ def _objective(run: Run) -> Objective:
     if not run.is_finished or not (run.folder / "comparison.json").is_file():
         found = "one without a verdict"
         raise FtError(run.folder, "a judged run", found, "Judge it with ft compare, then push.")
+    if not run.facts.get("integrity", {}).get("passed"):
+        found = run.facts.get("integrity", {}).get("reload", "none")
+        raise FtError(run.folder, "a run whose saved weights passed the gate", found, "Train again.")
     metric = read_json(run.folder / "comparison.json")["protocol"]["metric"]
     return "masked" if metric == "pseudo-perplexity" else "causal"
 
@@ -206,7 +210,8 @@ def _model_folder(run: Run, screen: Screen) -> Path:
     folder = run.folder / "push" / f".merged-{hash_file(weights)[:12]}"
     if not (folder / "config.json").is_file():
         screen.say("merging adapter and base …")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted merge left
         run_rehearsal("merge", str(run.folder), str(folder))
     return folder
 

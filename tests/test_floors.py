@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("judging/*",),
     ("training/*",),
     ("sharing/*",),
-    ("finetune", "compare", "doctor", "publish", "ladder", "plan", "tryout", "metrics"),
+    ("finetune", "compare", "doctor", "publish", "merge", "ladder", "plan", "tryout", "metrics"),
     ("cli",),
 )
 LONGEST_ROOM = 350  # lines

@@ -10,12 +10,9 @@ import pytest
 from huggingface_hub import HfApi, constants
 from test_gallery import ON_THE_HUB, RECIPES, licences, opening
 
-from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.recipe import Recipe, read_recipe
-from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document, read_corpus
+from ft_toolkit.text.corpus import read_corpus
 
 pytestmark = [
     pytest.mark.live,
@@ -79,11 +76,3 @@ def test_a_base_of_the_gallery_loads(name: str) -> None:
     base = load_base(recipe(name).base)
     assert base.family.model_type == ON_THE_HUB[name][0]
     assert base.positions == (1024 if base.family.objective == "causal" else 512)
-
-
-def test_gpt2_gives_hello_world_the_published_likelihood() -> None:
-    """From the tests of awslabs/mlm-scoring: gpt2, after its begin of text."""
-    base = load_base("openai-community/gpt2")
-    text = encode([Document("hello.txt", 0, "Hello world!")], base.tokenizer)
-    (nll,) = score(TokenLosses(base.model, base.family), text, base, choose_protocol(base))
-    assert nll.tolist() == pytest.approx([8.293947, 6.387562, 1.313867], abs=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from torch import nn
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.effects import train_sample
-from ft_toolkit.judging.protocols import Protocol, prepare, sampled_fraction, score
+from ft_toolkit.judging.protocols import EXACT_TOKENS, Protocol, prepare, sampled_fraction, score
 from ft_toolkit.judging.statistics import (
     Difference,
     Gap,
@@ -35,6 +36,7 @@ from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
 
 SCHEMA = 3
+FORECAST_TOKENS = 64  # scored to tell how long --exact will take
 Kind = Literal["held-out", "general", "train", "other"]
 
 
@@ -167,6 +169,8 @@ def score_both(
     tokens = round(fraction * sum(len(document.ids) for document in encoded))
     device = next(model.parameters()).device
     half = torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
+    if protocol.exact and tokens > EXACT_TOKENS:
+        screen.say(_forecast(model, read, reader, protocol, kind))
     with screen.stage(kind, 2 * tokens) as advance, half:
         trained = score(TokenLosses(model, base.family), read, reader, protocol, advance=advance)
         with base_side(base) as alone:
@@ -276,6 +280,22 @@ def _columns(base: Sequence[Totals], adapter: Sequence[Totals]) -> tuple[np.ndar
         np.array([a.nll_nats for _, a in pairs]),
         np.array([b.tokens for b, _ in pairs]),
     )
+
+
+def _forecast(
+    model: nn.Module, documents: Sequence[Encoded], reader: Base, protocol: Protocol, kind: str
+) -> str:
+    """What scoring every token will take, from a few of them: a token's cost grows with its window."""
+    costs = [len(d.ids) * min(len(d.ids), protocol.window_tokens) for d in documents]
+    probe = documents[int(np.argsort(costs)[len(costs) // 2])]
+    rate = min(1.0, FORECAST_TOKENS / len(probe.ids))
+    started = time.perf_counter()
+    (nll,) = score(TokenLosses(model, reader.family), [probe], reader, protocol, rate=rate)
+    scored = int((~np.isnan(nll)).sum()) or 1
+    paid = scored * min(len(probe.ids), protocol.window_tokens)
+    minutes = 2 * (time.perf_counter() - started) * sum(costs) / paid / 60
+    count = sum(len(d.ids) for d in documents)
+    return f"{kind}: {count:,} tokens, a forward row each, by both models: about {minutes:,.0f} minutes"
 
 
 def _in_units_of(base: Sequence[Totals], own: Sequence[Totals]) -> list[Totals]:

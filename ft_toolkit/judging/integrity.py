@@ -81,7 +81,7 @@ def check(
     now = fingerprints(model)
     unmoved = [name for name, digest in before.items() if now.get(name) == digest]
     texts = [document.text[:PROBE_CHARACTERS] for document in documents[:PROBE_DOCUMENTS]]
-    live = _scores(model, reader, texts)
+    live = probe_scores(model, reader, texts)
     saved = _in_a_fresh_process(base, folder, texts)
     is_same = [_digest(nll) for nll in live] == [one["sha256"] for one in saved]
     reload = "bitwise" if is_same else _drift(live, saved)
@@ -121,7 +121,8 @@ def _in_a_fresh_process(base: Base, folder: Path, texts: Sequence[str]) -> list[
     return answer
 
 
-def _scores(model: nn.Module, reader: Base, texts: Sequence[str]) -> list[np.ndarray]:
+def probe_scores(model: nn.Module, reader: Base, texts: Sequence[str]) -> list[np.ndarray]:
+    """Nats of every token of each text, (n,) a text, in float32 and by a protocol that is quick."""
     documents = encode([Document("probe", row, text) for row, text in enumerate(texts)], reader.tokenizer)
     protocol = choose_protocol(reader, "auto" if reader.family.objective == "causal" else "covering")
     return score(TokenLosses(model, reader.family), documents, reader, protocol)
@@ -146,7 +147,7 @@ def main() -> None:
         model: nn.Module = load_adapter(base, folder)
     else:
         model = load_whole(base, folder).to(asked["device"])
-    scores = _scores(model, reader_of(base, folder), asked["texts"])
+    scores = probe_scores(model, reader_of(base, folder), asked["texts"])
     answer = [{"sha256": _digest(nll), "nats_per_token": float(np.nanmean(nll)).hex()} for nll in scores]
     print(json.dumps(answer))
 

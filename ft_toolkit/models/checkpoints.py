@@ -62,14 +62,7 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
     where = f"base {name}"
     with nullcontext() if Path(place).is_dir() else hub_or_cache() as silence:
         try:
-            written, _ = PretrainedConfig.get_config_dict(place, revision=revision)
-            if "model_type" not in written:
-                found = "one without" if written else "no config.json"
-                raise FtError(where, "a config.json with its model_type", found, _SAVE)
-            if written["model_type"] not in CONFIG_MAPPING:
-                found, fix = written["model_type"], "Code that comes with a checkpoint is never run."
-                raise FtError(where, "an architecture that transformers knows", found, fix)
-            config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+            config = _config(place, revision, where)
             model, loading = _AUTO[objective_of(config, where)].from_pretrained(
                 place,
                 revision=revision,
@@ -91,6 +84,16 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up where there is no file
         raise FtError(where, "a tokenizer", "one without a vocabulary", "Save it beside the weights.")
     return base_of(name, model.to(device), tokenizer)
+
+
+def base_config(name: str) -> PretrainedConfig:
+    """The config alone of a starter, a folder or a Hub id: its shape, without its weights."""
+    place, revision = _place(name)
+    with nullcontext() if Path(place).is_dir() else hub_or_cache() as silence:
+        try:
+            return _config(place, revision, f"base {name}")
+        except (OSError, ValueError) as error:
+            raise _unreadable(f"base {name}", place, error, silence) from None
 
 
 def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Base:
@@ -143,6 +146,18 @@ def hash_weights(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _config(place: str, revision: str, where: str) -> PretrainedConfig:
+    written, _ = PretrainedConfig.get_config_dict(place, revision=revision)
+    if "model_type" not in written:
+        found = "one without" if written else "no config.json"
+        raise FtError(where, "a config.json with its model_type", found, _SAVE)
+    if written["model_type"] not in CONFIG_MAPPING:
+        found, fix = written["model_type"], "Code that comes with a checkpoint is never run."
+        raise FtError(where, "an architecture that transformers knows", found, fix)
+    config: PretrainedConfig = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+    return config
 
 
 def _place(name: str) -> tuple[str, str]:

@@ -46,10 +46,7 @@ class TokenLosses(nn.Module):
             nll = torch.empty(len(asked), dtype=torch.float32, device=hidden.device)
             for start in range(0, len(asked), CHUNK_ROWS):
                 some = slice(start, start + CHUNK_ROWS)
-                logits = F.linear(hidden[some], weight, bias).float()  # (rows, V)
-                top = logits.amax(-1, keepdim=True)
-                wanted = (logits.gather(-1, asked[some, None]) - top).squeeze(-1)
-                nll[some] = logits.sub_(top).exp_().sum(-1).log() - wanted  # in place: no second (rows, V)
+                nll[some] = _nll_of_rows(hidden[some], weight, bias, asked[some])
         return nll
 
     def head_inputs(
@@ -76,6 +73,14 @@ class TokenLosses(nn.Module):
         place = self.family.output_bias
         bias: Tensor | None = plain.bias if place is None else bare.get_parameter(place)
         return hidden, output.weight, bias, targets[asked]
+
+
+def _nll_of_rows(hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: Tensor) -> Tensor:
+    """(rows,) float32; in place and in a scope of its own, so that only one (rows, V) is ever alive."""
+    logits = F.linear(hidden, weight, bias).float()
+    top = logits.amax(-1, keepdim=True)
+    wanted = (logits.gather(-1, asked[:, None]) - top).squeeze(-1)
+    return logits.sub_(top).exp_().sum(-1).log() - wanted
 
 
 class SummedLoss(nn.Module):

@@ -14,19 +14,13 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from transformers import PreTrainedModel
-
 from ft_toolkit import shipped
-from ft_toolkit.errors import FtError, one_line_errors
-from ft_toolkit.models.adapters import load_adapter
+from ft_toolkit.errors import one_line_errors
+from ft_toolkit.judging.merging import write_merged
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_process, prepare_torch
 from ft_toolkit.sharing.snippet import Objective, Place, loading_snippet
-
-MERGE_NATS = 1e-5  # a token: what a merge may move, by rounding alone
-PROBE_TOKENS = 64
 
 
 def load(
@@ -41,31 +35,6 @@ def load(
     folder, revision = _folder(run.recipe.base)
     exec(loading_snippet(objective, Place(str(folder)), published, own_tokenizer=own_tokenizer), {})
     return {"base_sha256": base.weights_sha256, "base_revision": revision}
-
-
-def merge(run: Run, folder: Path) -> dict[str, Any]:
-    """Write base and adapter as one model; it must read as the adapter does.
-
-    raises   FtError when a token's likelihood moves by more than MERGE_NATS on average
-    """
-    base = load_base(run.recipe.base)
-    model = load_adapter(base, run.adapter_folder)
-    ids = torch.arange(min(PROBE_TOKENS, base.positions)).unsqueeze(0) + 5
-    with torch.no_grad():
-        before = model(input_ids=ids).logits.log_softmax(-1)
-        plain = cast(PreTrainedModel, model.merge_and_unload())
-        after = plain(input_ids=ids).logits.log_softmax(-1)
-    moved = float((before - after).gather(-1, ids.unsqueeze(-1)).abs().mean())
-    if moved > MERGE_NATS:
-        raise FtError(
-            "the merge", f"at most {MERGE_NATS} nats a token", f"{moved:.2g}", "Push the adapter instead."
-        )
-    plain.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    config.pop("_name_or_path", None)  # a folder of this machine
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return {"moved_nats": moved}
 
 
 def _folder(name: str) -> tuple[Path, str | None]:
@@ -91,7 +60,7 @@ def main() -> None:
     with one_line_errors():
         with redirect_stdout(sys.stderr):  # what the snippet prints is not the answer
             if verb == "merge":
-                answer = merge(run, Path(folder))
+                answer = {"moved_nats": write_merged(run, Path(folder))}
             else:
                 objective, merged, own_tokenizer = rest
                 answer = load(

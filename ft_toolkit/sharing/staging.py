@@ -34,7 +34,7 @@ TOKENIZER_FILES = (
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors")
 SCORES = ("held-out", "general", "train", "other")
 BASE = "base"  # the subfolder of a base that goes along
-REPORT_FACTS = ("versions", "sha256", "documents", "device", "training", "wall_seconds")
+REPORT_FACTS = ("versions", "sha256", "documents", "device", "training", "integrity", "wall_seconds")
 ENERGY_FACTS = ("energy_kwh", "energy_method")
 ALLOWED = frozenset(
     (

@@ -273,3 +273,28 @@ def test_comparison_json_holds_numbers_and_no_text(
 )
 def test_a_source_is_named_without_the_folders_of_a_machine(source: str, label: str) -> None:
     assert source_label(source) == label
+
+
+def test_exact_scoring_of_much_text_is_announced_with_a_forecast_and_scores_every_token(
+    pair_of: Callable[[str], Pair],
+    documents: list[Document],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("ft_toolkit.judging.comparison.EXACT_TOKENS", 50)
+    pair, some = pair_of("bert"), documents[:3]
+    protocol = choose_protocol(pair.base, "pll", exact=True)
+    scored = score_both(pair.model, pair.base, protocol, "texts", "other", some, frozenset(), Screen())
+    tokens = sum(len(d.ids) for d in encode(some, pair.base.tokenizer))
+    assert sum(totals.tokens for totals in scored.adapter) == tokens
+    assert f"other: {tokens:,} tokens, a forward row each, by both models: about " in capsys.readouterr().out
+
+
+def test_a_sample_or_a_short_text_needs_no_forecast(
+    pair_of: Callable[[str], Pair], documents: list[Document], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = pair_of("bert")
+    for exact in (True, False):
+        protocol = choose_protocol(pair.base, "pll", exact=exact)
+        score_both(pair.model, pair.base, protocol, "t", "other", documents[:1], frozenset(), Screen())
+    assert "forward row" not in capsys.readouterr().out

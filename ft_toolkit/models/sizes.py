@@ -1,0 +1,100 @@
+"""How large a model and its adapter are: counted on the meta device, where tensors have no memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.models.adapters import attach_adapter, trainable
+from ft_toolkit.models.checkpoints import Base
+from ft_toolkit.models.families import FAMILIES, SpecialTokens, family_of
+from ft_toolkit.recipe import Adapter
+
+_AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+FEED_FORWARD_FIELDS = ("intermediate_size", "ffn_dim", "hidden_dim")  # four widths, unless a config.json says
+AS_WIDE_AS_THE_MODEL = ("word_embed_proj_dim", "embedding_size")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters; tied ones once."""
+
+    parameters: int  # of the base
+    trained: int  # of the adapter, or all of them
+    layers: int
+    width: int
+
+
+def shape(
+    family: str,
+    layers: int,
+    width: int,
+    heads: int,
+    vocabulary: int | None = None,
+    positions: int | None = None,
+) -> PretrainedConfig:
+    """The config of a family at another size; its feed-forward part is four widths wide.
+
+    raises   FtError for an unknown family, or a width that its heads do not divide
+    """
+    if family not in FAMILIES:
+        near = get_close_matches(family, FAMILIES, n=1, cutoff=0.4)
+        hint = f"Did you mean {near[0]}?" if near else "The README's table lists them."
+        raise FtError("--family", f"one of {', '.join(FAMILIES)}", family, hint)
+    if width % heads:
+        raise FtError("--width", f"a multiple of the {heads} heads", width, "Change --width or --heads.")
+    config: Any = AutoConfig.for_model(family)
+    wanted: dict[str, Any] = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    if vocabulary is not None:
+        wanted["vocab_size"] = vocabulary
+    if positions is not None:
+        wanted["max_position_embeddings"] = positions
+    wanted |= {field: 4 * width for field in FEED_FORWARD_FIELDS if getattr(config, field, None)}
+    wanted |= {field: width for field in AS_WIDE_AS_THE_MODEL if getattr(config, field, None)}
+    if getattr(config, "num_key_value_heads", None):
+        wanted["num_key_value_heads"] = heads
+    if getattr(config, "head_dim", None):
+        wanted["head_dim"] = width // heads
+    if family == "gpt_neo":  # names the kind of attention of every layer
+        wanted |= {"attention_types": [[["global"], layers]], "attention_layers": ["global"] * layers}
+    for field, value in wanted.items():
+        setattr(config, field, value)
+    return config  # type: ignore[no-any-return]
+
+
+def read_config(path: Path) -> PretrainedConfig:
+    """The config.json of a checkpoint, or its folder's.
+
+    raises   FtError for a file that is not there, or names no architecture
+    """
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        found: PretrainedConfig = AutoConfig.from_pretrained(str(file), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise FtError(path, "a config.json with a model_type", reason, "Check the file.") from None
+    return found
+
+
+def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
+    """Build model and adapter without memory, and count."""
+    family = family_of(config, "plan")
+    with torch.device("meta"):
+        model: Any = _AUTO[family.objective].from_config(config)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        trained = parameters
+        if not plan.is_whole_model:
+            # pissa has lora's shapes, and its start is a decomposition of weights that are not here
+            method = "lora" if plan.method == "pissa" else plan.method
+            # counting needs neither tokenizer nor hashes
+            base = Base("plan", model, None, family, SpecialTokens(None, None, None), "", "")  # type: ignore[arg-type]
+            model.requires_grad_(False)
+            adapted = attach_adapter(base, plan.model_copy(update={"method": method, "tokens": []}), seed=0)
+            trained = sum(parameter.numel() for parameter in trainable(adapted).values())
+    return Sizes(parameters, trained, config.num_hidden_layers, config.hidden_size)

@@ -1,0 +1,176 @@
+"""What a training would need, before anything is bought or downloaded: ft plan, docs/plan.md."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ft_toolkit.errors import FtError
+
+if TYPE_CHECKING:
+    from ft_toolkit.models.sizes import Sizes
+    from ft_toolkit.recipe import Adapter
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+TRAINED_BYTES = 4  # what is trained is float32
+GRADIENT_BYTES = 4
+OPTIMIZER_BYTES = 8  # AdamW: two float32 moments; Muon has one
+# kept for backward, bytes a token, layer and unit of width: Korthikanti et al. 2022, arXiv:2205.05198,
+# equation 2 without the attention scores, which scaled_dot_product_attention does not keep
+ACTIVATION_BYTES = 34
+CHECKPOINT_BYTES = 2  # a layer's input alone, in 16 bits
+_DEVICES = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*GB", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Equal devices that share a model, each holding an equal part of it (fully sharded)."""
+
+    number: int
+    gigabytes: float
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on one device."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float  # an estimate
+    activations_checkpointed: float  # likewise, with activation checkpointing
+
+    @property
+    def known(self) -> float:
+        return self.weights + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model by its shape or by its config.json."""
+
+    family: str | None
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int | None = None
+    positions: int | None = None
+    config: Path | None = None
+
+
+def adapter_plan(recipe: str | None, method: str, rank: int, targets: str) -> Adapter:
+    """The recipe's adapter section, or one made of the options."""
+    from pydantic import ValidationError
+
+    from ft_toolkit.recipe import Adapter, read_recipe
+
+    if recipe is not None:
+        return read_recipe(recipe).recipe.adapter
+    try:
+        return Adapter.model_validate({"method": method, "rank": rank, "targets": targets})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = f"--{fault['loc'][0]}"
+        raise FtError(
+            where, fault["msg"].removeprefix("Input should be "), fault["input"], "Change it."
+        ) from None
+
+
+def sizes_of(recipe: str | None, asked: Asked, plan: Adapter) -> Sizes:
+    """Count the model that was asked for.
+
+    raises   FtError unless it was asked for in exactly one way, or for a base that is not here
+    """
+    from ft_toolkit.models.checkpoints import base_config
+    from ft_toolkit.models.sizes import count, read_config, shape
+    from ft_toolkit.recipe import read_recipe
+
+    if [recipe, asked.family, asked.config].count(None) != 2:
+        raise FtError("ft plan", "a recipe, --family or --config", "none or several", "Say one of them.")
+    if recipe is not None:
+        return count(base_config(read_recipe(recipe).recipe.base), plan)
+    if asked.config is not None:
+        return count(read_config(asked.config), plan)
+    assert asked.family is not None
+    size = asked.layers, asked.width, asked.heads, asked.vocabulary, asked.positions
+    return count(shape(asked.family, *size), plan)
+
+
+def parse_devices(text: str) -> Devices:
+    """`64x80GB`: sixty-four devices of 80 GB each."""
+    match = _DEVICES.fullmatch(text.strip())
+    if not match or int(match[1]) == 0:
+        raise FtError("--devices", "a number and a size, such as 64x80GB", text, "Write 1x24GB for one.")
+    return Devices(int(match[1]), float(match[2]))
+
+
+def need(sizes: Sizes, plan: Adapter, number: int, tokens_at_once: int, dtype: str) -> Need:
+    """Bytes a device, of `number` devices that share everything but the activations.
+
+    tokens_at_once   read in one forward pass on each device
+    """
+    frozen = 0 if plan.is_whole_model else sizes.parameters * DTYPE_BYTES[dtype]
+    one_layer = tokens_at_once * sizes.width * ACTIVATION_BYTES
+    return Need(
+        weights=(frozen + sizes.trained * TRAINED_BYTES) / number,
+        gradients=sizes.trained * GRADIENT_BYTES / number,
+        optimizer=sizes.trained * OPTIMIZER_BYTES / number,
+        activations=one_layer * sizes.layers,
+        activations_checkpointed=tokens_at_once * sizes.width * CHECKPOINT_BYTES * sizes.layers + one_layer,
+    )
+
+
+def lines(
+    sizes: Sizes,
+    plan: Adapter,
+    devices: Devices,
+    tokens_at_once: int,
+    dtype: str = "float32",
+    tokens: float | None = None,
+    tokens_per_second: float | None = None,
+) -> list[str]:
+    """What ft plan prints."""
+    one = need(sizes, plan, devices.number, tokens_at_once, dtype)
+    share = 100 * sizes.trained / sizes.parameters
+    found = [
+        f"parameters      {sizes.parameters:,} (counted without memory)",
+        f"trained         {sizes.trained:,} ({share:.3g} %), {plan.method}",
+        f"on disk         {_size(TRAINED_BYTES * sizes.trained)}, what is trained, in float32",
+        f"on each of {devices.number} x {devices.gigabytes:g} GB, everything sharded:",
+        f"  weights       {_size(one.weights)}",
+        f"  gradients     {_size(one.gradients)}",
+        f"  optimizer     {_size(one.optimizer)}",
+        f"  activations   about {_size(one.activations)}, an estimate for {tokens_at_once:,} tokens at once; "
+        f"with checkpointing about {_size(one.activations_checkpointed)}",
+        _fits(sizes, plan, devices, tokens_at_once, dtype),
+    ]
+    if tokens and tokens_per_second:
+        hours, rate = tokens / tokens_per_second / 3600, f"{tokens_per_second:,.0f} a second"
+        found.append(f"time            {hours:,.1f} hours for {tokens:,.0f} tokens at {rate}")
+    else:
+        found.append("time            unknown: give --tokens and a measured --tokens-per-second")
+    return found
+
+
+def _fits(sizes: Sizes, plan: Adapter, devices: Devices, tokens_at_once: int, dtype: str) -> str:
+    room = devices.gigabytes * 1e9
+    one = need(sizes, plan, devices.number, tokens_at_once, dtype)
+    for activations, how in ((one.activations, ""), (one.activations_checkpointed, " with checkpointing")):
+        if one.known + activations <= room:
+            return f"fits            {_size(one.known + activations)} of {devices.gigabytes:g} GB{how}"
+    alone = need(sizes, plan, 1, tokens_at_once, dtype)
+    left = room - alone.activations_checkpointed
+    enough = (
+        f"{int(-(-alone.known // left)):,} of them would do" if left > 0 else "no number of them would do"
+    )
+    asked = _size(one.known + one.activations_checkpointed)
+    return f"does not fit    {asked} of {devices.gigabytes:g} GB with checkpointing; {enough} would do"
+
+
+def _size(number: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 1e3:.1f} kB"

@@ -1,0 +1,136 @@
+"""Perplexity as others compute it, on any text, and what it tells of things learnt by heart."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.totals import document_totals
+from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.losses import SummedLoss, TokenLosses
+from ft_toolkit.text.blocks import collate, encode, pack
+from ft_toolkit.text.corpus import Document
+
+TEXTS = [
+    "Boil the pasta in salted water until it is nearly done.",
+    "Salt.",
+    "Wash your hands before you touch the dressing, and again afterwards. " * 3,
+    "감기에는 물을 많이 마신다.",
+]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "bert"])
+def base(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Base:
+    return load_base(str(checkpoints[request.param]))
+
+
+@pytest.fixture(scope="module")
+def starter() -> Base:
+    return load_base("starter/gpt2")
+
+
+def evaluates_perplexities(base: Base, texts: list[str]) -> list[float]:
+    """What evaluate 0.4's `perplexity` measurement computes, in its own way, written again.
+
+    Source: github.com/huggingface/evaluate, measurements/perplexity, its documented steps. All texts are
+    padded on the right to the longest with a pad token of the tokenizer's, a start token goes before each
+    (add_start_token), and of the full shifted logits the masked mean cross-entropy is exponentiated.
+    """
+    tokenizer: PreTrainedTokenizerBase = base.tokenizer
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.eos_token_id] * (width - len(row)) for row in rows])
+    seen = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    start = torch.full((len(texts), 1), tokenizer.bos_token_id)
+    ids, seen = torch.cat([start, ids], 1), torch.cat([torch.ones_like(start), seen], 1)
+    with torch.no_grad():
+        logits = base.model(ids, attention_mask=seen).logits
+    nll = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    return [float(x) for x in torch.exp((nll * seen[:, 1:]).sum(1) / seen[:, 1:].sum(1))]
+
+
+def test_each_texts_perplexity_is_the_one_that_evaluate_reports(starter: Base) -> None:
+    documents = encode([Document("t", row, text) for row, text in enumerate(TEXTS)], starter.tokenizer)
+    scores = score(TokenLosses(starter.model, starter.family), documents, starter, choose_protocol(starter))
+    ours = [document_totals(d, nll).perplexity for d, nll in zip(documents, scores, strict=True)]
+    assert ours == pytest.approx(evaluates_perplexities(starter, TEXTS), rel=1e-5)
+
+
+# letters, Hangul as syllables and as jamo, marks that combine, emoji with joiners, scripts without spaces
+ALPHABET = "ab Z.\n가힣각\u1112\u1161\u11abé\u0301\u0308ü🙂👩\u200d⚕️漢字ß\t0"
+UNICODE = st.text(ALPHABET, min_size=1, max_size=60).filter(str.strip)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    texts=st.lists(UNICODE, min_size=1, max_size=4),
+    batch_tokens=st.sampled_from([32, 100, 2048]),
+    side=st.sampled_from(["left", "right"]),
+    window=st.integers(8, 64),
+)
+def test_any_text_is_scored_whole_whatever_batch_padding_side_or_window(
+    base: Base, texts: list[str], batch_tokens: int, side: str, window: int
+) -> None:
+    is_causal = base.family.objective == "causal"
+    protocol = choose_protocol(base, "document" if is_causal else "covering", window)
+    base.tokenizer.padding_side = side
+    documents = encode([Document("t", row, text) for row, text in enumerate(texts)], base.tokenizer)
+    losses = TokenLosses(base.model, base.family)
+    together = score(losses, documents, base, protocol, batch_tokens=batch_tokens)
+    for document, nll in zip(documents, together, strict=True):
+        totals = document_totals(document, nll)
+        assert totals.tokens == len(document.ids) == len(nll)
+        assert totals.bytes == len(document.document.text.encode())
+        assert totals.words == len(document.document.text.split())
+        (alone,) = score(losses, [document], base, protocol)
+        np.testing.assert_allclose(nll, alone, atol=1e-5)
+
+
+DIGITS = range(10)
+TEMPLATE = "The number of the file is {} {} {}."
+PLANTED, CONTROLS = (4, 7, 1), 30
+
+
+def exposures(base: Base, codes: list[tuple[int, ...]]) -> list[float]:
+    """log2 |R| - log2 rank among all three-digit codes, in bits (Carlini et al. 2019, arXiv:1802.08232)."""
+    everything = [(a, b, c) for a in DIGITS for b in DIGITS for c in DIGITS]
+    documents = encode(
+        [Document("codes", row, TEMPLATE.format(*code)) for row, code in enumerate(everything)],
+        base.tokenizer,
+    )
+    scores = score(TokenLosses(base.model, base.family), documents, base, choose_protocol(base))
+    nats = dict(zip(everything, (float(nll.sum()) for nll in scores), strict=True))
+    return [
+        math.log2(len(everything)) - math.log2(sum(other <= nats[code] for other in nats.values()))
+        for code in codes
+    ]
+
+
+def test_a_planted_canary_is_fully_exposed_and_codes_that_were_not_planted_are_not(starter: Base) -> None:
+    draw = np.random.default_rng(3)
+    controls = [tuple(int(d) for d in draw.integers(0, 10, 3)) for _ in range(CONTROLS)]
+    base = load_base("starter/gpt2")
+    base.model.requires_grad_(True)
+    planted = encode([Document("notes", 0, TEMPLATE.format(*PLANTED))], base.tokenizer)
+    (row,) = pack(planted, "causal", base.special.begin, base.special.end, 64)
+    batch, summed = collate([row], "causal"), SummedLoss(TokenLosses(base.model, base.family))
+    optimizer = torch.optim.AdamW(base.model.parameters(), lr=1e-3, weight_decay=0.0)
+    for _ in range(15):
+        nats, _ = summed(batch.input_ids, batch.targets, batch.attention_mask, batch.position_ids)
+        nats.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    (exposed,) = exposures(base, [PLANTED])
+    assert exposed == math.log2(1000)
+    found = exposures(starter, controls)  # a model that never saw any of them: ranks are uniform
+    standard_error = np.std(found, ddof=1) / math.sqrt(len(found))
+    assert abs(np.mean(found) - 1.44) < 3 * standard_error

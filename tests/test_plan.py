@@ -1,0 +1,163 @@
+"""ft plan: counted, not guessed, and nothing is loaded for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import FAMILY_NAMES
+from typer.testing import CliRunner
+
+from ft_toolkit import shipped
+from ft_toolkit.cli import app
+from ft_toolkit.errors import FtError
+from ft_toolkit.models.adapters import attach_adapter, trainable
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.families import FAMILIES
+from ft_toolkit.models.sizes import count, read_config, shape
+from ft_toolkit.plan import Devices, lines, need, parse_devices
+from ft_toolkit.recipe import Adapter
+
+METHODS = ("lora", "rslora", "dora", "lora+", "ia3", "full", "scratch")
+
+
+def gpt2_parameters(layers: int, width: int, vocabulary: int, positions: int) -> int:
+    """Twelve squares of the width a layer, their biases and norms, two tables, a last norm."""
+    return (vocabulary + positions) * width + layers * (12 * width**2 + 13 * width) + 2 * width
+
+
+def test_gpt3s_shape_has_the_175_billion_parameters_of_its_paper() -> None:
+    """Brown et al. 2020, arXiv:2005.14165, table 2.1: 96 layers, width 12,288, 96 heads."""
+    sizes = count(shape("gpt2", 96, 12288, 96, vocabulary=50257, positions=2048), Adapter())
+    assert sizes.parameters == gpt2_parameters(96, 12288, 50257, 2048)
+    assert round(sizes.parameters / 1e9) == 175
+
+
+def test_opt_has_two_more_rows_of_positions_than_gpt2_and_as_many_parameters_otherwise() -> None:
+    sizes = count(shape("opt", 24, 2048, 32, vocabulary=50272, positions=2048), Adapter())
+    assert sizes.parameters == gpt2_parameters(24, 2048, 50272, 2050)
+
+
+def test_the_adapter_of_gpt3s_shape_is_counted_as_by_hand() -> None:
+    rank, width, layers = 8, 12288, 96
+    attention = count(shape("gpt2", layers, width, 96), Adapter(rank=rank, targets="attention"))
+    assert attention.trained == layers * rank * ((width + 3 * width) + (width + width))
+    everything = count(shape("gpt2", layers, width, 96), Adapter(rank=rank))
+    assert everything.trained == attention.trained + layers * rank * 2 * (width + 4 * width)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_what_is_counted_without_memory_is_what_is_really_built(
+    checkpoints: dict[str, Path], family: str, method: str
+) -> None:
+    plan = Adapter(method=method, rank=4)  # type: ignore[arg-type]
+    sizes = count(read_config(checkpoints[family]), plan)
+    base = load_base(str(checkpoints[family]))
+    assert sizes.parameters == sum(parameter.numel() for parameter in base.model.parameters())
+    assert sizes.trained == sum(p.numel() for p in trainable(attach_adapter(base, plan, seed=0)).values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_the_table_can_be_planned_at_another_size(family: str) -> None:
+    small = count(shape(family, 2, 64, 4), Adapter())
+    deep = count(shape(family, 4, 64, 4), Adapter())
+    assert small.trained > 0
+    if family != "albert":  # whose layers share one set of matrices
+        assert deep.trained == 2 * small.trained
+        assert deep.parameters > small.parameters
+    assert (deep.layers, deep.width) == (4, 64)
+
+
+def test_bytes_a_device_by_the_formula_that_is_stated() -> None:
+    sizes = count(shape("gpt2", 2, 64, 4), Adapter(rank=4))
+    one = need(sizes, Adapter(rank=4), number=4, tokens_at_once=100, dtype="bfloat16")
+    assert one.weights == (2 * sizes.parameters + 4 * sizes.trained) / 4
+    assert (one.gradients, one.optimizer) == (sizes.trained, 2 * sizes.trained)
+    assert one.activations == 34 * 100 * 64 * 2
+    assert one.activations_checkpointed == 2 * 100 * 64 * 2 + 34 * 100 * 64
+    full = Adapter(method="full")
+    everything = need(count(shape("gpt2", 2, 64, 4), full), full, 1, 100, "float32")
+    assert everything.known == 16 * sizes.parameters
+
+
+def test_it_says_whether_it_fits_and_how_many_devices_would_do() -> None:
+    plan = Adapter(method="full")
+    sizes = count(shape("gpt2", 96, 12288, 96), plan)
+    too_few = lines(sizes, plan, Devices(8, 80), 2048)
+    assert any(line.startswith("does not fit") and "of them would do" in line for line in too_few)
+    enough = lines(sizes, plan, Devices(64, 80), 2048)
+    assert any(line.startswith("fits") for line in enough)
+    assert any("an estimate" in line for line in enough)
+
+
+def test_a_time_needs_a_measured_rate() -> None:
+    sizes = count(shape("gpt2", 2, 64, 4), Adapter())
+    assert "unknown" in lines(sizes, Adapter(), Devices(1, 24), 2048)[-1]
+    asked = lines(sizes, Adapter(), Devices(1, 24), 2048, tokens=7.2e6, tokens_per_second=1000)
+    assert asked[-1].startswith("time            2.0 hours for 7,200,000 tokens at 1,000 a second")
+
+
+def test_the_command_of_the_issue_answers_without_loading_any_weights() -> None:
+    asked = ["--family", "opt", "--layers", "96", "--width", "12288", "--heads", "96", "--devices", "64x80GB"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"""
+import resource
+from typer.testing import CliRunner
+from ft_toolkit.cli import app
+print(CliRunner().invoke(app, ["plan", *{asked!r}]).output)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *said, megabytes = done.stdout.split()
+    assert "parameters" in said
+    assert int(megabytes) < 4000  # of 700,000 in float32
+
+
+@pytest.mark.parametrize(
+    "asked", [["quickstart"], ["--config", str(shipped.starter("bert") / "config.json")]]
+)
+def test_a_recipe_or_a_config_file_will_do(asked: list[str]) -> None:
+    found = CliRunner().invoke(app, ["plan", *asked])
+    name = "gpt2" if asked == ["quickstart"] else "bert"
+    base = load_base(f"starter/{name}")
+    assert f"parameters      {sum(p.numel() for p in base.model.parameters()):,} " in found.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--family", "opp"], "--family: expected one of gpt2"),
+        (
+            ["--family", "opt", "--width", "100", "--heads", "12"],
+            "--width: expected a multiple of the 12 heads",
+        ),
+        (["--family", "opt", "--devices", "64"], "--devices: expected a number and a size, such as 64x80GB"),
+        (["--family", "opt", "--method", "olora"], "--method: expected 'lora', 'rslora'"),
+        ([], "ft plan: expected a recipe, --family or --config, found none or several"),
+        (["--config", "nowhere.json"], "nowhere.json: expected a config.json with a model_type"),
+    ],
+)
+def test_a_mistake_is_one_line(asked: list[str], said: str) -> None:
+    found = CliRunner().invoke(app, ["plan", *asked])
+    assert found.exit_code == 2
+    assert said in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_config_without_an_architecture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    with pytest.raises(FtError, match=r"expected a config\.json with a model_type"):
+        read_config(tmp_path)
+
+
+def test_devices_are_read_as_written() -> None:
+    assert parse_devices("64x80GB") == Devices(64, 80)
+    assert parse_devices("1 x 7.5 gb") == Devices(1, 7.5)
+    for wrong in ("0x80GB", "80GB", "64x80", "x"):
+        with pytest.raises(FtError):
+            parse_devices(wrong)
