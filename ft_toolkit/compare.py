@@ -40,7 +40,9 @@ class How:
 
 
 def main(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, or hub:owner/name[@revision].")],
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Run folders, or hub:owner/name[@revision].")
+    ] = None,
     on: Annotated[
         list[str] | None, typer.Option(help="Other text to judge on (repeatable): file, folder, glob, hf:….")
     ] = None,
@@ -59,6 +61,8 @@ def main(
     require_gain: Annotated[str | None, typer.Option(help="Exit 3 unless surely so much better: 5%.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    base: Annotated[str | None, typer.Option(help="With --adapter: what it was made for.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter's folder, made elsewhere.")] = None,
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
@@ -69,8 +73,11 @@ def main(
         prepare_process()
         screen = Screen(quiet=as_json)
         how = How(protocol, window, stride, exact, precision, device)
-        opened = [open_run(run, screen.say) for run in runs]
-        found = compare_runs(opened, on or [], how, screen=screen)
+        if adapter is not None or base is not None:
+            found = [compare_adapter(base, adapter, on or [], how, screen=screen)]
+        else:
+            opened = [open_run(run, screen.say) for run in runs or []]
+            found = compare_runs(opened, on or [], how, screen=screen)
         if as_json:
             whole = {"schema": JSON_SCHEMA, "comparisons": [comparison.as_dict() for comparison in found]}
             json.dump(whole, sys.stdout, indent=2)
@@ -95,7 +102,11 @@ def compare_runs(
     raises   FtError when a base or tokenizer changed since training, when text was trained on by any of the
              runs, or when the runs are judged by different protocols
     """
+    if not runs:
+        raise FtError("ft compare", "a run, or --base and --adapter", "neither", "ft runs lists the runs.")
+    from ft_toolkit.judging.comparison import compare
     from ft_toolkit.judging.ranking import ranking
+    from ft_toolkit.judging.unseen import read_other, recovered, refuse_trained_text
     from ft_toolkit.models.adapters import load_adapter, load_whole
     from ft_toolkit.models.checkpoints import load_base
     from ft_toolkit.models.tokenizers import reader_of
@@ -105,10 +116,10 @@ def compare_runs(
     screen, how = screen or Screen(), how or How()
     prepare_torch()
     device = make_accelerator(how.device).device
-    others = [(source, _read_other(runs, source)) for source in on]
+    others = [(source, read_other(runs, source)) for source in on]
     for run in runs:
         for source, documents in others:
-            _refuse_trained_text(run, documents, source)
+            refuse_trained_text(run, documents, source)
     found: list[Comparison] = []
     for name in dict.fromkeys(run.recipe.base for run in runs):
         base, adapted = load_base(name, device), None
@@ -123,11 +134,13 @@ def compare_runs(
             reader = reader_of(base, run.trained_folder)
             protocol = _protocol(run, base, how)
             if others:
-                found.append(_judge_others(run, base, model, protocol, others, screen, reader))
+                scores = _score_others(base, model, protocol, others, screen, reader)
+                found.append(compare(run.folder.name, _without_its_folder(base), protocol, scores, reader))
+                show(found[-1], run.trained_folder, screen)
             else:
-                parts = _recovered(run, screen)
+                parts = recovered(run, screen)
                 for other in runs:
-                    _refuse_trained_text(other, parts.test, f"held-out text of {run.folder}")
+                    refuse_trained_text(other, parts.test, f"held-out text of {run.folder}")
                 found.append(judge_run(run, base, model, parts, screen, protocol, reader))
     if len(found) > 1:
         screen.say(ranking(found, common_text=bool(on)))
@@ -167,25 +180,66 @@ def judge_run(
     comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, reader)
     if not run.is_finished:
         _keep(run, comparison, scored)
-    show(comparison, run, screen)
+    show(comparison, run.trained_folder, screen)
     return comparison
 
 
-def _judge_others(
-    run: Run,
+def compare_adapter(
+    base_name: str | None,
+    folder: Path | None,
+    on: Sequence[str],
+    how: How | None = None,
+    *,
+    screen: Screen | None = None,
+) -> Comparison:
+    """Score an adapter that was not made here against its base, on every source of `on`.
+
+    What it was trained on is unknown, and the verdict says so.
+
+    raises   FtError unless base, adapter and text are all given
+    """
+    given = {"--base": base_name, "--adapter": folder, "--on": on or None}
+    missing = ", ".join(option for option, value in given.items() if value is None)
+    if base_name is None or folder is None or missing:
+        raise FtError("ft compare", "--base, --adapter and --on", f"no {missing}", "Give all three.")
+    from ft_toolkit.judging.comparison import compare
+    from ft_toolkit.judging.protocols import choose_protocol
+    from ft_toolkit.models.adapters import load_adapter
+    from ft_toolkit.models.checkpoints import load_base
+    from ft_toolkit.runtime import prepare_torch
+    from ft_toolkit.text.corpus import read_source
+    from ft_toolkit.training.loop import make_accelerator
+
+    screen, how = screen or Screen(), how or How()
+    prepare_torch()
+    base = load_base(base_name, make_accelerator(how.device).device)
+    model = load_adapter(base, folder)
+    protocol = choose_protocol(
+        base, how.protocol or "auto", how.window, how.stride, exact=how.exact, precision=how.precision
+    )
+    others = [(source, read_source(source).documents) for source in on]
+    scores = _score_others(base, model, protocol, others, screen, base)
+    comparison = compare(
+        folder.resolve().name, _without_its_folder(base), protocol, scores, knows_training_text=False
+    )
+    show(comparison, folder, screen)
+    return comparison
+
+
+def _score_others(
     base: Base,
     model: nn.Module,
     protocol: Protocol,
     others: Sequence[tuple[str, list[Document]]],
     screen: Screen,
     reader: Base,
-) -> Comparison:
-    from ft_toolkit.judging.comparison import compare, score_both, source_label
+) -> list[CorpusScores]:
+    from ft_toolkit.judging.comparison import score_both, source_label
     from ft_toolkit.judging.store import Store
     from ft_toolkit.text.screening import repeated_lines
 
     store = Store(say=screen.say)
-    scored = [
+    return [
         score_both(
             model,
             base,
@@ -200,9 +254,6 @@ def _judge_others(
         )
         for source, documents in others
     ]
-    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, reader)
-    show(comparison, run, screen)
-    return comparison
 
 
 def _protocol(run: Run, base: Base, how: How) -> Protocol:
@@ -219,17 +270,7 @@ def _protocol(run: Run, base: Base, how: How) -> Protocol:
     )
 
 
-def _read_other(runs: Sequence[Run], source: str) -> list[Document]:
-    """Text to judge on, cut as the runs' own was, so that a trained line is known again in a longer file."""
-    from ft_toolkit.text.corpus import TABLE_ENDINGS, read_source
-
-    corpus = runs[0].recipe.corpus
-    is_table = source.startswith("hf:") or source.removesuffix(".gz").endswith(TABLE_ENDINGS)
-    unit = corpus.documents if corpus.documents in ("paragraph", "line") and not is_table else None
-    return read_source(source, corpus.text, unit).documents
-
-
-def show(comparison: Comparison, run: Run, screen: Screen) -> None:
+def show(comparison: Comparison, trained: Path, screen: Screen) -> None:
     """The last thing on the screen: a sentence, and the table that it rests on."""
     from ft_toolkit.judging.verdict import gap_line, judge, verdict_table
 
@@ -241,8 +282,9 @@ def show(comparison: Comparison, run: Run, screen: Screen) -> None:
         screen.say(gap_line(comparison, verdict))
     for caveat in verdict.caveats:
         screen.say(caveat, style="dim")
-    (weights,) = run.trained_folder.glob("*.safetensors")
-    screen.say(f"{run.trained_folder.name}: {run.trained_folder} ({weights.stat().st_size / 1e6:.1f} MB)")
+    size = sum(weights.stat().st_size for weights in trained.glob("*.safetensors"))
+    kind = "adapter" if (trained / "adapter_config.json").is_file() else "model"
+    screen.say(f"{kind}: {trained} ({size / 1e6:.1f} MB)")
 
 
 def _keep(run: Run, comparison: Comparison, scored: Sequence[CorpusScores]) -> None:
@@ -258,42 +300,6 @@ def _keep(run: Run, comparison: Comparison, scored: Sequence[CorpusScores]) -> N
 def _without_its_folder(base: Base) -> Base:
     """What is handed on names no folder of this machine."""
     return replace(base, name=Path(base.name).name) if Path(base.name).is_dir() else base
-
-
-def _refuse_trained_text(run: Run, documents: Sequence[Document], on: str) -> None:
-    known = {row["sha256"]: row for row in run.read_table("documents.parquet") if row["split"] != "test"}
-    trained = [document for document in documents if document.sha256 in known]
-    if trained:
-        split = known[trained[0].sha256]["split"]
-        found = f"{len(trained)} of {len(documents)} in its {split} part, first {trained[0].id}"
-        raise FtError(
-            f"--on {on}", f"text that {run.folder} was not trained on", found, "Choose unseen text."
-        )
-
-
-def _recovered(run: Run, screen: Screen) -> Parts:
-    """The run's documents, read again and matched by hash; kept text stands in for lost files."""
-    from ft_toolkit.text.corpus import Document, Parts, read_corpus
-
-    rows = run.read_table("documents.parquet")
-    texts: dict[str, str] = {}
-    try:
-        texts = {document.sha256: document.text for document in read_corpus(run.recipe.corpus).documents}
-    except FtError as error:
-        screen.say(f"the corpus cannot be read again ({error}); kept text is used")
-    lost = [row for row in rows if row["sha256"] not in texts]
-    if lost and texts:
-        names = ", ".join(row["id"] for row in lost[:3])
-        screen.say(f"{len(lost)} documents changed or are missing since training: {names}; kept text is used")
-    held: dict[str, list[Document]] = {"train": [], "validation": [], "test": []}
-    for row in rows:
-        text = texts.get(row["sha256"]) or row["text"]
-        if text is not None:
-            held[row["split"]].append(Document(row["source"], row["row"], text))
-    if not held["test"]:
-        found = "no held-out document in the run folder or at the source"
-        raise FtError(run.folder, "the held-out text", found, "Put the corpus back where it was.")
-    return Parts(**held)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,9 @@ def finetune(
         screen.say(f"{recipe.name}: {recipe.base} on {recipe.corpus.source}, in {run.folder}")
         if base.family.note:
             screen.say(base.family.note)
+        if reading.not_nfc_documents:
+            words = f"{reading.not_nfc_documents} documents are not in Unicode's NFC form (letters in parts)"
+            screen.say(f"{words}; they are read as they stand")
         _record_inputs(run, base, parts, reading.empty_documents, str(accelerator.device), screen)
         model = attach_adapter(learner, recipe.adapter, recipe.training.seed)
         validate = _validation(learner, model, parts.validation)

@@ -165,7 +165,8 @@ class Recipe(Section):
         description="the run folder's name; by default the recipe file's"
     )
     base: str = Field(
-        min_length=1, description="starter/gpt2, starter/bert, owner/name[@revision] or a folder"
+        min_length=1,
+        description="starter/gpt2, starter/bert, owner/name[@revision], a folder or a .gguf file",
     )
     corpus: Corpus
     adapter: Adapter = Adapter()

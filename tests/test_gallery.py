@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -13,7 +15,7 @@ from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe, gallery, read_recipe
 from ft_toolkit.run import Run
-from ft_toolkit.sharing.licences import KNOWN_BASES, KNOWN_TEXTS, TERMS, known_licence
+from ft_toolkit.sharing.licences import KNOWN_BASES, KNOWN_TEXTS, OWN, TERMS, known_licence
 
 RECIPES = {path.stem: path for path in gallery()}
 # for each recipe on Hub checkpoints: the family of its base, and a starter in its place
@@ -63,7 +65,7 @@ def test_a_recipe_opens_with_what_it_costs_and_what_to_expect(name: str) -> None
 def test_a_recipe_names_what_it_builds_on_and_its_licence(name: str) -> None:
     comment = opening(RECIPES[name])
     for source, licence in licences(read_recipe(name).recipe).items():
-        assert licence in TERMS, f"{source}: {licence}"
+        assert licence in (*TERMS, OWN), f"{source}: {licence}"
         assert source in comment
         assert licence in comment.lower().replace(" ", "-")
 
@@ -87,6 +89,37 @@ def test_a_recipe_on_the_hub_trains_once_base_and_text_are_local(
     run = train(name, tmp_path, [*local, *small])
     assert run.facts["training"]["steps"] == 2
     assert (run.adapter_folder / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("name", "family"), [("korean-kogpt2", "gpt2"), ("korean-klue-bert", "bert")])
+def test_a_korean_recipe_trains_on_notes_in_korean(
+    name: str, family: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    notes = tmp_path / "korean-notes"
+    notes.mkdir()
+    for number in range(30):
+        (notes / f"{number}.txt").write_text(f"{number}번째 메모. 감기에는 물을 많이 마시고 푹 쉰다. " * 8)
+    (notes / "mac.txt").write_text(unicodedata.normalize("NFD", "맥에서 쓴 메모. 물을 많이 마신다. " * 8))
+    local = (f"base={checkpoints[family]}", f"corpus.source={notes}")
+    run = train(
+        name, tmp_path, [*local, "training.steps=2", "training.block_tokens=32", "training.batch_tokens=256"]
+    )
+    assert run.facts["training"]["steps"] == 2
+    assert "1 documents are not in Unicode's NFC form" in (run.folder / "run.log").read_text()
+
+
+@pytest.mark.parametrize(("name", "family"), [("starter-gpt2", "gpt2"), ("starter-bert", "bert")])
+def test_a_starters_recipe_trains_fresh_weights_on_rows_of_text(
+    name: str, family: str, checkpoints: dict[str, Path], small_corpus: Path, tmp_path: Path
+) -> None:
+    rows = [{"text": path.read_text()} for path in sorted(small_corpus.iterdir())]
+    (tmp_path / "books.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    local = (f"base={checkpoints[family]}", f"corpus.source={tmp_path / 'books.jsonl'}")
+    run = train(
+        name, tmp_path, [*local, "training.steps=4", "training.block_tokens=32", "training.batch_tokens=256"]
+    )
+    assert run.facts["training"]["best_validation_nats"] < run.facts["training"]["base_validation_nats"]
+    assert (run.folder / "model" / "tokenizer.json").is_file()
 
 
 @pytest.mark.slow

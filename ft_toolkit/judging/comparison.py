@@ -103,6 +103,7 @@ class Comparison:
     base_name: str
     tokenizer_sha256: str
     own_tokenizer_sha256: str | None  # of the trained model, where it is not the base's
+    knows_training_text: bool  # False for an adapter from elsewhere, which may have seen any text
     protocol: Protocol
     corpora: list[CorpusComparison]
     gap: Gap | None
@@ -123,6 +124,7 @@ class Comparison:
             "base": self.base_name,
             "tokenizer_sha256": self.tokenizer_sha256,
             "own_tokenizer_sha256": self.own_tokenizer_sha256,
+            "knows_training_text": self.knows_training_text,
             "protocol": self.protocol.as_dict(),
             "corpora": [corpus.as_dict(self.protocol.metric) for corpus in self.corpora],
             "gap": asdict(self.gap) | {"excess_nats": self.gap.excess_nats} if self.gap else None,
@@ -235,6 +237,8 @@ def compare(
     protocol: Protocol,
     scored: Sequence[CorpusScores],
     reader: Base | None = None,
+    *,
+    knows_training_text: bool = True,
 ) -> Comparison:
     """Turn raw totals into differences, intervals, p-values over the corpora, and the gap."""
     held_out = next((s for s in scored if s.kind == "held-out"), None)
@@ -247,7 +251,9 @@ def compare(
         compared[i] = replace(compared[i], holm_p_value=p_value)
     own = (reader or base).tokenizer_sha256
     other = own if own != base.tokenizer_sha256 else None
-    return Comparison(name, base.name, base.tokenizer_sha256, other, protocol, compared, gap)
+    return Comparison(
+        name, base.name, base.tokenizer_sha256, other, knows_training_text, protocol, compared, gap
+    )
 
 
 def _compared(scored: CorpusScores, protocol: Protocol) -> CorpusComparison:

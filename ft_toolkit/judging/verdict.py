@@ -46,6 +46,8 @@ def judge(comparison: Comparison) -> Verdict:
         caveats.append("Documents lend each other context here: the interval is approximate.")
     if comparison.protocol.precision == "bfloat16":
         caveats.append(f"Scored in bfloat16: believe the differences, not the {metric} itself.")
+    if not comparison.knows_training_text:
+        caveats.append("What this adapter was trained on is unknown: this text may be known to it by heart.")
     if comparison.own_tokenizer_sha256 is not None:
         bits = ", ".join(f"{c.base.bits_per_byte:.3f} → {c.adapter.bits_per_byte:.3f}" for c in subjects)
         caveats.append(f"Its tokenizer is its own: counted per token of the base's. Bits per byte {bits}.")

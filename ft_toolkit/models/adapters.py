@@ -60,6 +60,9 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
     onto   what an earlier call returned: where the two are of one kind its weights serve this adapter too
     """
     if not (folder / "adapter_model.safetensors").is_file():
+        if (folder / "adapter_model.bin").is_file():
+            fix = "Load it with PEFT where you trust it, and save_pretrained it again."
+            raise FtError(folder, "adapter_model.safetensors", "adapter_model.bin, a pickle", fix)
         raise FtError(
             folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?"
         )

@@ -28,6 +28,7 @@ from transformers import (
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.families import Family, SpecialTokens, special_tokens
+from ft_toolkit.models.gguf import load_gguf
 from ft_toolkit.models.inspection import family_for, objective_of
 from ft_toolkit.network import hub_or_cache, hub_reason
 
@@ -54,12 +55,15 @@ class Base:
 
 
 def load_base(name: str, device: str | torch.device = "cpu") -> Base:
-    """Load a starter, a local folder or a Hub id; float32, safetensors only, never remote code.
+    """Load a starter, a local folder, a .gguf file or a Hub id; float32, no pickles, never remote code.
 
     raises   FtError for an architecture that is not understood, missing weights, a checkpoint not there
     """
     place, revision = _place(name)
     where = f"base {name}"
+    if place.endswith(".gguf") and Path(place).is_file():
+        model, tokenizer = load_gguf(Path(place), where)
+        return base_of(name, model.to(device), tokenizer)
     with nullcontext() if Path(place).is_dir() else hub_or_cache() as silence:
         try:
             config = _config(place, revision, where)
@@ -165,7 +169,7 @@ def _place(name: str) -> tuple[str, str]:
     shelf, _, starter = name.partition("/")
     if shelf == "starter":
         return str(shipped.starter(starter)), "main"
-    if Path(name).is_dir():
+    if Path(name).is_dir() or name.endswith(".gguf"):
         return name, "main"
     hub_id, _, revision = name.partition("@")
     return hub_id, revision or "main"

@@ -54,6 +54,7 @@ KNOWN_BASES = {
     "FacebookAI/roberta-*": "mit",
     "FacebookAI/xlm-roberta-*": "mit",
     "skt/kogpt2-base-v2": "cc-by-nc-sa-4.0",
+    "klue/*": "cc-by-sa-4.0",
 }
 KNOWN_TEXTS = {"package:*": "cc0-1.0"}
 

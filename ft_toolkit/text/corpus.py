@@ -14,6 +14,7 @@ import json
 import re
 import string
 import sys
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ class Reading:
 
     documents: list[Document]
     empty_documents: int
+
+    @property
+    def not_nfc_documents(self) -> int:
+        """How many have letters apart from their marks, or Hangul in jamo, as macOS writes it: kept so."""
+        return sum(not unicodedata.is_normalized("NFC", document.text) for document in self.documents)
 
 
 @dataclass(frozen=True)
@@ -190,8 +196,22 @@ def _decode(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if _is_cp949(data):
+            fix = f"Convert it: iconv -f CP949 -t UTF-8 {path.name} > new.txt"
+            raise FtError(path, "UTF-8", "CP949, the encoding of Korean Windows", fix) from None
         where, byte = f"{path}, byte {error.start}", f"0x{data[error.start]:02x}"
         raise FtError(where, "UTF-8", byte, "Convert the file, for example with iconv -t UTF-8.") from None
+
+
+def _is_cp949(data: bytes) -> bool:
+    """Whether bytes that are no UTF-8 are Korean text: every one decodes, and most letters are Hangul."""
+    try:
+        text = data.decode("cp949")
+    except UnicodeDecodeError:
+        return False
+    beyond = [character for character in text if character > "\x7f"]
+    hangul = sum("\uac00" <= character <= "\ud7a3" for character in beyond)
+    return hangul > len(beyond) / 2
 
 
 def _clean(raw: str, where: str) -> str:

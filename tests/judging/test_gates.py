@@ -31,7 +31,7 @@ def comparison(
     difference = Difference(middle, low, high, "bootstrap", 40, 20, 20, 0.01, 0.5)
     totals = Totals(nats, 100, 400, 80)
     corpus = CorpusComparison("notes", "other", totals, totals, difference, None, None, 0.0, 1.0, 0.0)
-    return Comparison(name, "base", tokenizer, None, protocol, [corpus], None)
+    return Comparison(name, "base", tokenizer, None, True, protocol, [corpus], None)
 
 
 @pytest.mark.parametrize(

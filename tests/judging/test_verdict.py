@@ -66,7 +66,7 @@ def comparison(
     parts = [corpus("held-out", held_out or certain(-0.5))]
     parts += [corpus("general", general)] if general else []
     parts += [corpus("train", certain(-0.6))] if gap else []
-    return Comparison("cooking", "starter/gpt2", "abc", None, protocol, parts, gap)
+    return Comparison("cooking", "starter/gpt2", "abc", None, True, protocol, parts, gap)
 
 
 def shown(whole: Comparison) -> str:

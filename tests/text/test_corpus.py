@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 from collections import Counter
@@ -443,3 +444,45 @@ def test_another_seed_is_another_split_and_the_same_seed_the_same() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_an_empty_part_is_refused(count: int) -> None:
     assert fault(lambda: split(numbered(count), Split())).startswith("corpus.split: ")
+
+
+KOREAN = [
+    "감기에는 물을 많이 마시고 푹 쉰다. 열이 나면 해열제를 먹는다.\n",
+    "\u1100\u1161\u11b7\u1100\u1175",  # 감기 in jamo, as macOS decomposes it
+    "韓醫學에서는 感氣라고 한다 🙂👩\u200d⚕️ ㅋㅋㅋ 값이 싸다\n\n둘째 문단.",
+]
+
+
+def test_korean_text_comes_through_byte_for_byte(tmp_path: Path) -> None:
+    for number, text in enumerate(KOREAN):
+        (tmp_path / f"{number}.txt").write_bytes(text.encode())
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in KOREAN)
+    (tmp_path / "rows.jsonl").write_text(rows)
+    documents = read_source(str(tmp_path)).documents
+    assert [document.text.encode() for document in documents] == [text.encode() for text in KOREAN] * 2
+    for document, text in zip(documents, KOREAN * 2, strict=True):
+        assert document.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_text_in_parts_is_counted_and_never_put_together(tmp_path: Path) -> None:
+    for number, text in enumerate([*KOREAN, "café", "cafe\u0301"]):
+        (tmp_path / f"{number}.txt").write_bytes(text.encode())
+    reading = read_source(str(tmp_path))
+    assert reading.not_nfc_documents == 2
+    assert "cafe\u0301" in {document.text for document in reading.documents}
+
+
+def test_a_file_of_korean_windows_is_named_as_such_with_the_command_that_converts_it(tmp_path: Path) -> None:
+    path = tmp_path / "memo.txt"
+    path.write_bytes((KOREAN[0] + "Take 2 pills.").encode("cp949"))
+    with pytest.raises(
+        FtError, match=r"memo\.txt: expected UTF-8, found CP949.*iconv -f CP949 -t UTF-8 memo\.txt"
+    ):
+        read_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("data", ["naïve café déjà vu".encode("latin-1"), b"\xff\xfe\x00a\x00b", b"abc\x80"])
+def test_other_bytes_are_not_taken_for_korean(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.txt").write_bytes(data)
+    with pytest.raises(FtError, match=r"x\.txt, byte \d+: expected UTF-8, found 0x"):
+        read_source(str(tmp_path))
