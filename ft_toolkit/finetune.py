@@ -47,6 +47,7 @@ def finetune(
     device: str = "auto",
     trackers: Sequence[str] = (),
     judge: bool = True,
+    gate: bool = True,
     energy: bool = False,
     screen: Screen | None = None,
 ) -> Run:
@@ -54,6 +55,8 @@ def finetune(
 
     judge    False: stop after training with the validation figure, so that configurations can be tried
              without a look at the test part; ft compare judges the run later
+    gate     False: spare the fresh process that proves what was saved (some seconds); ft push refuses such
+             a run
     energy   True: measure with codecarbon (extra `energy`)
     returns  the finished Run: run.adapter_folder, run.folder / "comparison.json"
     raises   FtError for a mistake the user can mend; KeyboardInterrupt after an interruption, with the
@@ -113,7 +116,7 @@ def finetune(
             _stop_if_asked(outcome, run)
             if recipe.adapter.method == "pissa":  # saved as plain LoRA, and judged as saved
                 model = load_adapter(base, run.trained_folder)
-            if accelerator.is_main_process:  # judged or not, such a run may be published later
+            if gate and accelerator.is_main_process:  # judged or not, it may be published later
                 found = check(model, base, learner, run.trained_folder, before, parts.validation)
                 run.record(integrity=found.as_dict())
                 screen.say(found.words())

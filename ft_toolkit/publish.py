@@ -146,6 +146,9 @@ def plan_push(
     screen = screen or Screen()
     objective = _objective(run)
     merged = contents.merged or not run.adapter_folder.is_dir()
+    if run.recipe.adapter.tokens and objective == "masked" and not merged:
+        found, cure = "PEFT 0.21, which drops the output's bias there", "Send it whole: --merged."
+        raise FtError("adapter.tokens", "users whose PEFT reads it as it was trained", found, cure)
     model_folder = _model_folder(run, screen) if merged else None
     weights = (model_folder or run.adapter_folder) / (
         "model.safetensors" if merged else "adapter_model.safetensors"

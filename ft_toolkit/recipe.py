@@ -227,7 +227,7 @@ def find_recipe(name: str | Path) -> Path:
     if not looks_like_a_path and stem in names:
         return names[stem]
     near = get_close_matches(stem, names, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(names)}."
+    hint = f"Did you mean {near[0]}?" if near else "ft recipes lists them."
     raise FtError(f"recipe {name}", "a recipe file or a gallery name", "none of that name", hint)
 
 

@@ -84,8 +84,7 @@ def test_recipes_show_explains_each_value_and_where_it_came_from() -> None:
 def test_a_misspelt_recipe_is_told_what_there_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gallery = [path.stem for path in shipped.recipe_folder().glob("*.yaml")]
-    for name, wanted in (("quikstart", ["Did you mean quickstart?"]), ("zzz", gallery)):
+    for name, wanted in (("quikstart", ["Did you mean quickstart?"]), ("zzz", ["ft recipes lists them."])):
         monkeypatch.setattr(sys, "argv", ["ft", "finetune", name])
         with pytest.raises(SystemExit) as ended:
             cli.main()

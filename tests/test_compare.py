@@ -154,7 +154,9 @@ def test_trained_paragraphs_are_known_again_inside_their_file(
     tiny_recipe: TinyRecipe, small_corpus: Path, tmp_path: Path
 ) -> None:
     in_pieces = {"source": str(small_corpus), "documents": "paragraph"}
-    run = finetune(tiny_recipe(corpus=in_pieces, training={"steps": 1}), tmp_path, judge=False, screen=QUIET)
+    run = finetune(
+        tiny_recipe(corpus=in_pieces, training={"steps": 1}), tmp_path, judge=False, gate=False, screen=QUIET
+    )
     trained = first_of(run, "train")
     with pytest.raises(FtError, match="was not trained on"):
         compare_run(run, str(small_corpus / trained["source"]), screen=QUIET)
@@ -165,7 +167,7 @@ def test_a_base_that_changed_since_training_is_refused(
 ) -> None:
     base = Path(shutil.copytree(checkpoints["gpt2"], tmp_path / "base"))
     recipe = tiny_recipe(base=str(base), training={"steps": 1})
-    run = finetune(recipe, tmp_path / "runs", judge=False, screen=QUIET)
+    run = finetune(recipe, tmp_path / "runs", judge=False, gate=False, screen=QUIET)
     weights = load_file(base / "model.safetensors")
     weights["transformer.wte.weight"][5, 5] += 1e-3
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
@@ -222,7 +224,7 @@ def test_without_corpus_and_kept_text_nothing_is_made_up(
 ) -> None:
     own = shutil.copytree(corpus, tmp_path / "corpus")
     recipe = tiny_recipe(corpus={"source": str(own)}, judging={"keep_text": False}, training={"steps": 1})
-    run = finetune(recipe, tmp_path / "runs", judge=False, screen=QUIET)
+    run = finetune(recipe, tmp_path / "runs", judge=False, gate=False, screen=QUIET)
     shutil.rmtree(own)
     with pytest.raises(FtError, match="Put the corpus back"):
         compare_run(run, screen=QUIET)

@@ -44,7 +44,7 @@ def runs(
             },
             "judging": {"general": None},
         }
-        found[name] = finetune(Recipe.model_validate(values), folder, judge=False, screen=QUIET)
+        found[name] = finetune(Recipe.model_validate(values), folder, judge=False, gate=False, screen=QUIET)
     return found
 
 

@@ -138,7 +138,7 @@ def test_the_text_of_held_out_documents_is_kept_and_of_trained_ones_is_not(
 
 def test_without_keep_text_no_text_is_kept(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     recipe = tiny_recipe(judging={"keep_text": False}, training={"steps": 1})
-    run = finetune(recipe, tmp_path, judge=False)
+    run = finetune(recipe, tmp_path, judge=False, gate=False)
     assert {row["text"] for row in run.read_table("documents.parquet")} == {None}
 
 
@@ -212,9 +212,9 @@ def test_a_second_run_takes_the_next_name_and_leaves_the_first_alone(
     tiny_recipe: TinyRecipe, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe(training={"steps": 1})
-    first = finetune(recipe, tmp_path, judge=False)
+    first = finetune(recipe, tmp_path, judge=False, gate=False)
     before = digests(first.folder)
-    second = finetune(recipe, tmp_path, judge=False)
+    second = finetune(recipe, tmp_path, judge=False, gate=False)
     assert (first.folder.name, second.folder.name) == ("tiny-gpt2", "tiny-gpt2-2")
     assert digests(first.folder) == before
 
@@ -222,7 +222,7 @@ def test_a_second_run_takes_the_next_name_and_leaves_the_first_alone(
 def test_an_unjudged_run_is_finished_by_compare_as_if_it_had_been_judged_at_once(
     finished: Finished, tmp_path: Path
 ) -> None:
-    run = finetune(finished.recipe, tmp_path, judge=False)
+    run = finetune(finished.recipe, tmp_path, judge=False, gate=False)
     assert not (run.folder / "comparison.json").exists()
     assert not (run.folder / "scores").exists()
     assert not run.is_finished
@@ -274,7 +274,9 @@ def trained(
         asked = json.dumps(sections, sort_keys=True)
         if asked not in already_trained:
             sections["training"] = {"steps": 2} | sections.get("training", {})
-            run = finetune(tiny_recipe(**sections), tmp_path, judge=False, screen=Screen(quiet=True))
+            run = finetune(
+                tiny_recipe(**sections), tmp_path, judge=False, gate=False, screen=Screen(quiet=True)
+            )
             lines = (run.folder / "metrics.jsonl").read_text().splitlines()
             already_trained[asked] = Trained(
                 load_file(run.adapter_folder / "adapter_model.safetensors"),

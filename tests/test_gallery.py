@@ -46,7 +46,7 @@ def licences(recipe: Recipe) -> dict[str, str | None]:
 
 def train(name: str, runs: Path, overrides: Sequence[str]) -> Run:
     recipe = read_recipe(name, [*EVERY_PART, *overrides, "judging.general=null"]).recipe
-    return finetune(recipe, runs, device="cpu", judge=False, screen=Screen(quiet=True))
+    return finetune(recipe, runs, device="cpu", judge=False, gate=False, screen=Screen(quiet=True))
 
 
 def test_the_gallery_holds_the_embedded_default_and_four_recipes_for_real_work() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import FAMILY_NAMES
 from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,6 +19,7 @@ from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import attach_adapter, base_side, load_adapter, load_whole, trainable
 from ft_toolkit.models.checkpoints import Base, base_of, hash_weights, load_base
+from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.recipe import Adapter, Recipe, read_recipe
 from ft_toolkit.run import Run, read_json
@@ -27,6 +27,7 @@ from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_corpus
 from ft_toolkit.training.optimizers import B_PACE, MUON_PACE, make_optimizers, set_learning_rate
 
+FIRST_TIER = [name for name, family in FAMILIES.items() if family.tier == 1]
 METHODS = ("lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch")
 Runs = Callable[[str, str], Run]
 
@@ -44,10 +45,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path],
                 "corpus": {"source": str(small_corpus)},
                 "adapter": {"method": method, "rank": 4},
                 "training": {"steps": 4, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.02},
-                "judging": {"general": None, "protocol": "auto" if family == "gpt2" else "covering"},
+                "judging": {
+                    "general": None,
+                    "protocol": "auto" if FAMILIES[family].objective == "causal" else "covering",
+                },
             }
             folder = tmp_path_factory.mktemp("runs")
-            made[family, method] = finetune(Recipe.model_validate(values), folder)
+            made[family, method] = finetune(Recipe.model_validate(values), folder, gate=False)
         return made[family, method]
 
     return run
@@ -65,7 +69,7 @@ def nats(model: torch.nn.Module, base: Base, run: Run) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", FIRST_TIER)
 def test_a_method_moves_the_scores_and_a_second_comparison_finds_them_to_the_bit(
     runs: Runs, family: str, method: str
 ) -> None:
@@ -78,7 +82,7 @@ def test_a_method_moves_the_scores_and_a_second_comparison_finds_them_to_the_bit
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", FIRST_TIER)
 def test_beside_a_trained_model_the_base_is_the_base_to_the_bit(runs: Runs, family: str, method: str) -> None:
     run = runs(family, method)
     bare, base = load_base(run.recipe.base), load_base(run.recipe.base)
@@ -89,7 +93,7 @@ def test_beside_a_trained_model_the_base_is_the_base_to_the_bit(runs: Runs, fami
 
 
 @pytest.mark.parametrize("method", ["full", "scratch"])
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", FIRST_TIER)
 def test_whole_models_leave_the_base_they_came_from_as_it_was(
     checkpoints: dict[str, Path], family: str, method: str
 ) -> None:
@@ -120,7 +124,7 @@ def test_pissa_is_saved_as_plain_lora_of_twice_the_rank_and_needs_no_surgery_on_
         assert torch.equal(model(ids).logits, bare(ids).logits)
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", FIRST_TIER)
 def test_pissa_starts_where_its_base_is_and_takes_its_start_out_of_a_copy(
     checkpoints: dict[str, Path], runs: Runs, family: str
 ) -> None:
@@ -133,7 +137,7 @@ def test_pissa_starts_where_its_base_is_and_takes_its_start_out_of_a_copy(
     assert hash_weights(base.model) == base.weights_sha256
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", FIRST_TIER)
 def test_scratch_keeps_the_architecture_and_none_of_the_weights(
     checkpoints: dict[str, Path], family: str
 ) -> None:
@@ -200,15 +204,15 @@ def test_runs_of_several_methods_are_compared_in_one_call_and_none_disturbs_anot
         assert comparison.corpora[0].base.nll_nats == alone["base"]["nll_nats"], run.folder
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", FIRST_TIER)
 def test_named_words_get_their_rows_trained_and_every_other_row_stays(
     checkpoints: dict[str, Path], tiny_recipe: Callable[..., Recipe], tmp_path: Path, family: str
 ) -> None:
-    protocol = "auto" if family == "gpt2" else "covering"
+    protocol = "auto" if FAMILIES[family].objective == "causal" else "covering"
     recipe = tiny_recipe(
         family, adapter={"tokens": ["fever"]}, judging={"protocol": protocol, "general": None}
     )
-    run = finetune(recipe, tmp_path)
+    run = finetune(recipe, tmp_path, gate=False)
     base = load_base(recipe.base)
     rows = {
         i for text in ("fever", " fever") for i in base.tokenizer(text, add_special_tokens=False).input_ids
@@ -226,7 +230,7 @@ def test_named_words_get_their_rows_trained_and_every_other_row_stays(
     )
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", FIRST_TIER)
 def test_before_training_named_words_change_nothing_and_cost_no_bias(
     checkpoints: dict[str, Path], family: str
 ) -> None:
@@ -259,7 +263,7 @@ def test_a_slot_of_the_vocabulary_may_be_named_by_itself(checkpoints: dict[str, 
 
 def scratch_with_its_own_tokenizer(tiny_recipe: Callable[..., Recipe], folder: Path, family: str) -> Run:
     recipe = tiny_recipe(family, adapter={"method": "scratch", "tokenizer": "train"})
-    return finetune(recipe, folder)
+    return finetune(recipe, folder, gate=False)
 
 
 def test_scratch_learns_a_tokenizer_of_the_same_kind_from_the_training_part_alone(

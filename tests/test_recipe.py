@@ -124,7 +124,8 @@ training:
     write(text)
     cure = ". Mend it; ft recipes show explains."
     others = (
-        "epochs, steps, budget, block_tokens, batch_tokens, learning_rate, warmup_fraction, patience, seed"
+        "epochs, steps, budget, block_tokens, batch_tokens, learning_rate, mask_fraction, warmup_fraction, "
+        "patience, seed"
     )
     assert set(faults(lambda: read_recipe("mine.yaml"))) == {
         "mine.yaml:1: name: expected a name of letters, digits, '.', '_' and '-', found 'my recipe'" + cure,

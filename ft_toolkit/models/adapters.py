@@ -194,6 +194,8 @@ def _token_rows(base: Base, words: list[str]) -> list[int]:
     The vocabulary never grows: a checkpoint with more rows than its base cannot be loaded as a plain adapter
     (PEFT raises IndexError), so a word without pieces of its own is refused.
     """
+    if not words:
+        return []
     tokenizer = base.tokenizer
     known, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
     rows: set[int] = set()

@@ -62,8 +62,7 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
     place, revision = _place(name)
     where = f"base {name}"
     if place.endswith(".gguf") and Path(place).is_file():
-        model, tokenizer = load_gguf(Path(place), where)
-        return base_of(name, model.to(device), tokenizer)
+        return base_of(name, *load_gguf(Path(place), where, device))
     with nullcontext() if Path(place).is_dir() else hub_or_cache() as silence:
         try:
             config = _config(place, revision, where)

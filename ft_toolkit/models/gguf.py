@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -14,7 +15,9 @@ GPT2_POSITIONS = (
 )
 
 
-def load_gguf(path: Path, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_gguf(
+    path: Path, where: str, device: str | torch.device = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model in float32 and tokenizer; quantised weights are expanded, and are then what the file holds.
 
     raises   FtError without the extra `gguf`, and for what transformers would load wrongly
@@ -26,11 +29,11 @@ def load_gguf(path: Path, where: str) -> tuple[PreTrainedModel, PreTrainedTokeni
     if architecture == "gpt2" and context_length != GPT2_POSITIONS:
         wanted = f"a gpt2 of {GPT2_POSITIONS} positions"
         raise FtError(where, wanted, context_length, "Use its safetensors checkpoint.")
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.float32, local_files_only=True
     )
     tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
-    return model, tokenizer
+    return model.to(device), tokenizer
 
 
 def _read_header(path: Path, where: str) -> tuple[str, int | None]:

@@ -287,7 +287,7 @@ def test_exact_scoring_of_much_text_is_announced_with_a_forecast_and_scores_ever
     scored = score_both(pair.model, pair.base, protocol, "texts", "other", some, frozenset(), Screen())
     tokens = sum(len(d.ids) for d in encode(some, pair.base.tokenizer))
     assert sum(totals.tokens for totals in scored.adapter) == tokens
-    assert f"other: {tokens:,} tokens, a forward row each, by both models: about " in capsys.readouterr().out
+    assert f"other: {tokens:,} tokens, a forward row each, by both models: about " in capsys.readouterr().err
 
 
 def test_a_sample_or_a_short_text_needs_no_forecast(
@@ -297,4 +297,4 @@ def test_a_sample_or_a_short_text_needs_no_forecast(
     for exact in (True, False):
         protocol = choose_protocol(pair.base, "pll", exact=exact)
         score_both(pair.model, pair.base, protocol, "t", "other", documents[:1], frozenset(), Screen())
-    assert "forward row" not in capsys.readouterr().out
+    assert "forward row" not in capsys.readouterr().err

@@ -94,9 +94,12 @@ def gradients_agree(base: Base, model: torch.nn.Module, rows: int) -> None:
     torch.testing.assert_close(total, plain_total, atol=0, rtol=1e-6)
     lean = torch.autograd.grad(total * OUTER, list(parameters.values()), allow_unused=True)
     plain = torch.autograd.grad(plain_total * OUTER, list(parameters.values()), allow_unused=True)
+    largest = max(float(wanted.norm()) for wanted in plain if wanted is not None)
     for key, found, wanted in zip(parameters, lean, plain, strict=True):
         if wanted is None:
             assert found is None, key
+        elif key.endswith(("key.bias", "k_lin.bias")):  # softmax does not know it: zero but for rounding
+            assert max(float(found.norm()), float(wanted.norm())) < LEAN_TOLERANCE * largest, key
         else:
             assert float(wanted.norm()) > 0, key
             assert float((found - wanted).norm() / wanted.norm()) < LEAN_TOLERANCE, key
@@ -197,7 +200,7 @@ def test_memory_never_holds_more_logits_than_a_chunk(
     adapted: Callable[[str], tuple[Base, torch.nn.Module]], name: str
 ) -> None:
     base, model = adapted(name)
-    ids, targets = batch_of(16, 50)
+    ids, targets = batch_of(40, 50)
     with LargestTensor() as lean:
         SummedLoss(TokenLosses(model, base.family))(ids, targets)[0].backward()
     with LargestTensor() as plain:
