@@ -14,8 +14,6 @@ from typing import Any
 import jsonschema
 import pytest
 from safetensors.torch import load_file, save_file
-from tokenizers.normalizers import Lowercase
-from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from ft_toolkit import shipped
@@ -174,9 +172,9 @@ def test_a_base_that_changed_since_training_is_refused(
     with pytest.raises(FtError, match="expected the base of training"):
         compare_run(run, screen=QUIET)
     shutil.copy(checkpoints["gpt2"] / "model.safetensors", base)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.backend_tokenizer.normalizer = Lowercase()
-    tokenizer.save_pretrained(base)
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"].pop()
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(FtError, match="expected the tokenizer of training"):
         compare_run(run, screen=QUIET)
 

@@ -77,15 +77,20 @@ class TinyCheckpoints(dict[str, Path]):
     def __init__(self, shelf: Path) -> None:
         super().__init__()
         self.shelf = shelf
+        torch.manual_seed(1)
+        for model_type in ("gpt2", "bert", "distilbert"):  # nearly every test wants one of these
+            self[model_type] = shelf / f"tiny-{model_type}"
+            save(self[model_type], model_type)
 
     def __missing__(self, model_type: str) -> Path:
+        torch.manual_seed(1)
         self[model_type] = self.shelf / f"tiny-{model_type}"
         save(self[model_type], model_type)
         return self[model_type]
 
 
 def save(folder: Path, model_type: str, like: str | None = None, **changes: Any) -> None:
-    """Write a tiny checkpoint; `changes` go over its configuration.
+    """Write a tiny checkpoint, its weights drawn from torch's generator; `changes` go over its configuration.
 
     like   a family whose sizes and tokenizer serve an architecture that is none of the families
     """
@@ -97,7 +102,6 @@ def save(folder: Path, model_type: str, like: str | None = None, **changes: Any)
         **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
         **(SIZES[like] | changes),
     )
-    torch.manual_seed(1)
     auto = AutoModelForCausalLM if FAMILIES[like].objective == "causal" else AutoModelForMaskedLM
     model = auto.from_config(config)
     model.save_pretrained(folder)

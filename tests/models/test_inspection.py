@@ -34,6 +34,7 @@ def test_an_inspected_architecture_has_its_own_logits_and_adapters_in_its_layers
     name: str, tmp_path: Path
 ) -> None:
     like, changes = UNDERSTOOD[name]
+    torch.manual_seed(1)
     save(tmp_path, name, like, **changes)
     base = load_base(str(tmp_path))
     assert base.family.note is not None and base.family.note.startswith(f"{name} is no family of the table")
@@ -70,6 +71,7 @@ def test_an_architecture_whose_parts_do_not_give_its_logits_is_refused_with_the_
     name: str, tmp_path: Path
 ) -> None:
     like, changes, nearest = REFUSED[name]
+    torch.manual_seed(1)
     save(tmp_path, name, like, **changes)
     with pytest.raises(FtError, match=f"found {name}") as refusal:
         load_base(str(tmp_path))
@@ -78,6 +80,7 @@ def test_an_architecture_whose_parts_do_not_give_its_logits_is_refused_with_the_
 
 
 def test_ia3_is_refused_where_nobody_knows_which_matrices_are_keys(tmp_path: Path) -> None:
+    torch.manual_seed(1)
     save(tmp_path, "qwen2", "llama")
     with pytest.raises(FtError, match="ia3"):
         attach_adapter(load_base(str(tmp_path)), Adapter(method="ia3"), seed=0)
