@@ -32,8 +32,8 @@ def merge(
     if dtype not in ("float32", "bfloat16"):
         raise FtError("--dtype", "float32 or bfloat16", dtype, "Leave it at float32.")
     if run.recipe.adapter.is_whole_model:
-        found = f"method {run.recipe.adapter.method}, whose model/ is one already"
-        raise FtError(run.folder, "a run with an adapter", found, f"Load {run.trained_folder}.")
+        found = f"method {run.recipe.adapter.method}"
+        raise FtError(run.folder, "a run with an adapter", found, "Its model/ is whole already.")
     prepare_torch()
     folder = to or run.folder / ("merged" if dtype == "float32" else f"merged-{dtype}")
     folder.parent.mkdir(parents=True, exist_ok=True)

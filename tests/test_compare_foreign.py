@@ -81,7 +81,7 @@ def test_the_verdict_says_that_nobody_knows_what_it_was_trained_on(
     asked = ["--base", str(checkpoints["gpt2"]), "--adapter", str(tmp_path / "elsewhere"), "--on", str(text)]
     shown = CliRunner().invoke(app, ["compare", *asked])
     assert shown.exit_code == 0
-    assert "What this adapter was trained on is unknown" in " ".join(shown.stdout.split())
+    assert "What this adapter was trained on is unknown" in " ".join(shown.stderr.split())
     machine = CliRunner().invoke(app, ["compare", *asked, "--json"])
     assert json.loads(machine.stdout)["comparisons"][0]["knows_training_text"] is False
 
@@ -104,7 +104,7 @@ def test_nothing_to_compare_is_said_in_one_line() -> None:
 
 def test_a_pickled_adapter_is_not_opened(checkpoints: dict[str, Path], text: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
-    with pytest.raises(FtError, match=r"found adapter_model\.bin, a pickle"):
+    with pytest.raises(FtError, match=r"expected adapter_model\.safetensors, found adapter_mod"):
         compare_adapter(str(checkpoints["gpt2"]), tmp_path, [str(text)], screen=QUIET)
 
 

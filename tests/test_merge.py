@@ -93,7 +93,7 @@ def test_bfloat16_is_half_the_size_and_says_what_its_rounding_costs(
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (half, whole)]
     assert sizes[0] < 0.6 * sizes[1]
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "weights rounded to bfloat16" in said and "nats a token" in said
     assert "rounded to bfloat16" in (half / "README.md").read_text()
     assert "rounded" not in (whole / "README.md").read_text()
@@ -117,7 +117,7 @@ def test_an_existing_folder_is_not_overwritten(trained: Trained, tmp_path: Path)
 
 def test_a_full_run_has_nothing_to_merge_and_says_where_its_model_is(trained: Trained) -> None:
     run = trained("gpt2", "full")
-    with pytest.raises(FtError, match=r"whose model/ is one already\. Load .*model"):
+    with pytest.raises(FtError, match=r"found method full\. Its model/ is whole already"):
         merge(run, screen=QUIET)
 
 

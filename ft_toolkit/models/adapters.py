@@ -61,7 +61,7 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
     """
     if not (folder / "adapter_model.safetensors").is_file():
         if (folder / "adapter_model.bin").is_file():
-            fix = "Load it with PEFT where you trust it, and save_pretrained it again."
+            fix = "Save it again with PEFT."
             raise FtError(folder, "adapter_model.safetensors", "adapter_model.bin, a pickle", fix)
         raise FtError(
             folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?"
