@@ -85,7 +85,8 @@ class CorpusComparison:
 
     def as_dict(self, metric: str) -> dict[str, Any]:
         """The numbers, and what follows from them."""
-        derived = {"base_perplexity": self.base.perplexity, "adapter_perplexity": self.adapter.perplexity}
+        figure = metric.replace("-", "_")
+        derived = {f"base_{figure}": self.base.perplexity, f"adapter_{figure}": self.adapter.perplexity}
         if metric == "perplexity":  # no code length, and so no bits, comes from a masked model
             for side, totals in (("base", self.base), ("adapter", self.adapter)):
                 derived |= {
