@@ -86,9 +86,9 @@ MUTANTS = (
     ),
     Mutant(
         "adapter left on for the base",
-        "ft_toolkit/judging/comparison.py",
-        "with model.disable_adapter():",
-        "if True:",
+        "ft_toolkit/models/adapters.py",
+        "layer.enable_adapters(False)",
+        "layer.enable_adapters(True)",
         ("tests/judging/test_comparison.py",),
     ),
     Mutant(
@@ -127,6 +127,13 @@ MUTANTS = (
         CAUSAL,
     ),
     Mutant(
+        "a stride that leaves gaps accepted",
+        "ft_toolkit/judging/causal.py",
+        "if not 1 <= stride <= window:",
+        "if not 1 <= stride:",
+        CAUSAL,
+    ),
+    Mutant(
         "concatenated windows off by one",
         "ft_toolkit/judging/causal.py",
         "max(before - 1, start)",
@@ -160,6 +167,27 @@ MUTANTS = (
         "unit(scrambled(token_keys(document), seed)) < rate",
         "unit(scrambled(token_keys(document), seed)) < 1",
         MASKED,
+    ),
+    Mutant(
+        "padding of a masked row seen",
+        "ft_toolkit/judging/masked.py",
+        "None if seen.all() else torch.from_numpy(seen).to(device)",
+        "None",
+        MASKED,
+    ),
+    Mutant(
+        "the last chunk of rows left out",
+        "ft_toolkit/models/losses.py",
+        "for start in range(0, len(asked), CHUNK_ROWS):",
+        "for start in range(0, len(asked) - CHUNK_ROWS + 1, CHUNK_ROWS):",
+        ("tests/models/test_losses.py",),
+    ),
+    Mutant(
+        "perplexity and pseudo-perplexity under one name",
+        "ft_toolkit/judging/comparison.py",
+        'figure = metric.replace("-", "_")',
+        'figure = "perplexity"',
+        ("tests/test_compare.py",),
     ),
     Mutant(
         "characters taken for bytes",

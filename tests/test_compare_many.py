@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ft_toolkit import shipped
@@ -16,6 +17,7 @@ from ft_toolkit.compare import How, compare_runs
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune, finetune_seeds
 from ft_toolkit.judging.store import Store
+from ft_toolkit.judging.verdict import judge
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
@@ -135,6 +137,28 @@ def test_every_causal_protocol_stands_beside_its_result(
 def test_concatenated_text_marks_its_interval_as_approximate(runs: dict[str, Run], texts: list[str]) -> None:
     many = compare_runs([runs["a"]], ["package:general-probe"], How(protocol="concatenated"), screen=QUIET)[0]
     assert many.corpora[0].difference.method == "bootstrap, approximate"
+
+
+@pytest.mark.parametrize("name", ["a", "m"])
+def test_an_adapter_that_does_nothing_differs_by_exactly_nothing_and_nothing_is_concluded(
+    runs: dict[str, Run], texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))
+    idle = Run.open(shutil.copytree(runs[name].folder, tmp_path / "idle"))
+    weights = load_file(idle.adapter_folder / "adapter_model.safetensors")
+    untrained = {key: w * 0 if ".lora_B." in key else w for key, w in weights.items()}
+    save_file(untrained, idle.adapter_folder / "adapter_model.safetensors")
+    again = [compare_runs([idle], texts, screen=QUIET)[0] for _ in range(2)]  # then with kept base scores
+    for found in (*again, compare_runs([idle], [], screen=QUIET)[0]):
+        for corpus in found.corpora:
+            difference = corpus.difference
+            assert corpus.adapter == corpus.base
+            assert (difference.documents, difference.better, difference.worse) == (9, 0, 0)
+            assert (difference.nats_per_token, difference.low, difference.high) == (0.0, 0.0, 0.0)
+            assert (difference.smallest_visible, difference.p_value) == (0.0, 1.0)
+        assert "cannot tell a difference from the base" in judge(found).headline
+    assert found.gap is not None
+    assert (found.gap.excess_nats, found.gap.low, found.gap.high) == (0.0, 0.0, 0.0)
 
 
 def test_bfloat16_is_labelled(

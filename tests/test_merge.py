@@ -71,6 +71,10 @@ def test_a_merged_checkpoint_loads_plainly_and_reads_as_base_and_adapter_did(
         assert abs(one.sum() - other.sum()) / len(one) < merging.MERGED_NATS
         assert abs(one - without).mean() > 1e-3  # and the adapter did something
     assert hash_weights(plain) != base.weights_sha256
+    ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        there, here = plain(ids).logits, model(ids).logits
+    assert ((there - here).abs() <= 1e-5 * here.abs().clamp(min=1)).all()
 
 
 def test_trained_rows_of_words_are_merged_too(trained: Trained, tmp_path: Path) -> None:

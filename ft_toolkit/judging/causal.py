@@ -30,7 +30,11 @@ Cut = Callable[[int], list[Window]]  # number of tokens → windows that score e
 
 
 def sliding(window: int, stride: int) -> Cut:
-    """Windows that move on by `stride`; each token is scored in the first one that reaches it."""
+    """Windows that move on by `stride`; each token is scored in the first one that reaches it.
+
+    raises   FtError for a stride beyond the window: the tokens between two windows would go unscored
+    """
+    _refuse_gaps(window, stride)
 
     def cut(tokens: int) -> list[Window]:
         found = [Window(0, 0, min(window, tokens))]
@@ -56,7 +60,10 @@ def page(window: int, stride: int) -> Cut:
     """Windows of the Hugging Face perplexity page: `window` tokens, of which all but the first are predicted.
 
     Where windows only touch (stride = window) the first token of each goes unscored, as it does there.
+
+    raises   FtError for a stride beyond the window
     """
+    _refuse_gaps(window, stride)
 
     def cut(tokens: int) -> list[Window]:
         found, before = [], 0
@@ -69,6 +76,11 @@ def page(window: int, stride: int) -> Cut:
         return found
 
     return cut
+
+
+def _refuse_gaps(window: int, stride: int) -> None:
+    if not 1 <= stride <= window:
+        raise FtError("stride", f"1 to {window}, the window", stride, "Choose one that leaves no gap.")
 
 
 def score_documents(

@@ -85,7 +85,8 @@ class CorpusComparison:
 
     def as_dict(self, metric: str) -> dict[str, Any]:
         """The numbers, and what follows from them."""
-        derived = {"base_perplexity": self.base.perplexity, "adapter_perplexity": self.adapter.perplexity}
+        figure = metric.replace("-", "_")
+        derived = {f"base_{figure}": self.base.perplexity, f"adapter_{figure}": self.adapter.perplexity}
         if metric == "perplexity":  # no code length, and so no bits, comes from a masked model
             for side, totals in (("base", self.base), ("adapter", self.adapter)):
                 derived |= {
@@ -172,7 +173,8 @@ def score_both(
     device = next(model.parameters()).device
     half = torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
     if protocol.exact and tokens > EXACT_TOKENS:
-        screen.say(_forecast(model, read, reader, protocol, kind))
+        with half:
+            screen.say(_forecast(model, read, reader, protocol, kind))
     with screen.stage(kind, 2 * tokens) as advance, half:
         trained = score(TokenLosses(model, base.family), read, reader, protocol, advance=advance)
         with base_side(base) as alone:
@@ -183,6 +185,8 @@ def score_both(
     unknown = base.tokenizer.unk_token_id if base.family.objective == "masked" else None
     count = sum(len(document.ids) for document in encoded)
     base_totals = [document_totals(d, nll) for d, nll in zip(encoded, plain, strict=True)]
+    if not any(totals.tokens for totals in base_totals):
+        raise FtError(f"text of {corpus}", "a token to score", "none", "Choose more text.")
     fresh_base = [_fresh(d, nll) for d, nll in zip(encoded, plain, strict=True)]
     return CorpusScores(
         corpus,
@@ -299,9 +303,10 @@ def _forecast(
     (nll,) = score(TokenLosses(model, reader.family), [probe], reader, protocol, rate=rate)
     scored = int((~np.isnan(nll)).sum()) or 1
     paid = scored * min(len(probe.ids), protocol.window_tokens)
-    minutes = 2 * (time.perf_counter() - started) * sum(costs) / paid / 60
+    seconds = 2 * (time.perf_counter() - started) * sum(costs) / paid
     count = sum(len(d.ids) for d in documents)
-    return f"{kind}: {count:,} tokens, a forward row each, by both models: about {minutes:,.0f} minutes"
+    wait = f"{seconds / 60:,.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+    return f"{kind}: {count:,} tokens, {2 * count:,} forward rows for both models: about {wait}"
 
 
 def _in_units_of(base: Sequence[Totals], own: Sequence[Totals]) -> list[Totals]:

@@ -60,6 +60,11 @@ class Published:
         return str(self.comparison["protocol"]["metric"])
 
     @property
+    def figure(self) -> str:
+        """The metric as the keys of comparison.json spell it: base_perplexity, base_pseudo_perplexity."""
+        return self.metric.replace("-", "_")
+
+    @property
     def facts(self) -> Json:
         facts: Json = self.comparison["run"]
         return facts
@@ -106,10 +111,10 @@ def _eval_results(it: Published) -> list[EvalResult] | None:
             dataset_args={"part": "held out by a hash of each text", **it.recipe.corpus.split.model_dump()},
             metric_type=it.metric,
             metric_name=f"{it.metric} on held-out documents",
-            metric_value=round(part["adapter_perplexity"], 4),
+            metric_value=round(part[f"adapter_{it.figure}"], 4),
             metric_args={
                 "protocol": protocol,
-                "base_value": round(part["base_perplexity"], 4),
+                "base_value": round(part[f"base_{it.figure}"], 4),
                 "change_percent": round(part["percent"], 4),
                 "change_percent_interval_95": _interval(part["difference"]),
                 "documents": part["difference"]["documents"],
@@ -172,7 +177,7 @@ def _table(it: Published) -> Iterator[str]:
         )
         yield (
             f"| {_TEXTS[part['kind']]} {part['corpus']} | {difference['documents']} "
-            f"| {part['base_perplexity']:.2f} | {part['adapter_perplexity']:.2f} "
+            f"| {part[f'base_{it.figure}']:.2f} | {part[f'adapter_{it.figure}']:.2f} "
             f"| {_signed(part['percent'])} % | {words} "
             f"| {difference['better']} of {difference['documents']} |"
         )

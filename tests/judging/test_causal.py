@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.causal import rolling, score_documents, score_stream, sliding
+from ft_toolkit.judging.causal import Cut, page, rolling, score_documents, score_stream, sliding
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
@@ -80,6 +81,31 @@ def test_every_token_is_scored_exactly_once_for_any_window_and_stride(
     assert [len(part) for part in nll] == sizes
     assert all(np.isfinite(part).all() for part in nll)  # none was left out
     assert sum(scored) == sum(sizes)  # so none was scored twice
+
+
+@pytest.mark.parametrize("cut", [sliding, page])
+@pytest.mark.parametrize("stride", [0, -1, 11, 64])
+def test_a_stride_that_would_leave_a_gap_is_refused(cut: Callable[[int, int], Cut], stride: int) -> None:
+    with pytest.raises(FtError, match="stride: expected 1 to 10, the window"):
+        cut(10, stride)
+
+
+@given(
+    st.integers(min_value=1, max_value=400),
+    st.integers(min_value=2, max_value=POSITIONS),
+    st.integers(min_value=1, max_value=POSITIONS),
+)
+@settings(derandomize=True, deadline=None, max_examples=50)
+def test_windows_of_one_long_text_score_no_token_twice_and_miss_none_but_where_they_only_touch(
+    tokens: int, window: int, stride: int
+) -> None:
+    stride = min(stride, window)
+    windows = page(window, stride)(tokens)
+    scored = [place for w in windows for place in range(w.first_scored, w.stop)]
+    missed = set(range(tokens)) - set(scored)
+    assert len(scored) == len(set(scored))
+    assert missed == (set(range(window - 1, tokens, window)) if stride == window else set())
+    assert all(w.start <= w.first_scored <= w.stop <= w.start + window - 1 for w in windows)
 
 
 @pytest.mark.parametrize("tokens", [1, 30, POSITIONS - 1, POSITIONS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import SummedLoss, TokenLosses
-from ft_toolkit.text.blocks import collate, encode, pack
+from ft_toolkit.text.blocks import Encoded, collate, encode, pack
 from ft_toolkit.text.corpus import Document
 
 TEXTS = [
@@ -70,54 +71,57 @@ ALPHABET = "ab Z.\n가힣각\u1112\u1161\u11abé\u0301\u0308ü🙂👩\u200d⚕�
 UNICODE = st.text(ALPHABET, min_size=1, max_size=60).filter(str.strip)
 
 
-@settings(max_examples=20, deadline=None)
-@given(
-    texts=st.lists(UNICODE, min_size=1, max_size=4),
-    batch_tokens=st.sampled_from([32, 100, 2048]),
-    side=st.sampled_from(["left", "right"]),
-    window=st.integers(8, 64),
-)
-def test_any_text_is_scored_whole_whatever_batch_padding_side_or_window(
-    base: Base, texts: list[str], batch_tokens: int, side: str, window: int
+CAUSAL, MASKED = ("document", "rolling"), ("word-l2r", "pll", "covering")
+
+
+@given(data=st.data(), texts=st.lists(UNICODE, min_size=1, max_size=4), window=st.integers(3, 64))
+@settings(derandomize=True, max_examples=40, deadline=None)
+def test_any_text_is_scored_whole_whatever_protocol_window_stride_batch_or_padding_side(
+    base: Base, data: st.DataObject, texts: list[str], window: int
 ) -> None:
-    is_causal = base.family.objective == "causal"
-    protocol = choose_protocol(base, "document" if is_causal else "covering", window)
-    base.tokenizer.padding_side = side
-    documents = encode([Document("t", row, text) for row, text in enumerate(texts)], base.tokenizer)
+    name = data.draw(st.sampled_from(CAUSAL if base.family.objective == "causal" else MASKED))
+    stride = data.draw(st.integers(1, window)) if name == "document" else None
+    protocol = choose_protocol(base, name, window, stride)
     losses = TokenLosses(base.model, base.family)
-    together = score(losses, documents, base, protocol, batch_tokens=batch_tokens)
-    for document, nll in zip(documents, together, strict=True):
+
+    def scored(padding_side: str, batch_tokens: int) -> list[tuple[Encoded, np.ndarray]]:
+        base.tokenizer.padding_side = padding_side
+        documents = encode([Document("t", row, text) for row, text in enumerate(texts)], base.tokenizer)
+        found = score(losses, documents, base, protocol, batch_tokens=batch_tokens)
+        return list(zip(documents, found, strict=True))
+
+    sides = data.draw(st.permutations(["left", "right"]))
+    together = scored(sides[0], data.draw(st.sampled_from([32, 100, 2048])))
+    for (document, nll), (_, alone) in zip(together, scored(sides[1], batch_tokens=1), strict=True):
         totals = document_totals(document, nll)
         assert totals.tokens == len(document.ids) == len(nll)
         assert totals.bytes == len(document.document.text.encode())
         assert totals.words == len(document.document.text.split())
-        (alone,) = score(losses, [document], base, protocol)
-        np.testing.assert_allclose(nll, alone, atol=1e-5)
+        np.testing.assert_allclose(nll, alone, atol=1e-5, rtol=0)
 
 
-DIGITS = range(10)
+EVERYTHING = list(itertools.product(range(10), repeat=3))
 TEMPLATE = "The number of the file is {} {} {}."
 PLANTED, CONTROLS = (4, 7, 1), 30
 
 
 def exposures(base: Base, codes: list[tuple[int, ...]]) -> list[float]:
     """log2 |R| - log2 rank among all three-digit codes, in bits (Carlini et al. 2019, arXiv:1802.08232)."""
-    everything = [(a, b, c) for a in DIGITS for b in DIGITS for c in DIGITS]
     documents = encode(
-        [Document("codes", row, TEMPLATE.format(*code)) for row, code in enumerate(everything)],
+        [Document("codes", row, TEMPLATE.format(*code)) for row, code in enumerate(EVERYTHING)],
         base.tokenizer,
     )
     scores = score(TokenLosses(base.model, base.family), documents, base, choose_protocol(base))
-    nats = dict(zip(everything, (float(nll.sum()) for nll in scores), strict=True))
+    nats = dict(zip(EVERYTHING, (float(nll.sum()) for nll in scores), strict=True))
     return [
-        math.log2(len(everything)) - math.log2(sum(other <= nats[code] for other in nats.values()))
+        math.log2(len(EVERYTHING)) - math.log2(sum(other <= nats[code] for other in nats.values()))
         for code in codes
     ]
 
 
 def test_a_planted_canary_is_fully_exposed_and_codes_that_were_not_planted_are_not(starter: Base) -> None:
-    draw = np.random.default_rng(3)
-    controls = [tuple(int(d) for d in draw.integers(0, 10, 3)) for _ in range(CONTROLS)]
+    (before,) = exposures(starter, [PLANTED])
+    assert before < math.log2(1000)  # so that it is the planting that exposes it
     base = load_base("starter/gpt2")
     base.model.requires_grad_(True)
     planted = encode([Document("notes", 0, TEMPLATE.format(*PLANTED))], base.tokenizer)
@@ -129,8 +133,9 @@ def test_a_planted_canary_is_fully_exposed_and_codes_that_were_not_planted_are_n
         nats.backward()
         optimizer.step()
         optimizer.zero_grad()
-    (exposed,) = exposures(base, [PLANTED])
+    others = [code for code in EVERYTHING if code != PLANTED]
+    drawn = np.random.default_rng(3).choice(len(others), CONTROLS, replace=False)
+    exposed, *found = exposures(base, [PLANTED, *(others[place] for place in drawn)])
     assert exposed == math.log2(1000)
-    found = exposures(starter, controls)  # a model that never saw any of them: ranks are uniform
-    standard_error = np.std(found, ddof=1) / math.sqrt(len(found))
-    assert abs(np.mean(found) - 1.44) < 3 * standard_error
+    standard_error = np.std(found, ddof=1) / math.sqrt(CONTROLS)
+    assert abs(np.mean(found) - 1.44) < 3 * standard_error  # ranks of what was not planted are uniform

@@ -25,7 +25,7 @@ from ft_toolkit.judging.effects import train_sample
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.adapters import attach_adapter, trainable
-from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Corpus
@@ -97,6 +97,18 @@ def test_an_untrained_adapter_differs_by_exactly_nothing(
     scored = score_both(model, base, protocol, "texts", "held-out", documents[:8], frozenset(), QUIET)
     found = compare("run", base, protocol, [scored]).corpora[0].difference
     assert (found.nats_per_token, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_scoring_leaves_every_weight_as_it_was_which_a_merge_taken_back_would_not(
+    pair_of: Callable[[str], Pair], documents: list[Document], name: str
+) -> None:
+    pair = pair_of(name)
+    pair.both(documents[:2])
+    assert hash_weights(pair.base.model) == pair.base.weights_sha256
+    pair.model.merge_adapter()
+    pair.model.unmerge_adapter()
+    assert hash_weights(pair.base.model) != pair.base.weights_sha256  # so the line above would have told
 
 
 def test_both_sides_are_rows_of_the_same_documents(
@@ -287,7 +299,10 @@ def test_exact_scoring_of_much_text_is_announced_with_a_forecast_and_scores_ever
     scored = score_both(pair.model, pair.base, protocol, "texts", "other", some, frozenset(), Screen())
     tokens = sum(len(d.ids) for d in encode(some, pair.base.tokenizer))
     assert sum(totals.tokens for totals in scored.adapter) == tokens
-    assert f"other: {tokens:,} tokens, a forward row each, by both models: about " in capsys.readouterr().err
+    first_words, *_ = capsys.readouterr().err.splitlines()
+    words = f"other: {tokens} tokens, {2 * tokens} forward rows for both models: about "
+    assert first_words.startswith(words)
+    assert 0 <= int(first_words.removeprefix(words).removesuffix(" seconds")) < 60
 
 
 def test_a_sample_or_a_short_text_needs_no_forecast(
@@ -297,4 +312,6 @@ def test_a_sample_or_a_short_text_needs_no_forecast(
     for exact in (True, False):
         protocol = choose_protocol(pair.base, "pll", exact=exact)
         score_both(pair.model, pair.base, protocol, "t", "other", documents[:1], frozenset(), Screen())
-    assert "forward row" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "other" in said  # the stage
+    assert "forward rows" not in said

@@ -1,17 +1,21 @@
-"""Numbers that others published, read again from the real checkpoints: make live.
+"""Numbers that others published, read again from the real checkpoints: make live. Gigabytes are downloaded.
 
 Sources, token by token or as totals, natural logarithms:
-- awslabs/mlm-scoring, its tests of the scorers: "Hello world!" and "I am Sam." (tolerance 1e-4, as there)
-- minicons' README: "The keys to the cabinet are on the table.", "The traveler lost the souvenir." (of which
-  model the latter is was not confirmed from here)
-- the perplexity page of transformers' documentation: gpt2-large on WikiText-2
-- transformers issue 13761 and llm.c issue 276: gpt2 on WikiText-2 by that page, and its word perplexity by
-  lm-evaluation-harness; GPT-2's paper (Radford et al. 2019, table 3) has 37.50 for the latter, detokenised
+- github.com/awslabs/mlm-scoring, tests/test_scorers.py: "Hello world!" (its PyTorch scorers; gpt2 behind its
+  begin of text), and "I am Sam." by both its backends; tolerance 1e-4, as there
+- github.com/kanishkamisra/minicons, README: "The keys to the cabinet are on the table." (distilgpt2 without
+  a begin of text, its scorer's default: the first token is context) and "The traveler lost the souvenir." by
+  both estimands, the second token by token
+- huggingface.co/docs/transformers/perplexity: gpt2-large on raw WikiText-2 at strides 1024 and 512
+- transformers issue 13761: gpt2 by that page (29.94); its word perplexity by lm-evaluation-harness (37.37;
+  table 3 of GPT-2's paper, Radford et al. 2019, has 37.50)
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Iterator
 
 import datasets
@@ -20,7 +24,7 @@ import pytest
 from huggingface_hub import constants
 
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
-from ft_toolkit.judging.totals import corpus_totals, document_totals
+from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.corpus import Document
@@ -41,47 +45,50 @@ def network_is_on() -> Iterator[None]:
         yield
 
 
-def scores(name: str, text: str, protocol: str) -> np.ndarray:
+def nats(name: str, text: str, protocol: str) -> np.ndarray:
     base = load_base(name)
     chosen = choose_protocol(base, protocol)
     documents = prepare([Document("text", 0, text)], base.tokenizer, chosen)
     (nll,) = score(TokenLosses(base.model, base.family), documents, base, chosen)
-    return -nll
+    return nll
 
 
 @pytest.mark.parametrize(
-    ("name", "each"),
+    ("name", "protocol", "each"),
     [
-        ("google-bert/bert-base-cased", (-6.126739, -5.501766, -0.782497)),
-        ("distilbert/distilbert-base-cased", (-5.187490, -6.390862, -3.822556)),
-        ("albert/albert-base-v2", (-16.480087, -12.897506, -4.277406)),
+        ("google-bert/bert-base-cased", "pll", (6.126739, 5.501766, 0.782497)),
+        ("distilbert/distilbert-base-cased", "pll", (5.187490, 6.390862, 3.822556)),
+        ("albert/albert-base-v2", "pll", (16.480087, 12.897506, 4.277406)),
+        ("openai-community/gpt2", "document", (8.293947, 6.387562, 1.313867)),
     ],
 )
-def test_hello_world_costs_what_mlm_scoring_says(name: str, each: tuple[float, ...]) -> None:
-    np.testing.assert_allclose(scores(name, "Hello world!", "pll"), each, atol=TOLERANCE)
+def test_hello_world_costs_what_mlm_scoring_says(name: str, protocol: str, each: tuple[float, ...]) -> None:
+    np.testing.assert_allclose(nats(name, "Hello world!", protocol), each, atol=TOLERANCE, rtol=0)
 
 
-def test_gpt2_reads_hello_world_as_mlm_scoring_does() -> None:
-    found = scores("openai-community/gpt2", "Hello world!", "document")
-    np.testing.assert_allclose(found, (-8.293947, -6.387562, -1.313867), atol=TOLERANCE)
-
-
-def test_uncased_bert_reads_sam_as_mlm_scoring_does() -> None:
-    found = scores("google-bert/bert-base-uncased", "I am Sam.", "pll")
-    assert found.sum() == pytest.approx(-13.306595, abs=TOLERANCE)
+KEYS, SOUVENIR = "The keys to the cabinet are on the table.", "The traveler lost the souvenir."
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "protocol", "surprisal"),
+    ("name", "protocol", "text", "total"),
     [
-        ("google-bert/bert-base-uncased", "The keys to the cabinet are on the table.", "pll", 13.962686),
-        ("distilbert/distilgpt2", "The keys to the cabinet are on the table.", "document", 39.879738),
-        ("google-bert/bert-base-uncased", "The traveler lost the souvenir.", "pll", 18.014726),
-        ("google-bert/bert-base-uncased", "The traveler lost the souvenir.", "word-l2r", 32.779836),
+        ("google-bert/bert-base-uncased", "pll", "I am Sam.", 13.306595),
+        ("google-bert/bert-base-uncased", "pll", KEYS, 13.962686),
+        ("google-bert/bert-base-uncased", "pll", SOUVENIR, 18.014726),
+        ("google-bert/bert-base-uncased", "word-l2r", SOUVENIR, 32.779836),
+        ("distilbert/distilgpt2", "concatenated", KEYS, 39.879738),
     ],
 )
-def test_sentences_cost_what_minicons_says(name: str, text: str, protocol: str, surprisal: float) -> None:
-    assert -scores(name, text, protocol).sum() == pytest.approx(surprisal, abs=1e-3)
+def test_a_sentence_costs_what_was_published(name: str, protocol: str, text: str, total: float) -> None:
+    assert np.nansum(nats(name, text, protocol)) == pytest.approx(total, abs=TOLERANCE)
+
+
+def test_pieces_of_a_word_cost_what_minicons_says_where_the_later_ones_are_hidden() -> None:
+    each = (0.073246, 9.668402, 6.955361, 1.192318, 7.776356, 6.989712, 0.037807, 0.086634)
+    found = nats(
+        "google-bert/bert-base-uncased", SOUVENIR, "word-l2r"
+    )  # the traveler lost the so ##uven ##ir .
+    np.testing.assert_allclose(found, each, atol=TOLERANCE, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -108,18 +115,15 @@ def test_wikitext_by_the_page_of_transformers(
     assert document_totals(documents[0], nll).perplexity == pytest.approx(perplexity, abs=0.01)
 
 
-def test_gpt2s_word_perplexity_by_lm_evaluation_harness(wikitext: list[str]) -> None:
-    """Its wikitext task reads page by page, and divides by the words of the page as it is written there."""
-    pages, page = [], ""
-    for line in wikitext:
-        if line.startswith(" = ") and not line.startswith(" = = ") and page.strip():
-            pages.append(page)
-            page = ""
-        page += line
-    pages.append(page)
+def test_gpt2s_word_perplexity_is_what_lm_evaluation_harness_says() -> None:
+    """Its task reads whole pages, detokenised, and divides by the words of the page as it was before."""
+    task = pytest.importorskip("lm_eval.tasks.wikitext.preprocess_wikitext", reason="extra: oracles")
+    pages = datasets.load_dataset("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", split="test")
+    texts = [Document("page", row, task.wikitext_detokenizer(page)) for row, page in enumerate(pages)]
+    words = sum(len(re.split(r"\s+", page["page"])) for page in pages)
     base = load_base("openai-community/gpt2")
     protocol = choose_protocol(base, "rolling")
-    documents = prepare([Document("page", i, text) for i, text in enumerate(pages)], base.tokenizer, protocol)
+    documents = prepare(texts, base.tokenizer, protocol)
     found = score(TokenLosses(base.model, base.family), documents, base, protocol)
-    totals = corpus_totals(document_totals(d, nll) for d, nll in zip(documents, found, strict=True))
-    assert totals.word_perplexity == pytest.approx(37.37, rel=0.02)  # the harness detokenises each page
+    total = math.fsum(float(nll.sum()) for nll in found)
+    assert math.exp(total / words) == pytest.approx(37.37, abs=0.01)

@@ -44,6 +44,23 @@ def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large(
     assert totals.tokens == sum(len(document.ids) for document in documents)
 
 
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_model_that_is_certain_and_right_has_a_perplexity_of_one(
+    checkpoints: dict[str, Path], name: str
+) -> None:
+    base = load_base(str(checkpoints[name]))
+    output = base.model.get_submodule(base.family.output)
+    output.weight.zero_()
+    bias = torch.zeros(8192)
+    bias[17] = 1000.0
+    output.bias = torch.nn.Parameter(bias, requires_grad=False)
+    long = Encoded(
+        Document("a.md", 0, "same " * 100), np.full(100, 17, np.int32), *(np.arange(100, dtype=np.int32),) * 2
+    )
+    (nll,) = score(TokenLosses(base.model, base.family), [long], base, choose_protocol(base))
+    assert document_totals(long, nll).perplexity == pytest.approx(1, rel=1e-6)
+
+
 def test_a_score_carries_the_size_of_its_text_in_tokens_bytes_and_words() -> None:
     document = Encoded(
         Document("a.md", 0, "né  à\nRoma"),
@@ -79,6 +96,38 @@ def test_bits_per_byte_is_nats_over_bytes_and_ln_2() -> None:
 def test_bits_per_byte_and_perplexity_are_one_quantity(nats: float, tokens: int, size: int) -> None:
     totals = Totals(nats * tokens, tokens, size, 1)
     assert 2 ** (totals.bits_per_byte * size / tokens) == pytest.approx(totals.perplexity, rel=1e-12)
+
+
+@given(st.floats(min_value=1e-3, max_value=8.0), SIZES, SIZES)
+@settings(derandomize=True, deadline=None, max_examples=30)
+def test_word_perplexity_is_perplexity_to_the_power_of_tokens_a_word(
+    nats: float, tokens: int, words: int
+) -> None:
+    totals = Totals(nats * tokens, tokens, 1, max(words, tokens // 50))
+    found = totals.perplexity ** (totals.tokens / totals.words)
+    assert totals.word_perplexity == pytest.approx(found, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_shards_orders_and_batch_sizes_do_not_move_a_corpus(checkpoints: dict[str, Path], name: str) -> None:
+    base = load_base(str(checkpoints[name]))
+    base.model.double()  # float32 rounds by 1e-7 with the shape of a batch; here only our sums are meant
+    losses, protocol = TokenLosses(base.model, base.family), choose_protocol(base)
+
+    def nats(documents: list[Encoded], batch_tokens: int = 512) -> float:
+        found = score(losses, documents, base, protocol, batch_tokens=batch_tokens)
+        return corpus_totals(
+            document_totals(d, nll) for d, nll in zip(documents, found, strict=True)
+        ).nll_nats
+
+    documents = encoded(base)
+    whole = nats(documents)
+    assert math.fsum(nats([document]) for document in documents) == pytest.approx(whole, rel=1e-9)
+    assert nats(documents[:2]) + nats(documents[2:]) == pytest.approx(whole, rel=1e-9)
+    for order in itertools.permutations(documents):
+        assert nats(list(order)) == pytest.approx(whole, rel=1e-9)
+    for batch_tokens in (1, 100, 4096):
+        assert nats(documents, batch_tokens) == pytest.approx(whole, rel=1e-9)
 
 
 def test_the_order_of_documents_does_not_move_a_corpus() -> None:

@@ -141,8 +141,9 @@ def test_a_real_run_gets_a_card_whose_figures_are_its_own(
     data = ModelCard(card).data
     assert (data.pipeline_tag, data.base_model, data.language) == (tag, BASES[family], "en")
     comparison = json.loads((run.folder / "comparison.json").read_text())
+    figure = "perplexity" if family == "gpt2" else "pseudo_perplexity"
     for part in comparison["corpora"]:
-        assert f"| {part['base_perplexity']:.2f} | {part['adapter_perplexity']:.2f} |" in card
+        assert f"| {part[f'base_{figure}']:.2f} | {part[f'adapter_{figure}']:.2f} |" in card
     assert comparison["verdict"]["headline"] in card and plan.snippet in card
     assert ("pseudo-perplexity" in card) is (family == "bert") and "Not medical advice" in card
     assert "None" not in card
