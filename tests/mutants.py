@@ -176,10 +176,10 @@ MUTANTS = (
         MASKED,
     ),
     Mutant(
-        "the last chunk of rows left out",
+        "the last words of the vocabulary left out",
         "ft_toolkit/models/losses.py",
-        "for start in range(0, len(asked), CHUNK_ROWS):",
-        "for start in range(0, len(asked) - CHUNK_ROWS + 1, CHUNK_ROWS):",
+        "enumerate(range(0, len(weight), CHUNK_WORDS)):",
+        "enumerate(range(0, len(weight) - CHUNK_WORDS, CHUNK_WORDS)):",
         ("tests/models/test_losses.py",),
     ),
     Mutant(
