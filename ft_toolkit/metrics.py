@@ -8,14 +8,16 @@ from typing import Any
 
 import datasets
 import evaluate
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
-from ft_toolkit.models.adapters import load_adapter
+from ft_toolkit.models.adapters import load_adapter, load_trained
 from ft_toolkit.models.checkpoints import Base, base_of, load_base
 from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.tokenizers import reader_of
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.sharing.pulled import PREFIX, open_run
 from ft_toolkit.text.corpus import Document
@@ -48,11 +50,10 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
         **evaluate_options: Any,
     ) -> None:
         prepare_torch()
-        base, adapter = _base_and_adapter(model, tokenizer, adapter)
-        loaded = load_adapter(base, Path(adapter)) if adapter is not None else base.model
-        self._base = base
-        self._losses = TokenLosses(loaded, base.family)
-        self._protocol = choose_protocol(base, protocol, window, stride)
+        reader, trained = _loaded(model, tokenizer, adapter)
+        self._base = reader
+        self._losses = TokenLosses(trained, reader.family)
+        self._protocol = choose_protocol(reader, protocol, window, stride)
         super().__init__(**evaluate_options)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -78,14 +79,21 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
         return found | {"protocol": self._protocol.words()}
 
 
-def _base_and_adapter(
+def _loaded(
     model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, adapter: str | Path | None
-) -> tuple[Base, str | Path | None]:
-    if isinstance(model, str | Path):
-        if str(model).startswith(PREFIX) or (Path(model) / "run.json").is_file():
-            run = open_run(str(model))
-            return load_base(run.recipe.base), adapter or run.adapter_folder
-        return load_base(str(model)), adapter
-    if tokenizer is None:
-        raise FtError("DomainPerplexity", "a tokenizer beside a model object", "none", "Pass tokenizer=….")
-    return base_of(type(model).__name__, model, tokenizer), adapter
+) -> tuple[Base, nn.Module]:
+    """(whose tokenizer reads, what is scored)"""
+    if not isinstance(model, str | Path):
+        if tokenizer is None:
+            fix = "Pass tokenizer=…."
+            raise FtError("DomainPerplexity", "a tokenizer beside a model object", "none", fix)
+        base = base_of(type(model).__name__, model, tokenizer)
+    elif str(model).startswith(PREFIX) or (Path(model) / "run.json").is_file():
+        run = open_run(str(model))
+        base = load_base(run.recipe.base)
+        run.check_base(base.name, base.weights_sha256, base.tokenizer_sha256)
+        if adapter is None:
+            return reader_of(base, run.trained_folder), load_trained(base, run.trained_folder)
+    else:
+        base = load_base(str(model))
+    return base, base.model if adapter is None else load_adapter(base, Path(adapter))

@@ -17,7 +17,15 @@ from ft_toolkit.compare import compare_runs
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.models.adapters import attach_adapter, base_side, load_adapter, load_whole, trainable
+from ft_toolkit.metrics import DomainPerplexity
+from ft_toolkit.models.adapters import (
+    attach_adapter,
+    base_side,
+    load_adapter,
+    load_trained,
+    load_whole,
+    trainable,
+)
 from ft_toolkit.models.checkpoints import Base, base_of, hash_weights, load_base
 from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.losses import TokenLosses
@@ -57,11 +65,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path],
     return run
 
 
-def loaded(run: Run, base: Base) -> torch.nn.Module:
-    whole = run.recipe.adapter.is_whole_model
-    return load_whole(base, run.trained_folder) if whole else load_adapter(base, run.trained_folder)
-
-
 def nats(model: torch.nn.Module, base: Base, run: Run) -> np.ndarray:
     documents = encode(read_corpus(run.recipe.corpus).documents[:3], base.tokenizer)
     protocol = choose_protocol(base, run.recipe.judging.protocol)
@@ -86,7 +89,7 @@ def test_a_method_moves_the_scores_and_a_second_comparison_finds_them_to_the_bit
 def test_beside_a_trained_model_the_base_is_the_base_to_the_bit(runs: Runs, family: str, method: str) -> None:
     run = runs(family, method)
     bare, base = load_base(run.recipe.base), load_base(run.recipe.base)
-    model = loaded(run, base)
+    model = load_trained(base, run.trained_folder)
     with base_side(base) as alone:
         assert np.array_equal(nats(alone, base, run), nats(bare.model, bare, run))
     assert not np.array_equal(nats(model, base, run), nats(bare.model, bare, run))  # and it is on again
@@ -103,6 +106,15 @@ def test_whole_models_leave_the_base_they_came_from_as_it_was(
         for parameter in trainable(model).values():
             parameter.add_(1.0)
     assert hash_weights(base.model) == base.weights_sha256
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "scratch"])
+def test_the_evaluate_metric_of_a_run_scores_what_was_trained(runs: Runs, method: str) -> None:
+    run = runs("gpt2", method)
+    texts = [row["text"] for row in run.read_table("documents.parquet") if row["split"] == "test"]
+    found = DomainPerplexity(run.folder).compute(predictions=texts)
+    judged = read_json(run.folder / "comparison.json")["corpora"][0]
+    assert found["perplexity"] == pytest.approx(judged["adapter_perplexity"], rel=1e-12)
 
 
 def test_a_full_run_is_a_plain_checkpoint_for_transformers(runs: Runs) -> None:

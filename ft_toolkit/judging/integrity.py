@@ -21,7 +21,7 @@ from torch import nn
 
 from ft_toolkit.errors import IntegrityFailed
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.models.adapters import load_adapter, load_whole, trainable
+from ft_toolkit.models.adapters import load_trained, trainable
 from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.models.tokenizers import reader_of
@@ -143,11 +143,7 @@ def main() -> None:
     asked = json.loads(sys.stdin.read())
     torch.set_num_threads(asked["threads"])
     base, folder = load_base(asked["base"], asked["device"]), Path(asked["folder"])
-    if (folder / "adapter_config.json").is_file():
-        model: nn.Module = load_adapter(base, folder)
-    else:
-        model = load_whole(base, folder).to(asked["device"])
-    scores = probe_scores(model, reader_of(base, folder), asked["texts"])
+    scores = probe_scores(load_trained(base, folder), reader_of(base, folder), asked["texts"])
     answer = [{"sha256": _digest(nll), "nats_per_token": float(np.nanmean(nll)).hex()} for nll in scores]
     print(json.dumps(answer))
 

@@ -54,6 +54,15 @@ def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel | PreTrain
     return model
 
 
+def load_trained(base: Base, folder: Path) -> PeftModel | PreTrainedModel:
+    """What a run saved: an adapter, put onto the base, or a whole model beside it."""
+    if (folder / "adapter_config.json").is_file() or folder.name == "adapter":
+        return load_adapter(base, folder)
+    whole = load_whole(base, folder)
+    whole.to(base.model.device)  # type: ignore[arg-type]  # transformers types it so
+    return whole
+
+
 def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> PeftModel:
     """Load a saved adapter onto a freshly loaded base, or beside another adapter of it, and switch it on.
 
