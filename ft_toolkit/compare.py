@@ -59,6 +59,7 @@ def main(
     ] = "float32",
     fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Exit 3 if surely worse.")] = False,
     require_gain: Annotated[str | None, typer.Option(help="Exit 3 unless surely so much better: 5%.")] = None,
+    details: Annotated[bool, typer.Option("--details", help="Also print every number of each text.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     base: Annotated[str | None, typer.Option(help="With --adapter: what it was made for.")] = None,
@@ -67,6 +68,7 @@ def main(
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
         from ft_toolkit.judging.gates import check, required_gain
+        from ft_toolkit.judging.verdict import detail_lines
         from ft_toolkit.sharing.pulled import open_run
 
         gain = required_gain(require_gain) if require_gain is not None else None
@@ -78,6 +80,9 @@ def main(
         else:
             opened = [open_run(run, screen.say) for run in runs or []]
             found = compare_runs(opened, on or [], how, screen=screen)
+        if details:
+            for comparison in found:
+                screen.say("\n".join(["", f"{comparison.name} in detail", *detail_lines(comparison)]))
         if as_json:
             whole = {"schema": JSON_SCHEMA, "comparisons": [comparison.as_dict() for comparison in found]}
             json.dump(whole, sys.stdout, indent=2)

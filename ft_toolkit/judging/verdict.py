@@ -132,6 +132,38 @@ def verdict_table(comparison: Comparison, verdict: Verdict) -> Table:
     return table
 
 
+def detail_lines(comparison: Comparison) -> list[str]:
+    """Every number of a comparison that the table leaves out, three lines a corpus."""
+    metric = comparison.protocol.metric
+    lines = []
+    for corpus in comparison.corpora:
+        base, adapter, difference = corpus.base, corpus.adapter, corpus.difference
+        figures = [f"{metric} {base.perplexity:,.2f} → {adapter.perplexity:,.2f}"]
+        if metric == "perplexity":
+            figures += [
+                f"word perplexity {base.word_perplexity:,.1f} → {adapter.word_perplexity:,.1f}",
+                f"bits per byte {base.bits_per_byte:.4f} → {adapter.bits_per_byte:.4f}",
+            ]
+        tested = [f"{_signed(difference.nats_per_token, 4)} nats a token"]
+        if difference.low is not None and difference.high is not None:
+            interval = f"{_signed(difference.low, 4)} … {_signed(difference.high, 4)}"
+            tested.append(f"95 % CI {interval} ({difference.method})")
+        if difference.p_value is not None:
+            tested.append(f"p {difference.p_value:.2g}")
+        if corpus.holm_p_value is not None:
+            tested.append(f"Holm-corrected {corpus.holm_p_value:.2g}")
+        tested.append(f"{difference.better} better, {difference.worse} worse")
+        if difference.smallest_visible is not None:
+            tested.append(f"{difference.smallest_visible:.4f} would have shown")
+        lines += [
+            f"{_row_name(corpus)}: {difference.documents} documents, {base.tokens:,} tokens scored, "
+            f"{base.bytes:,} bytes, {base.words:,} words",
+            f"  {', '.join(figures)}",
+            f"  {', '.join(tested)}",
+        ]
+    return lines
+
+
 def gap_line(comparison: Comparison, verdict: Verdict) -> str:
     """The memorisation line, with the numbers that it rests on."""
     gap = comparison.gap

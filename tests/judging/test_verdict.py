@@ -15,6 +15,7 @@ from ft_toolkit.judging.protocols import Protocol
 from ft_toolkit.judging.statistics import Difference, Gap, Method, as_percent
 from ft_toolkit.judging.totals import Totals
 from ft_toolkit.judging.verdict import (
+    detail_lines,
     forgotten_words,
     gain_words,
     gap_line,
@@ -292,3 +293,26 @@ def test_the_table_has_a_line_for_each_corpus_and_one_outside_repeated_lines() -
         "outside repeated lines 80 % of tokens −22.1 % −25.9 … −18.1 % 48 of 50 better"
     )
     assert general.startswith("general text")
+
+
+def test_the_details_give_sizes_figures_and_tests_of_each_text() -> None:
+    # 4,000 nats over 1,000 tokens, 800 words and 5,000 bytes: e^4, e^5, 4000 / (5000 ln 2)
+    assert detail_lines(comparison(held_out=certain(-0.5))) == [
+        "held-out text: 56 documents, 1,000 tokens scored, 5,000 bytes, 800 words",
+        "  perplexity 54.60 → 33.12, word perplexity 148.4 → 79.4, bits per byte 1.1542 → 1.0099",
+        "  −0.5000 nats a token, 95 % CI −0.7500 … −0.2500 (bootstrap), p 0.5, 54 better, 2 worse, "
+        "0.0100 would have shown",
+    ]
+
+
+def test_the_details_of_a_masked_model_name_no_bits_and_no_word_perplexity() -> None:
+    lines = "\n".join(detail_lines(comparison(MASKED)))
+    assert "pseudo-perplexity 54.60" in lines
+    assert "bits" not in lines
+    assert "word perplexity" not in lines
+
+
+def test_the_details_of_too_few_documents_claim_no_interval() -> None:
+    lines = "\n".join(detail_lines(comparison(held_out=TOO_FEW)))
+    assert "CI" not in lines
+    assert "would have shown" not in lines
