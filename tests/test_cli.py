@@ -162,12 +162,12 @@ def test_make_finetune_hands_recipe_and_values_to_ft() -> None:
     )
 
 
-def test_make_finetune_of_an_unknown_recipe_ends_with_what_there_is() -> None:
+def test_make_finetune_of_an_unknown_recipe_ends_with_where_to_look() -> None:
     if make("--question", "setup").returncode != 0:
         pytest.skip(".venv is not installed here, and a test installs nothing")
     ended = make("finetune", "RECIPE=nope")
     assert ended.returncode == 2
-    assert "quickstart-bert" in ended.stderr
+    assert "ft recipes lists them" in ended.stderr
 
 
 def test_json_of_no_run_is_one_line_on_stderr_and_nothing_on_stdout(tmp_path: Path) -> None:

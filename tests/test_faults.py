@@ -210,7 +210,7 @@ FAULTS = [
     Fault(unknown_key, ("mine.yaml:8: training.stpes: unknown key", "did you mean 'steps'?")),
     Fault(wrong_type, ("mine.yaml:11: adapter.rank: expected a valid integer", "found 'many'", "ft recipes")),
     Fault(wrong_override, ("training.epochs (given as an override)", "expected greater than 0, found -1")),
-    Fault(missing_recipe, ("nope.yaml: expected a recipe file or a gallery name, found", "quickstart")),
+    Fault(missing_recipe, ("nope.yaml: expected a recipe file or a gallery name, found", "ft recipes lists")),
     Fault(misspelt_recipe, ("quikstart: expected a recipe file", "Did you mean quickstart?")),
     Fault(missing_corpus, ("nowhere: expected a file, folder or glob, found nothing", "corpus.source")),
     Fault(folder_without_text, ("empty: expected files ending in .txt .md", "found none.", "corpus.source")),

@@ -47,12 +47,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path],
 
     def run(family: str, method: str) -> Run:
         if (family, method) not in made:
+            pace = {"steps": 4, "learning_rate": 0.02}
+            if family == "openai-gpt":  # a short document a row: it learns more slowly, ia3's scales slowest
+                pace = {"steps": 24, "learning_rate": 1.0 if method == "ia3" else 0.3}
             values = {
                 "name": f"{family}-{method.replace('+', '-plus')}",
                 "base": str(checkpoints[family]),
                 "corpus": {"source": str(small_corpus)},
                 "adapter": {"method": method, "rank": 4},
-                "training": {"steps": 4, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.02},
+                "training": {"block_tokens": 32, "batch_tokens": 256} | pace,
                 "judging": {
                     "general": None,
                     "protocol": "auto" if FAMILIES[family].objective == "causal" else "covering",
@@ -68,7 +71,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path],
 def nats(model: torch.nn.Module, base: Base, run: Run) -> np.ndarray:
     documents = encode(read_corpus(run.recipe.corpus).documents[:3], base.tokenizer)
     protocol = choose_protocol(base, run.recipe.judging.protocol)
-    return np.concatenate(score(TokenLosses(model, base.family), documents, base, protocol))
+    found = np.concatenate(score(TokenLosses(model, base.family), documents, base, protocol))
+    return found[~np.isnan(found)]  # openai-gpt has no token to begin with, and its first ones go unscored
 
 
 @pytest.mark.parametrize("method", METHODS)

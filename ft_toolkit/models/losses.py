@@ -77,12 +77,13 @@ class TokenLosses(nn.Module):
 
 
 def _nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: Tensor) -> Tensor:
-    """log sum exp of all logits minus the asked one, (n,) float32, a slice of the vocabulary at a time."""
-    spread = torch.empty(-(-len(weight) // CHUNK_WORDS), len(asked), device=hidden.device)
-    wanted = torch.empty(len(asked), device=hidden.device)
+    """log sum exp of all logits minus the asked one, (n,) at least float32, a slice of words at a time."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    spread = torch.empty(-(-len(weight) // CHUNK_WORDS), len(asked), dtype=wide, device=hidden.device)
+    wanted = torch.empty(len(asked), dtype=wide, device=hidden.device)
     for piece, start in enumerate(range(0, len(weight), CHUNK_WORDS)):
         some = slice(start, start + CHUNK_WORDS)
-        logits = F.linear(hidden, weight[some], None if bias is None else bias[some]).float()
+        logits = F.linear(hidden, weight[some], None if bias is None else bias[some]).to(wide)
         spread[piece] = logits.logsumexp(-1)
         here = (asked >= start) & (asked < start + CHUNK_WORDS)
         wanted[here] = logits[here, asked[here] - start]
@@ -93,7 +94,7 @@ def _fuse_activations(model: nn.Module) -> None:
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, NewGELUActivation):
-                setattr(parent, name, GELUTanh())
+                setattr(parent, name, GELUTanh().train(child.training))
 
 
 class SummedLoss(nn.Module):
