@@ -112,7 +112,7 @@ def compare_runs(
     from ft_toolkit.judging.comparison import compare
     from ft_toolkit.judging.ranking import ranking
     from ft_toolkit.judging.unseen import read_other, recovered, refuse_trained_text
-    from ft_toolkit.models.adapters import load_adapter, load_trained
+    from ft_toolkit.models.adapters import load_adapter, load_whole
     from ft_toolkit.models.checkpoints import load_base
     from ft_toolkit.models.tokenizers import reader_of
     from ft_toolkit.runtime import prepare_torch
@@ -133,7 +133,7 @@ def compare_runs(
         for run in (run for run in runs if run.recipe.base == name):
             run.check_base(base.name, base.weights_sha256, base.tokenizer_sha256)
             if run.recipe.adapter.is_whole_model:
-                model = load_trained(base, run.trained_folder)
+                model: nn.Module = load_whole(base, run.trained_folder)
             else:
                 model = adapted = load_adapter(base, run.trained_folder, onto=adapted)
             reader = reader_of(base, run.trained_folder)

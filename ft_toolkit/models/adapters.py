@@ -56,11 +56,9 @@ def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel | PreTrain
 
 def load_trained(base: Base, folder: Path) -> PeftModel | PreTrainedModel:
     """What a run saved: an adapter, put onto the base, or a whole model beside it."""
-    if (folder / "adapter_config.json").is_file() or folder.name == "adapter":
-        return load_adapter(base, folder)
-    whole = load_whole(base, folder)
-    whole.to(base.model.device)  # type: ignore[arg-type]  # transformers types it so
-    return whole
+    # by name too: an adapter/ in which nothing was saved is missed as an adapter, not as a model
+    is_adapter = (folder / "adapter_config.json").is_file() or folder.name == "adapter"
+    return load_adapter(base, folder) if is_adapter else load_whole(base, folder)
 
 
 def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> PeftModel:
@@ -107,7 +105,7 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
 
 
 def load_whole(base: Base, folder: Path) -> PreTrainedModel:
-    """Load the weights that full or scratch trained; `base.model` stands beside them, untouched.
+    """Load the weights that full or scratch trained, where the base is; that stands beside them, untouched.
 
     raises   FtError where they are missing or damaged
     """
@@ -117,6 +115,7 @@ def load_whole(base: Base, folder: Path) -> PreTrainedModel:
         model = type(base.model).from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise FtError(folder, "a readable model", str(error).splitlines()[0], "Train again.") from None
+    model.to(base.model.device)  # type: ignore[arg-type]  # transformers types it so
     model.requires_grad_(False)
     model.eval()
     return model
