@@ -245,7 +245,7 @@ def damaged(data: bytes, start: int, length: int) -> bytes:
     return data[:start] + b"\xff" * length + data[start + length :]
 
 
-ZIPPED = gzip.compress(b"buon giorno " * 500)
+ZIPPED = gzip.compress(b"buon giorno " * 500, mtime=0)  # the same bytes at any time of day
 PARQUET = table(".parquet", [{"text": f"buon giorno {n}"} for n in range(100)])
 
 
@@ -261,6 +261,7 @@ PARQUET = table(".parquet", [{"text": f"buon giorno {n}"} for n in range(100)])
         ("a.parquet", damaged(PARQUET, 4, 40)),
         ("a.parquet", damaged(PARQUET, len(PARQUET) - 60, 40)),
     ],
+    ids=[f"{kind} {fault}" for kind in ("gzip", "parquet") for fault in ("alien", "cut", "begin", "end")],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
