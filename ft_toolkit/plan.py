@@ -86,7 +86,9 @@ def sizes_of(recipe: str | None, asked: Asked, plan: Adapter) -> Sizes:
     from ft_toolkit.models.checkpoints import base_config
     from ft_toolkit.models.sizes import count, read_config, shape
     from ft_toolkit.recipe import read_recipe
+    from ft_toolkit.runtime import prepare_torch
 
+    prepare_torch()
     if [recipe, asked.family, asked.config].count(None) != 2:
         raise FtError("ft plan", "a recipe, --family or --config", "none or several", "Say one of them.")
     if recipe is not None:

@@ -105,16 +105,19 @@ def test_the_command_of_the_issue_answers_without_loading_any_weights() -> None:
     asked = ["--family", "opt", "--layers", "96", "--width", "12288", "--heads", "96", "--devices", "64x80GB"]
     done = subprocess.run(
         [sys.executable, "-c", f"""
-import resource
+import resource, sys
 from typer.testing import CliRunner
 from ft_toolkit.cli import app
-print(CliRunner().invoke(app, ["plan", *{asked!r}]).output)
+found = CliRunner().invoke(app, ["plan", *{asked!r}])
+print(found.stdout)
+print(found.stderr, file=sys.stderr)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     *said, megabytes = done.stdout.split()
     assert "parameters" in said
+    assert not done.stderr.strip()  # no library's warning
     assert int(megabytes) < 4000  # of 700,000 in float32
 
 
