@@ -31,7 +31,7 @@ class Family:
     head: tuple[str | Activation, ...]  # between the trunk and the output projection, in order
     output: str  # the projection to the vocabulary; its weight is (vocabulary, width)
     attention: tuple[str, ...]  # the matrices of attention, as PEFT's suffixes
-    feed_forward: tuple[str, ...]  # and of the feed-forward part; together: all matrices of the layers
+    feed_forward: tuple[str, ...]  # and of the feed-forward part, as data passes them; together: all matrices
     keys_values: tuple[str, ...]  # of `attention`: what makes keys and values (with the queries, where fused)
     feed_forward_out: tuple[str, ...]  # of `feed_forward`: the matrices that lead back to the trunk's width
     packs: bool  # takes position_ids and a 4D additive mask, exactly (tests/models/test_families.py)

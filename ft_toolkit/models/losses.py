@@ -1,10 +1,13 @@
 """Exact token losses without the waste: the head runs only where a target is, in pieces, and stays frozen.
 
-The logits of a whole batch, (B, T, V), are never held: memory does not grow with vocabulary times batch.
+The logits of a whole batch, (B, T, V), are never held: memory does not grow with vocabulary times batch. Nor does
+a masked model's last layer work up hidden states that no target reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -63,8 +66,9 @@ class TokenLosses(nn.Module):
         if position_ids is not None and self.family.packs:  # elsewhere a row is one text, and counts itself
             more["position_ids"] = position_ids + self.family.first_position(bare.config)
         trunk = bare.get_submodule(self.family.trunk)
-        hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
         asked = targets != NO_TARGET
+        with _last_feed_forward_where(asked, trunk, self.family):
+            hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
         hidden = hidden[asked]  # (n, D)
         for part in self.family.head:
             hidden = bare.get_submodule(part)(hidden) if isinstance(part, str) else part(hidden)
@@ -74,6 +78,41 @@ class TokenLosses(nn.Module):
         place = self.family.output_bias
         bias: Tensor | None = plain.bias if place is None else bare.get_parameter(place)
         return hidden, output.weight, bias, targets[asked]
+
+
+@contextmanager
+def _last_feed_forward_where(asked: Tensor, trunk: Any, family: Family) -> Iterator[None]:
+    """A masked model's last layer feeds forward the positions that are asked for; of the others nobody reads it.
+
+    asked   (B, T), true where a target is
+    A causal model is asked nearly everywhere. What inspection found has no known order, and layers that share
+    their matrices (albert) have no last one: there nothing changes.
+    """
+    ends = [
+        [module for name, module in trunk.named_modules() if f".{name}".endswith(f".{suffix}")]
+        for suffix in (*family.feed_forward[:1], *family.feed_forward_out)
+    ]
+    if family.objective == "causal" or len(ends) < 2 or len(ends[0]) != trunk.config.num_hidden_layers:
+        yield
+        return
+
+    def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        (hidden,) = inputs
+        is_whole = hidden.shape[:-1] == asked.shape  # not with transformers' chunk_size_feed_forward
+        return hidden[asked] if is_whole else None  # (n, D)
+
+    def put_back(module: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
+        if output.ndim > 2:
+            return None
+        whole = output.new_zeros(*asked.shape, output.shape[-1])
+        return whole.masked_scatter(asked[..., None], output)
+
+    hooks = ends[0][-1].register_forward_pre_hook(take), ends[1][-1].register_forward_hook(put_back)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: Tensor) -> Tensor:

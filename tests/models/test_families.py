@@ -248,6 +248,56 @@ def test_the_lean_loss_is_the_cross_entropy_of_the_models_own_logits(
     torch.testing.assert_close(lean, own, atol=1e-5, rtol=0)
 
 
+def asked_here_and_there(base: Base) -> tuple[Tensor, Tensor]:
+    """Rows of ids and a fifth of the positions as targets."""
+    ids, targets = rows_of_ids(base, 7, 40), rows_of_ids(base, 7, 40, seed=1)
+    asked = torch.rand(7, 40, generator=torch.Generator().manual_seed(2)) < 0.2
+    return ids, targets.where(asked, torch.tensor(NO_TARGET))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_few_targets_cost_the_same_nats_as_in_the_models_own_logits(
+    bases: dict[str, Base], name: str
+) -> None:
+    base = bases[name]
+    ids, targets = asked_here_and_there(base)
+    lean = TokenLosses(base.model, base.family)(ids, targets)
+    own = F.cross_entropy(logits_of(base, ids).flatten(0, 1), targets.flatten(), reduction="none")
+    torch.testing.assert_close(lean, own[targets.flatten() != NO_TARGET], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_the_last_layer_feeds_forward_only_what_is_asked_for(checkpoints: dict[str, Path], name: str) -> None:
+    base = load_base(str(checkpoints[name]))
+    model = attach_adapter(base, Adapter(), seed=0)
+    ids, targets = asked_here_and_there(base)
+    widths = []
+    ends = tuple(f".{suffix}" for suffix in base.family.feed_forward_out)
+    for found, module in model.named_modules():
+        if found.endswith(ends) and not found.endswith("attention.output.dense"):
+            module.register_forward_hook(lambda module, inputs, output: widths.append(inputs[0].numel()))
+    TokenLosses(model, base.family)(ids, targets)
+    asked = int((targets != NO_TARGET).sum())
+    earlier, last = widths
+    assert earlier / ids.numel() == last / (ids.numel() if name == "albert" else asked)  # albert's are shared
+    widths.clear()
+    model(input_ids=ids)  # as it was
+    assert widths == [earlier, earlier]
+
+
+def test_a_feed_forward_part_that_transformers_runs_in_chunks_is_left_as_it_is(
+    checkpoints: dict[str, Path],
+) -> None:
+    base = load_base(str(checkpoints["bert"]))
+    ids, targets = asked_here_and_there(base)
+    at_once = TokenLosses(base.model, base.family)(ids, targets)
+    for module in base.model.modules():
+        if hasattr(module, "chunk_size_feed_forward"):
+            module.chunk_size_feed_forward = 10
+    in_chunks = TokenLosses(base.model, base.family)(ids, targets)
+    torch.testing.assert_close(in_chunks, at_once, atol=1e-5, rtol=0)
+
+
 def test_debertas_newer_head_is_another_row(tmp_path: Path) -> None:
     torch.manual_seed(1)
     save(tmp_path, "deberta-v2", legacy=False)
