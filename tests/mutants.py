@@ -178,8 +178,8 @@ MUTANTS = (
     Mutant(
         "the last words of the vocabulary left out",
         "ft_toolkit/models/losses.py",
-        "enumerate(range(0, len(weight), CHUNK_WORDS)):",
-        "enumerate(range(0, len(weight) - CHUNK_WORDS, CHUNK_WORDS)):",
+        "range(0, len(weight), CHUNK_WORDS):",
+        "range(0, len(weight) - CHUNK_WORDS, CHUNK_WORDS):",
         ("tests/models/test_losses.py",),
     ),
     Mutant(

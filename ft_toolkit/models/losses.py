@@ -1,7 +1,7 @@
 """Exact token losses without the waste: the head runs only where a target is, in pieces, and stays frozen.
 
-The logits of a whole batch, (B, T, V), are never held: memory does not grow with vocabulary times batch. Nor does
-a masked model's last layer work up hidden states that no target reads.
+The logits of a whole batch, (B, T, V), are never held: memory does not grow with vocabulary times batch.
+Nor does a masked model's last layer work up hidden states that no target reads.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from ft_toolkit.models.families import Family
 
 NO_TARGET = -100
-CHUNK_ROWS = 512  # rows of logits alive at once in training
-CHUNK_WORDS = 1024  # columns of logits alive at once in scoring: they stay in the cache (docs/log.md)
+CHUNK_WORDS = 1024  # columns of logits alive at once: they stay in the cache (docs/log.md)
 
 
 class TokenLosses(nn.Module):
@@ -82,9 +81,10 @@ class TokenLosses(nn.Module):
 
 @contextmanager
 def _last_feed_forward_where(asked: Tensor, trunk: Any, family: Family) -> Iterator[None]:
-    """A masked model's last layer feeds forward the positions that are asked for; of the others nobody reads it.
+    """A masked model's last layer feeds forward where a target is asked for: elsewhere nobody reads it.
 
     asked   (B, T), true where a target is
+
     A causal model is asked nearly everywhere. What inspection found has no known order, and layers that share
     their matrices (albert) have no last one: there nothing changes.
     """
@@ -118,15 +118,12 @@ def _last_feed_forward_where(asked: Tensor, trunk: Any, family: Family) -> Itera
 def _nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: Tensor) -> Tensor:
     """log sum exp of all logits minus the asked one, (n,) at least float32, a slice of words at a time."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    spread = torch.empty(-(-len(weight) // CHUNK_WORDS), len(asked), dtype=wide, device=hidden.device)
-    wanted = torch.empty(len(asked), dtype=wide, device=hidden.device)
-    for piece, start in enumerate(range(0, len(weight), CHUNK_WORDS)):
-        some = slice(start, start + CHUNK_WORDS)
-        logits = F.linear(hidden, weight[some], None if bias is None else bias[some]).to(wide)
-        spread[piece] = logits.logsumexp(-1)
-        here = (asked >= start) & (asked < start + CHUNK_WORDS)
-        wanted[here] = logits[here, asked[here] - start]
-    return spread.logsumexp(0) - wanted
+    spread, wanted = [], torch.empty(len(asked), dtype=wide, device=hidden.device)
+    for some, logits in _slices(hidden, weight, bias):
+        spread.append(logits.logsumexp(-1))
+        places = _places(asked, some)
+        wanted[places[0]] = logits[places]
+    return torch.stack(spread).logsumexp(0) - wanted
 
 
 def _fuse_activations(model: nn.Module) -> None:
@@ -159,38 +156,45 @@ class SummedLoss(nn.Module):
 
 
 class _SummedNll(torch.autograd.Function):
-    """Summed cross-entropy through the output projection; its gradients are made chunk by chunk on the way.
+    """Summed cross-entropy through the output projection; its gradients are made slice by slice on the way.
 
     With P = softmax - onehot: d nll / d hidden = P W, d nll / d W = P^T hidden. The sum's outer gradient is
-    one number, so both are whole before backward begins, and each chunk's logits can be let go at once.
+    one number, so both are whole before backward begins, and each slice's logits can be let go at once.
+    P W is summed beside the softmax's own sum, both rescaled when a slice holds a larger logit (Milakov and
+    Gimelshein 2018, arXiv:1805.02867), so that each logit is computed once; P^T hidden needs them again.
     A frozen W, an adapter's, costs neither its gradient nor the memory for it.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        of_hidden = torch.empty_like(hidden) if wants_hidden else None
-        of_weight = torch.zeros_like(weight) if wants_weight else None
-        of_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
-        for start in range(0, len(targets), CHUNK_ROWS):
-            some = slice(start, start + CHUNK_ROWS)
-            logits = F.linear(hidden[some], weight, bias).float()  # (rows, V)
-            asked, top = targets[some, None], logits.amax(-1, keepdim=True)
-            wanted = logits.gather(-1, asked) - top
-            pull = logits.sub_(top).exp_()  # in place, and one exp for both the loss and its gradient
-            share = pull.sum(-1, keepdim=True)
-            total += (share.log() - wanted).sum()
-            pull.div_(share).scatter_add_(-1, asked, torch.full_like(asked, -1, dtype=pull.dtype))
-            if of_bias is not None:
-                of_bias += pull.sum(0)
-            low = pull.to(weight.dtype)
-            if of_hidden is not None:
-                of_hidden[some] = (low @ weight).to(of_hidden.dtype)
-            if of_weight is not None:
-                of_weight += (low.T @ hidden[some].to(low.dtype)).to(of_weight.dtype)
-        ctx.save_for_backward(of_hidden, of_weight, of_bias)
-        return total
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: Tensor) -> Tensor:
+        _, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        top = torch.full((len(asked), 1), -torch.inf, dtype=wide, device=hidden.device)
+        share, wanted = torch.zeros_like(top), torch.zeros_like(top)
+        of_hidden = torch.zeros(hidden.shape, dtype=wide, device=hidden.device)
+        for some, logits in _slices(hidden, weight, bias):
+            places = _places(asked, some)
+            wanted[places[0], 0] = logits[places]
+            before, top = top, torch.maximum(top, logits.amax(-1, keepdim=True))
+            shrink = (before - top).exp_()
+            pull = logits.sub_(top).exp_()
+            share.mul_(shrink).add_(pull.sum(-1, keepdim=True))
+            pull[places] = 0  # P - 1 is made below: in bfloat16 a confident model would lose it to rounding
+            of_hidden.mul_(shrink).add_(pull.to(weight.dtype) @ weight[some])
+        log_sum = top + share.log()
+        of_hidden.div_(share).add_((wanted - log_sum).expm1_() * weight[asked])
+        of_weight = torch.empty_like(weight) if wants_weight else None
+        of_bias = torch.empty_like(bias) if bias is not None and wants_bias else None
+        if of_weight is not None or of_bias is not None:
+            for some, logits in _slices(hidden, weight, bias):
+                pull = logits.sub_(log_sum).exp_()
+                pull[_places(asked, some)] -= 1
+                if of_weight is not None:
+                    of_weight[some] = pull.to(weight.dtype).T @ hidden.to(weight.dtype)
+                if of_bias is not None:
+                    of_bias[some] = pull.sum(0)
+        ctx.save_for_backward(of_hidden.to(hidden.dtype), of_weight, of_bias)
+        return (log_sum - wanted).sum()
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
@@ -199,3 +203,17 @@ class _SummedNll(torch.autograd.Function):
             for gradient in ctx.saved_tensors
         )
         return of_hidden, of_weight, of_bias, None
+
+
+def _slices(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Logits of a slice of words at a time, (n, at most CHUNK_WORDS), at least float32."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    for start in range(0, len(weight), CHUNK_WORDS):
+        some = slice(start, start + CHUNK_WORDS)
+        yield some, F.linear(hidden, weight[some], None if bias is None else bias[some]).to(wide)
+
+
+def _places(asked: Tensor, some: slice) -> tuple[Tensor, Tensor]:
+    """Rows and columns, within a slice of words, of the words that are asked for."""
+    rows = ((asked >= some.start) & (asked < some.stop)).nonzero().squeeze(-1)
+    return rows, asked[rows] - some.start

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers.activations import GELUTanh, NewGELUActivation
+from transformers.modeling_outputs import BaseModelOutput
 
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.families import FAMILIES
-from ft_toolkit.models.losses import CHUNK_ROWS, CHUNK_WORDS, NO_TARGET, SummedLoss, TokenLosses
+from ft_toolkit.models.losses import CHUNK_WORDS, NO_TARGET, SummedLoss, TokenLosses
 from ft_toolkit.recipe import Adapter
 
 LEAN_TOLERANCE = 1e-5
@@ -89,8 +90,6 @@ OUTER = 0.37  # what the sum is multiplied by behind the loss
 
 def gradients_agree(base: Base, model: torch.nn.Module, rows: int) -> None:
     ids, targets = batch_of(rows, 50)
-    count = int((targets != NO_TARGET).sum())
-    assert -(-count // CHUNK_ROWS) == {1: 1, 18: 2, 36: 3}[rows]
     parameters = trainable(model)
     total, _ = SummedLoss(TokenLosses(model, base.family))(ids, targets)
     plain_total = plain_losses(base, model, ids, targets).sum()
@@ -108,7 +107,7 @@ def gradients_agree(base: Base, model: torch.nn.Module, rows: int) -> None:
             assert float((found - wanted).norm() / wanted.norm()) < LEAN_TOLERANCE, key
 
 
-@pytest.mark.parametrize("rows", [1, 18, 36], ids=["one chunk", "two chunks", "three chunks"])
+@pytest.mark.parametrize("rows", [1, 18])
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_the_gradient_of_every_adapter_matrix_is_that_of_the_full_logits(
     adapted: Callable[[str], tuple[Base, torch.nn.Module]], name: str, rows: int
@@ -116,7 +115,7 @@ def test_the_gradient_of_every_adapter_matrix_is_that_of_the_full_logits(
     gradients_agree(*adapted(name), rows)
 
 
-@pytest.mark.parametrize("rows", [1, 36], ids=["one chunk", "three chunks"])
+@pytest.mark.parametrize("rows", [1, 18])
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_a_head_that_is_trained_gets_the_gradient_of_the_full_logits_too(
     checkpoints: dict[str, Path], name: str, rows: int
@@ -124,6 +123,31 @@ def test_a_head_that_is_trained_gets_the_gradient_of_the_full_logits_too(
     base = load_base(str(checkpoints[name]))
     base.model.requires_grad_(True)
     gradients_agree(base, base.model, rows)
+
+
+class Table(torch.nn.Module):
+    """A trunk that looks its hidden states up."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = torch.nn.Parameter(hidden, requires_grad=True)
+
+    def forward(self, input_ids: Tensor, **other: object) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=self.hidden[input_ids])  # type: ignore[arg-type]  # any tensor
+
+
+def test_in_bfloat16_a_confident_model_still_gets_its_small_gradient() -> None:
+    words = 64
+    table, head = Table(12 * torch.eye(words)), torch.nn.Linear(words, words, bias=False)
+    # a weight that bfloat16 rounds to one, so that logits are 12 or 0
+    head.weight = torch.nn.Parameter(1.001 * torch.eye(words), requires_grad=False)
+    model = torch.nn.ModuleDict({"transformer": table, "lm_head": head})
+    ids = torch.arange(words)[None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        SummedLoss(TokenLosses(model, FAMILIES["gpt2"]))(ids, ids)[0].backward()
+    wrong = 1 / (math.exp(12) + words - 1)  # the share of each other word, 6e-6
+    wanted = torch.full((words, words), wrong).fill_diagonal_(-(words - 1) * wrong)
+    torch.testing.assert_close(table.hidden.grad, wanted, rtol=2**-7, atol=0)
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -199,7 +223,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_memory_never_holds_more_logits_than_a_chunk(
+def test_training_holds_a_slice_of_the_vocabulary_at_a_time_for_any_batch(
     adapted: Callable[[str], tuple[Base, torch.nn.Module]], name: str
 ) -> None:
     base, model = adapted(name)
@@ -209,7 +233,8 @@ def test_memory_never_holds_more_logits_than_a_chunk(
     with LargestTensor() as plain:
         plain_losses(base, model, ids, targets).sum().backward()
     assert plain.elements >= ids.numel() * 8192
-    assert lean.elements <= CHUNK_ROWS * 8192 < ids.numel() * 8192 / 3
+    weights = max(parameter.numel() for parameter in base.model.parameters())
+    assert lean.elements <= max(ids.numel() * CHUNK_WORDS, weights) < ids.numel() * 8192 / 3
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
