@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from ft_toolkit.network import hub_silence
 from ft_toolkit.runtime import bfloat16_is_faster, prepare_torch, threads, versions
+
+PATIENCE_SECONDS = 3.0  # somebody waits for the list
+EXTRAS = {"gguf": "gguf", "trackers": "tensorboard", "energy": "codecarbon", "oracles": "lm_eval"}
 
 
 def findings() -> Iterator[tuple[str, str]]:
@@ -37,18 +39,13 @@ def findings() -> Iterator[tuple[str, str]]:
         "Hub token",
         "present" if huggingface_hub.get_token() else "none (needed only to push or for gated models)",
     )
-    for extra, module in (("trackers", "tensorboard"), ("energy", "codecarbon"), ("oracles", "lm_eval")):
+    for extra, module in EXTRAS.items():
         yield f"extra {extra}", _installed(module, extra)
 
 
 def _hub_answers(endpoint: str) -> str:
-    try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=3).close()
-    except urllib.error.HTTPError:
-        return f"{endpoint} answers"
-    except OSError as error:
-        return f"{endpoint} does not answer ({type(error).__name__}); starters and cached checkpoints work"
-    return f"{endpoint} answers"
+    silence = hub_silence(PATIENCE_SECONDS)
+    return f"{silence}; starters and cached checkpoints work" if silence else f"{endpoint} answers"
 
 
 def _installed(module: str, extra: str) -> str:

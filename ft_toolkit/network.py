@@ -24,7 +24,7 @@ def hub_or_cache() -> Iterator[str | None]:
     if is_offline_mode():
         yield "HF_HUB_OFFLINE is set"
         return
-    silence = _silence()
+    silence = hub_silence()
     if silence:
         _set_offline(True)
     try:
@@ -32,6 +32,17 @@ def hub_or_cache() -> Iterator[str | None]:
     finally:
         if silence:
             _set_offline(False)
+
+
+def hub_silence(patience_seconds: float = ANSWER_SECONDS) -> str | None:
+    """Why the Hub says nothing to one short request; None where it answers, be it with an error."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=patience_seconds, follow_redirects=False)
+    except Exception:  # no name, no route, no time, no certificate: each has a class of its own
+        return f"{constants.ENDPOINT} does not answer"
+    return None
 
 
 def hub_reason(error: BaseException, silence: str | None) -> str:
@@ -53,16 +64,6 @@ def hub_reason(error: BaseException, silence: str | None) -> str:
         cause = cause.__cause__ or cause.__context__
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return first.rstrip(".")
-
-
-def _silence() -> str | None:
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS, follow_redirects=False)
-    except Exception:  # no name, no route, no time, no certificate: each has a class of its own
-        return f"{constants.ENDPOINT} does not answer"
-    return None
 
 
 def _set_offline(value: bool) -> None:
