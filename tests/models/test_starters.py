@@ -59,16 +59,7 @@ def hidden_in_turn(losses: TokenLosses, base: Base, ids: torch.Tensor) -> np.nda
     return nll
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "gpt2",
-        pytest.param(
-            "bert",
-            marks=pytest.mark.xfail(strict=True, reason="0.15 nats: recipes/starter-bert.yaml makes it anew"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_the_last_positions_read_as_well_as_earlier_ones(name: str) -> None:
     quarters = nats_by_quarter(load_base(f"starter/{name}"))
     assert abs(quarters[3] - quarters[1]) < 0.1, quarters
