@@ -88,11 +88,14 @@ def _last_feed_forward_where(asked: Tensor, trunk: Any, family: Family) -> Itera
     A causal model is asked nearly everywhere. What inspection found has no known order, and layers that share
     their matrices (albert) have no last one: there nothing changes.
     """
-    ends = [
+    if family.objective == "causal" or not family.feed_forward_out:
+        yield
+        return
+    ways_in, ways_out = (
         [module for name, module in trunk.named_modules() if f".{name}".endswith(f".{suffix}")]
-        for suffix in (*family.feed_forward[:1], *family.feed_forward_out)
-    ]
-    if family.objective == "causal" or len(ends) < 2 or len(ends[0]) != trunk.config.num_hidden_layers:
+        for suffix in (family.feed_forward[0], family.feed_forward_out[0])
+    )
+    if len(ways_in) != trunk.config.num_hidden_layers:
         yield
         return
 
@@ -107,7 +110,7 @@ def _last_feed_forward_where(asked: Tensor, trunk: Any, family: Family) -> Itera
         whole = output.new_zeros(*asked.shape, output.shape[-1])
         return whole.masked_scatter(asked[..., None], output)
 
-    hooks = ends[0][-1].register_forward_pre_hook(take), ends[1][-1].register_forward_hook(put_back)
+    hooks = ways_in[-1].register_forward_pre_hook(take), ways_out[-1].register_forward_hook(put_back)
     try:
         yield
     finally:
