@@ -68,7 +68,7 @@ def test_a_family_trains_saves_loads_compares_and_merges_with_nothing_but_its_ba
     name: str, tiny_recipe: TinyRecipe, few_documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))  # the base is scored here, beside the adapter
-    recipe = tiny_recipe(name, corpus={"source": str(few_documents)}, training={"steps": 8})
+    recipe = tiny_recipe(name, corpus={"source": str(few_documents)}, training={"steps": 16})
     run = finetune(recipe, tmp_path, gate=False, screen=Screen(quiet=True))
     live_base, live = stored(run, "base"), stored(run, "adapter")
     documents = held_out(run)
