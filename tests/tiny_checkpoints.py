@@ -2,7 +2,7 @@
 
 2 layers, width 16, random weights wide enough that every part matters. The tokenizers
 of gpt2, bert, distilbert and electra are the starters'; the others are trained here on the bundled
-corpora. Of these only the byte-level ones are the same in every process (tokenizers 0.23 numbers pieces by hash order).
+corpora. Of these only the byte-level ones are the same in every process: docs/log.md.
 """
 
 from __future__ import annotations
