@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
-from ft_toolkit.text.corpus import TABLE_ENDINGS, Document, Parts, read_corpus, read_source
+from ft_toolkit.text.corpus import Document, Parts, read_corpus, read_source
+from ft_toolkit.text.readers import TABLE_ENDINGS
 
 
 def read_other(runs: Sequence[Run], source: str) -> list[Document]:

@@ -1,21 +1,16 @@
 """Sources to documents, and documents to a split that nothing moves.
 
-Text reaches a model as the exact strings of the file: every reader here takes strings as they stand, and
+Text reaches a model as the exact strings of the file: every reader takes strings as they stand, and
 `_clean` is the one place that changes any (a byte order mark is removed, CRLF and CR become LF).
 """
 
 from __future__ import annotations
 
-import csv
 import glob
-import gzip
 import io
-import json
 import re
 import string
-import sys
 import unicodedata
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +23,8 @@ from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.network import hub_or_cache, hub_reason
 from ft_toolkit.recipe import Corpus, Split
+from ft_toolkit.text.readers import TABLE_ENDINGS, TEXT_ENDINGS, decode, ending_of, table_rows
 
-TEXT_ENDINGS = (".txt", ".md")
-TABLE_ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 Part = Literal["train", "validation", "test"]
 
@@ -133,26 +127,25 @@ def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[s
     root, files = _files(shipped.corpus(name) if colon and kind == "package" else Path(source), source)
     for path in files:
         relative = path.relative_to(root).as_posix()
-        ending = _ending(path)
-        if ending in TABLE_ENDINGS:
+        if ending_of(path) in TABLE_ENDINGS:
             if unit not in (None, "row"):
                 raise FtError(f"{path}: corpus.documents", "row, for a table", unit, "Leave documents out.")
             fill = _template(text)
-            for row, columns in enumerate(_table_rows(path, ending)):
+            for row, columns in enumerate(table_rows(path)):
                 yield relative, row, fill(columns, f"{path}, row {row}")
         elif unit == "row":
             raise FtError(
                 f"{path}: corpus.documents", "file, paragraph or line, for text", unit, "Change it."
             )
         else:
-            for row, raw in enumerate(_pieces(_decode(path), unit or "file")):
+            for row, raw in enumerate(_pieces(decode(path), unit or "file")):
                 yield relative, row, raw
 
 
 def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
     """The corpus root, and the files below it in a fixed order; no folder below it is entered by a link."""
     if path.is_file():
-        if _ending(path) not in TEXT_ENDINGS + TABLE_ENDINGS:
+        if ending_of(path) not in TEXT_ENDINGS + TABLE_ENDINGS:
             wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
             raise FtError(
                 path, f"a file ending in {wanted} (or .gz after it)", path.name, "Convert or rename it."
@@ -168,7 +161,7 @@ def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
     files = [
         f
         for f in found
-        if f.is_file() and _ending(f) in TEXT_ENDINGS + TABLE_ENDINGS and not _hidden(f, root)
+        if f.is_file() and ending_of(f) in TEXT_ENDINGS + TABLE_ENDINGS and not _hidden(f, root)
     ]
     if not files:
         wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
@@ -178,40 +171,6 @@ def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
 
 def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _ending(path: Path) -> str:
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, zlib.error, EOFError, PermissionError) as error:
-        raise FtError(path, "a readable file", error, "Check the file.") from None
-
-
-def _decode(path: Path) -> str:
-    data = _bytes(path)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if _is_cp949(data):
-            fix = f"Convert it: iconv -f CP949 -t UTF-8 {path.name} > new.txt"
-            raise FtError(path, "UTF-8", "CP949, the encoding of Korean Windows", fix) from None
-        where, byte = f"{path}, byte {error.start}", f"0x{data[error.start]:02x}"
-        raise FtError(where, "UTF-8", byte, "Convert the file, for example with iconv -t UTF-8.") from None
-
-
-def _is_cp949(data: bytes) -> bool:
-    """Whether bytes that are no UTF-8 are Korean text: every one decodes, and most letters are Hangul."""
-    try:
-        text = data.decode("cp949")
-    except UnicodeDecodeError:
-        return False
-    beyond = [character for character in text if character > "\x7f"]
-    hangul = sum("\uac00" <= character <= "\ud7a3" for character in beyond)
-    return hangul > len(beyond) / 2
 
 
 def _clean(raw: str, where: str) -> str:
@@ -237,53 +196,6 @@ def _pieces(text: str, unit: str) -> Iterator[str]:
         for blank, group in groupby(lines, key=lambda line: not line.strip()):
             if not blank:
                 yield "\n".join(group)
-
-
-def _table_rows(path: Path, ending: str) -> Iterator[dict[str, Any]]:
-    if ending == ".parquet":
-        yield from _parquet_rows(path)
-    elif ending == ".jsonl":
-        # split on line feeds only: a JSON string may hold U+2028, which splitlines would break at
-        for number, line in enumerate(_decode(path).split("\n"), start=1):
-            if line.strip():
-                yield _json_row(line, f"{path}, line {number}")
-    else:
-        csv.field_size_limit(sys.maxsize)
-        reader = csv.DictReader(
-            io.StringIO(_decode(path), newline=""),
-            delimiter="," if ending == ".csv" else "\t",
-            strict=True,  # else a stray quote swallows lines, and "a" b loses its quotes
-        )
-        try:
-            for columns in reader:
-                if None in columns:
-                    where = f"{path}, line {reader.line_num}"
-                    raise FtError(where, f"{len(reader.fieldnames or ())} fields", "more", "Quote the field.")
-                yield {key: "" if value is None else value for key, value in columns.items()}
-        except csv.Error as error:
-            raise FtError(f"{path}, line {reader.line_num}", "a table row", error, "Mend the row.") from None
-
-
-def _json_row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)  # numbers as they stand
-    except ValueError as error:
-        raise FtError(where, "one JSON object", error, "Mend the line.") from None
-    if not isinstance(row, dict):
-        raise FtError(where, "one JSON object", type(row).__name__, "Write an object such as {'text': '…'}.")
-    return row
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(io.BytesIO(_bytes(path)))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise FtError(path, "a Parquet file", str(error).splitlines()[0], "Check the file.") from None
-    for batch in table.to_batches():
-        yield from batch.to_pylist()
 
 
 def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:
