@@ -17,25 +17,48 @@ from pathlib import Path
 
 from ft_toolkit.errors import FtError
 
+# Each reads a line in time linear in its length: no two starts scan the same characters without a bound.
 _SECRETS = {
-    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
+    "a Hugging Face token": re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{16,}"),
     "a GitHub token": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})"),
     "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"),
     "an AWS key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     "a Slack token": re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
     "a GitLab token": re.compile(r"\bglpat-[A-Za-z0-9_-]{16,}"),
+    "an npm token": re.compile(r"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{36}"),
+    "a PyPI token": re.compile(r"\bpypi-AgE[A-Za-z0-9_-]{20,}"),
+    "a Google key": re.compile(
+        r"(?<![A-Za-z0-9])(?:AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,}|GOCSPX-[A-Za-z0-9_-]{20,})"
+    ),
+    "a Replicate token": re.compile(r"(?<![A-Za-z0-9])r8_[A-Za-z0-9]{37}"),
+    # the older keys look like any sha1, such as a commit: only near the service's name do they count
+    "a W&B key": re.compile(
+        r"wandb_v1_[a-z0-9_]{20,}"
+        r"|(?:wandb|W&B)[^0-9a-f][\s\S]{0,60}?(?<![0-9a-z])[0-9a-f]{40}(?![0-9a-z])",
+        re.IGNORECASE,
+    ),
+    "a JSON Web Token": re.compile(
+        r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"
+    ),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "a password in a URL": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:[^\s/@\"']+@"),
+    "a password in a URL": re.compile(r"://[^\s/:@\"']*:[^\s/@\"']+@"),
 }
 _HOME = re.compile(
     r"(?:/home/|/Users/|[A-Za-z]:\\{1,2}Users\\{1,2})[^\s/\\\"'<>]+|(?<![\w/:.])/root/\S+|~/\S+"
 )
-_ABSOLUTE = re.compile(r"(?<![\w/:.<~+=*)\]-])(?:/[\w.@+-]+){2,}|(?<!\w)[A-Za-z]:\\{1,2}\w|\bfile://\S+")
+_ABSOLUTE = re.compile(
+    r"(?<![\w/:.<~+=*)\]-])(?:/[\w.@+-]+){2,}"
+    r"|(?<![\w/.~])/(?:data|mnt|media|scratch|srv|Volumes)/[^\s/\"'<>]+"  # also after : and =
+    r"|(?<!\w)[A-Za-z]:\\{1,2}\w"
+    r"|(?<![\w\\])\\\\[A-Za-z0-9][\w.-]+\\[A-Za-z0-9][\w.$-]+"  # \\server\share
+    r"|\bfile://\S+"
+)
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
-_TEXT_ENDINGS = (".json", ".md", ".yaml", ".html", ".txt")
-# In these a slash belongs to a script or a vocabulary: secrets and homes are looked for, other paths are not.
-_WITHOUT_PATHS = (".html", "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
+_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(.))")
+_BLANKS = "abefnrtv"  # \n and its like: blanks, so that lines keep their numbers
+# In these a slash belongs to a vocabulary: secrets and homes are looked for, other paths are not.
+_WITHOUT_PATHS = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 _EVERYBODY = {
     "root",
     "user",
@@ -100,39 +123,37 @@ def refuse_leaks(files: dict[str, Path], published: Iterable[str] = ()) -> None:
     wanted = needles(published)
     for name, path in files.items():
         for place, text in _texts(name, path):
-            for what in _leaks(text, wanted, has_paths=not name.endswith(_WITHOUT_PATHS)):
-                raise FtError(f"{name}, {place}", "nothing of this machine", what, _cure(name))
+            for start, what in _leaks(text, wanted, has_paths=not name.endswith(_WITHOUT_PATHS)):
+                where = place or f"line {text.count(chr(10), 0, start) + 1}"
+                raise FtError(f"{name}, {where}", "nothing of this machine", what, _cure(name))
         data = path.read_bytes()
         for needle in wanted:
             if not needle.is_word and needle.text.encode() in data:
                 raise FtError(name, "nothing of this machine", needle.what, _cure(name))
 
 
-def _leaks(text: str, wanted: list[Needle], *, has_paths: bool) -> Iterator[str]:
+def _leaks(text: str, wanted: list[Needle], *, has_paths: bool) -> Iterator[tuple[int, str]]:
+    """(where it starts, what it is) of everything that gives something away."""
     text = _DATA_URI.sub("", text)
     for needle in wanted:
         pattern = rf"(?<!\w){re.escape(needle.text)}(?!\w)" if needle.is_word else re.escape(needle.text)
-        if re.search(pattern, text, re.IGNORECASE if needle.is_word else 0):
-            yield needle.what
+        if match := re.search(pattern, text, re.IGNORECASE if needle.is_word else 0):
+            yield match.start(), needle.what
     for what, expression in _SECRETS.items():
-        if expression.search(text):
-            yield what
+        if match := expression.search(text):
+            yield match.start(), what
     if match := _HOME.search(text):
-        yield f"a home folder, {match[0]}"
+        yield match.start(), f"a home folder, {match[0]}"
     elif has_paths and (match := _ABSOLUTE.search(text)):
-        yield f"an absolute path, {match[0]}"
+        yield match.start(), f"an absolute path, {match[0]}"
 
 
-def _texts(name: str, path: Path) -> Iterator[tuple[str, str]]:
-    """(place, text) of everything readable in a file: its lines, a table's texts, a checkpoint's header."""
-    if name.endswith(_TEXT_ENDINGS):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        for number, line in enumerate(text.splitlines(), start=1):
-            yield f"line {number}", line
-            if "\\" in line:  # JSON may spell any character as an escape
-                with suppress(ValueError):
-                    yield f"line {number}", line.encode().decode("unicode_escape", errors="replace")
-    elif name.endswith(".parquet"):
+def _texts(name: str, path: Path) -> Iterator[tuple[str | None, str]]:
+    """(place, text) of everything readable in a file: a table's texts, a checkpoint's header, else all of it.
+
+    The place is None for a whole file, in which lines can be counted.
+    """
+    if name.endswith(".parquet"):
         import pyarrow.parquet
 
         table = pyarrow.parquet.read_table(path)
@@ -144,7 +165,27 @@ def _texts(name: str, path: Path) -> Iterator[tuple[str, str]]:
     elif name.endswith(".safetensors"):
         with path.open("rb") as file:
             header = file.read(int.from_bytes(file.read(8), "little"))
-        yield "its metadata", json.dumps(json.loads(header).get("__metadata__", {}))
+        yield "its metadata", json.dumps(json.loads(header).get("__metadata__", {}), ensure_ascii=False)
+    else:  # whatever its ending: a template's is .jinja, and the next format's is not known yet
+        text = path.read_bytes().replace(b"\0", b"").decode("utf-8", errors="replace")  # also UTF-16
+        plain = _unescaped(text)
+        if not name.endswith(".json"):  # of JSON the escapes are no text: \\n\\n would be a server's name
+            yield None, text
+        if plain != text or name.endswith(".json"):
+            yield None, plain
+
+
+def _unescaped(text: str) -> str:
+    """Text without JSON's escapes, each line where it was; what is no escape loses its backslash alone."""
+
+    def character(match: re.Match[str]) -> str:
+        code, short, letter = match.groups()
+        if letter is None:
+            return chr(int(code or short, 16)).replace("\n", " ")
+        return " " if letter in _BLANKS else letter
+
+    plain = _ESCAPE.sub(character, text)
+    return plain.encode("utf-16", "surrogatepass").decode("utf-16", errors="replace")  # joins their halves
 
 
 def _user() -> str:

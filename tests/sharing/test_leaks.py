@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import yaml
 from hub_server import HubServer
 
+from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.publish import push
 from ft_toolkit.run import Run
@@ -136,6 +139,115 @@ def test_escapes_tables_and_headers_are_read_too(tmp_path: Path) -> None:
     weights.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(FtError, match=r"adapter_model.safetensors, its metadata.*an absolute path"):
         refuse_leaks({"adapter_model.safetensors": weights})
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "merges.txt", "base/README.md", "notes", "x.html"])
+def test_every_file_is_read_whatever_its_ending(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text(f"one\ntwo {PLANTED['a token']}\n")
+    with pytest.raises(FtError, match=rf"{name}, line 2: .*a Hugging Face token"):
+        refuse_leaks({name: file})
+
+
+def test_a_token_in_a_chat_template_stops_the_push(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    (run.adapter_folder / "chat_template.jinja").write_text("{# " + PLANTED["a token"] + " #}{{ messages }}")
+    with pytest.raises(FtError, match=r"chat_template.jinja, line 1: .*a Hugging Face token"):
+        push(plan_of(run), QUIET)
+    assert hub.requests == [request for request in hub.requests if not request.startswith("POST")]
+
+
+W_AND_B = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("an npm token", "npm_" + "aB3" * 12),
+        ("a PyPI token", "pypi-AgEIcHlwaS5vcmc" + "aB_-" * 20),
+        ("a Google key", "key=AIza" + "aB3_-" * 7),
+        ("a Google key", "ya29." + "aB3_-" * 7),
+        ("a Replicate token", "r8_" + "a" * 37),
+        ("a W&B key", f"export WANDB_API_KEY={W_AND_B}"),
+        ("a W&B key", f"machine api.wandb.ai\n  login user\n  password {W_AND_B}"),
+        ("a JSON Web Token", "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N"),
+        ("a Hugging Face token", "HUB_hf_" + "aB3" * 11),
+        ("a password in a URL", "redis://:hunter22@example.org/0"),
+        ("an absolute path", "it came from /data/leaflets"),
+        ("an absolute path", "cache=/data/leaflets"),
+        ("an absolute path", "source:/mnt/leaflets"),
+        ("an absolute path", "\\\\fileserver\\texts\\leaflets"),
+    ],
+)
+@pytest.mark.parametrize("name", ["recipe.yaml", "comparison.json"])
+def test_each_kind_of_secret_and_path_is_known(what: str, text: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text(json.dumps({"x": text}) if name.endswith(".json") else text)
+    with pytest.raises(FtError, match=what):
+        refuse_leaks({name: file})
+
+
+def test_a_slash_escaped_and_letters_beyond_ascii_are_read_as_json_means_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "müllers-rechner")
+    file = tmp_path / "comparison.json"
+    for text, what in (
+        (r'"\/home\/somebody\/x"', "a home folder, /home/somebody"),
+        (r'"m\u00fcllers-rechner"', "host"),
+    ):
+        file.write_text(text)
+        with pytest.raises(FtError, match=what):
+            refuse_leaks({"comparison.json": file})
+
+
+MEGABYTE = 10**6
+WORST_SECONDS = 5  # at most 0.9 s when tried; a quadratic search of so much takes more than ten minutes
+
+
+UNITS = ["a.", "a://", "://a:", "/a", "/data/", "data:", "data:a;base64,", "eyJ-", "eyJaaaaaaaaa.", "wandb:"]
+UNITS += [
+    "-----BEGIN ",
+    "~/",
+    "C:\\",
+    "\\\\ab",
+    "sk-a",
+    "hf_a",
+    "pypi-AgE",
+    "npm_",
+    "ya29.",
+    "\\u0061",
+    "a1-",
+]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_megabyte_in_one_line_is_read_in_seconds(unit: str, tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(unit * (MEGABYTE // len(unit)))
+    started = time.process_time()  # of this process alone: others may be using the machine
+    with suppress(FtError):
+        refuse_leaks({"tokenizer_config.json": file})
+    assert time.process_time() - started < WORST_SECONDS
+
+
+@pytest.mark.parametrize("starter", ["gpt2", "bert"])
+def test_the_starters_give_nothing_away(starter: str) -> None:
+    files = {f"base/{path.name}": path for path in shipped.starter(starter).iterdir() if path.is_file()}
+    assert files
+    refuse_leaks(files)
+
+
+def test_a_chat_template_is_no_leak(tmp_path: Path) -> None:
+    template = (
+        r"{{- '<|im_start|>' + message.role + '\n' }}{% if x %}</think>\n\n{{ '/no_think' }}{% endif %}"
+        r"{{ a ~ '\nassistant\n' }} [/INST] 3/4 and/or https://example.org/docs/x {# jinja: a//b #}"
+    )
+    (tmp_path / "t.jinja").write_text(template)
+    (tmp_path / "t.json").write_text(json.dumps({"chat_template": template, "commit": W_AND_B}))
+    refuse_leaks({"chat_template.jinja": tmp_path / "t.jinja", "tokenizer_config.json": tmp_path / "t.json"})
 
 
 def test_ordinary_text_is_no_leak(tmp_path: Path) -> None:
