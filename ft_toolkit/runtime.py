@@ -6,8 +6,10 @@ import ctypes
 import os
 import platform
 import signal
+import subprocess
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
@@ -51,6 +53,27 @@ def prepare_torch() -> None:
     transformers.utils.logging.set_verbosity_error()
     # transformers 5.23 and peft 0.21 warn at each other about a rename that no user can act on
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|peft\.")
+
+
+def run_python(
+    *arguments: str, environment: Mapping[str, str] | None = None, asked: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own: the one way in which the toolkit starts another process.
+
+    -P keeps the working folder off the new process's path: a file there that is called random.py is not ours
+    to execute. So ft_toolkit has to be installed, or on PYTHONPATH.
+
+    environment   in addition to this process's own
+    asked         what stands on its stdin
+    """
+    command = [sys.executable, "-P", *arguments]
+    given = dict(os.environ) | dict(environment or {})
+    return subprocess.run(command, input=asked, capture_output=True, text=True, env=given, check=False)
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line that a process said about why it ended."""
+    return (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
 
 
 def threads() -> int:

@@ -44,6 +44,18 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def poisoned_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with files named as modules that our processes import; each leaves `executed`."""
+    folder = tmp_path / "poisoned"
+    folder.mkdir()
+    for module in ("random", "torch", "json", "transformers", "numpy"):
+        said = "from os.path import dirname; open(dirname(__file__) + '/executed', 'w'); raise SystemExit(7)"
+        (folder / f"{module}.py").write_text(said)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
 def tiny_recipe(checkpoints: dict[str, Path], small_corpus: Path) -> Callable[..., Recipe]:
     """A recipe that trains in about a second: tiny_recipe("bert", training={"steps": 2})."""
 

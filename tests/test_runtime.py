@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
+import ft_toolkit
 from ft_toolkit import __version__
 from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated, disk_full, one_line_errors
 from ft_toolkit.runtime import (
     bfloat16_is_faster,
+    last_words,
     prepare_process,
+    run_python,
     termination_as_exception,
     threads,
     versions,
@@ -103,3 +108,25 @@ def test_a_long_fault_is_shortened_in_what_was_found_and_keeps_its_cure() -> Non
     assert line.startswith("corpus notes.txt: expected UTF-8, found an answer")
     assert line.endswith(". Convert the file.")
     assert "\n" not in FtError("a", "b", "one\ntwo", "c").line()
+
+
+@pytest.mark.parametrize("how", ["-c", "-m"])
+def test_a_file_of_the_working_folder_is_no_module_of_a_process_that_we_start(
+    how: str, poisoned_folder: Path
+) -> None:
+    arguments = {"-c": ["-c", "import random, torch; print(random.random() < 1)"], "-m": ["-m", "random"]}
+    done = run_python(*arguments[how])
+    assert done.returncode == 0, last_words(done)
+    assert not (poisoned_folder / "executed").exists()
+
+
+def test_one_room_alone_starts_processes() -> None:
+    package = Path(ft_toolkit.__file__).parent
+    found = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if {"subprocess", "multiprocessing"} & {name.partition(".")[0] for name in names}:
+                found.add(path.relative_to(package).as_posix())
+    assert found == {"runtime.py"}

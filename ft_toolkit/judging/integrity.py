@@ -7,8 +7,6 @@ and forgot to save, or saved and cannot load again, shows here and not on somebo
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ from ft_toolkit.models.adapters import load_trained, trainable
 from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.models.tokenizers import reader_of
+from ft_toolkit.runtime import last_words, run_python
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document
 
@@ -106,17 +105,10 @@ def _in_a_fresh_process(base: Base, folder: Path, texts: Sequence[str]) -> list[
         "threads": torch.get_num_threads(),
         "device": str(next(base.model.parameters()).device),
     }
-    found = subprocess.run(
-        [sys.executable, "-m", "ft_toolkit.judging.integrity"],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
-        check=False,
-    )
+    environment = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    found = run_python("-m", "ft_toolkit.judging.integrity", environment=environment, asked=json.dumps(asked))
     if found.returncode:
-        reason = (found.stderr.strip().splitlines() or ["it died without a word"])[-1]
-        raise IntegrityFailed(folder, "a fresh process to load it", reason, WHAT_NOW)
+        raise IntegrityFailed(folder, "a fresh process to load it", last_words(found), WHAT_NOW)
     answer: list[dict[str, str]] = json.loads(found.stdout.splitlines()[-1])
     return answer
 

@@ -6,9 +6,6 @@ torch comes only with the subprocess that rehearses; a run whose stamp is there 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Any, Literal
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.run import Run
+from ft_toolkit.runtime import last_words, run_python
 
 Objective = Literal["causal", "masked"]
 _AUTO = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}
@@ -116,18 +114,12 @@ def rehearse(run: Run, weights: Path, objective: Objective, *, merged: bool) -> 
     return stamp
 
 
-def run_rehearsal(*arguments: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
+def run_rehearsal(*arguments: str) -> dict[str, Any]:
     """Ask the rehearsal process for something, and read its answer."""
-    done = subprocess.run(
-        [sys.executable, "-m", "ft_toolkit.sharing.rehearsal", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | (environment or {}),
-    )
+    done = run_python("-m", "ft_toolkit.sharing.rehearsal", *arguments)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
         cure = "See the run's base and adapter; ft compare RUN scores them."
-        raise FtError("the loading snippet", "to run", last, cure)
+        raise FtError("the loading snippet", "to run", last_words(done), cure)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +10,11 @@ from typing import Any
 
 from huggingface_hub import get_token
 
-from ft_toolkit.errors import FtError
+from ft_toolkit.errors import IntegrityFailed
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run, read_json
+from ft_toolkit.runtime import last_words, run_python
 from ft_toolkit.sharing.hub import Destination, Pushed
-
-
-class IntegrityFailed(FtError):
-    """What came back from the Hub is not what was sent or measured."""
-
-    exit_code = 4
 
 
 def verify(
@@ -36,14 +28,14 @@ def verify(
     where = f"{to.repo}@{pushed.commit[:12]}"
     with tempfile.TemporaryDirectory() as folder:
         empty = {"HF_HOME": folder, "HF_HUB_CACHE": f"{folder}/hub", "HF_XET_CACHE": f"{folder}/xet"}
-        environment = os.environ | empty | {"HF_TOKEN": get_token() or "", "FT_CACHE": folder}
+        environment = empty | {"HF_TOKEN": get_token() or "", "FT_CACHE": folder}
         if not to.as_pull_request:  # the snippet names a branch, and shows it once the request is merged
-            _run([sys.executable, "-c", snippet], environment, f"the snippet of {where}")
+            _run(["-c", snippet], environment, f"the snippet of {where}")
         if "adapter_model.safetensors" not in files:
             screen.say(f"verified: {where} loads; a merged model is not scored again")
             return 0.0
         copy = _pulled_copy(run, f"{to.repo}@{pushed.commit}", environment)
-        heard = _run([sys.executable, "-m", "ft_toolkit.compare", str(copy), "--json"], environment, where)
+        heard = _run(["-m", "ft_toolkit.compare", str(copy), "--json"], environment, where)
     scored_again = json.loads(heard)["comparisons"][0]
     difference = largest_difference(read_json(run.folder / "comparison.json"), scored_again)
     if difference != 0:
@@ -72,7 +64,7 @@ def _pulled_copy(run: Run, place: str, environment: dict[str, str]) -> Path:
         "import sys; from ft_toolkit.sharing.pulled import pull_run; "
         "print(pull_run(sys.argv[1], lambda words: None).folder)"
     )
-    pulled = Run(Path(_run([sys.executable, "-c", get, place], environment, place).splitlines()[-1]))
+    pulled = Run(Path(_run(["-c", get, place], environment, place).splitlines()[-1]))
     documents = (run.folder / "documents.parquet").read_bytes()
     (pulled.folder / "documents.parquet").write_bytes(documents)
     recipe = run.recipe.model_copy(update={"base": pulled.recipe.base})
@@ -80,9 +72,8 @@ def _pulled_copy(run: Run, place: str, environment: dict[str, str]) -> Path:
     return pulled.folder
 
 
-def _run(command: list[str], environment: dict[str, str], where: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+def _run(arguments: list[str], environment: dict[str, str], where: str) -> str:
+    done = run_python(*arguments, environment=environment)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        raise IntegrityFailed(where, "to run", last, "Push again, or see what it says.")
+        raise IntegrityFailed(where, "to run", last_words(done), "Push again, or see what it says.")
     return done.stdout

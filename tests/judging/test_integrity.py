@@ -55,6 +55,13 @@ def test_a_fresh_process_gives_the_trained_scores_to_the_bit(
     require(found, Path("adapter"))
 
 
+def test_the_fresh_process_executes_no_file_of_the_working_folder(
+    trained: Callable[..., Trained], poisoned_folder: Path
+) -> None:
+    assert gate(trained()).passed
+    assert not (poisoned_folder / "executed").exists()
+
+
 def test_one_flipped_bit_in_the_saved_file_is_caught_and_ends_with_code_four(
     trained: Callable[..., Trained],
 ) -> None:

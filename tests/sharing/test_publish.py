@@ -65,6 +65,16 @@ def test_a_push_imports_no_torch_and_asks_the_hub_within_three_seconds(
     assert hub.repositories["models", "me/x-lora"].is_private
 
 
+def test_the_rehearsal_executes_no_file_of_the_working_folder(
+    hub: HubServer, finished_run: Callable[[str], Run], poisoned_folder: Path
+) -> None:
+    run = finished_run("gpt2")
+    run.record(rehearsal={})
+    assert publish.push(plan_of(run), QUIET).is_new
+    assert Run.open(run.folder).facts["rehearsal"]["adapter"]
+    assert not (poisoned_folder / "executed").exists()
+
+
 def test_without_a_yes_the_plan_is_printed_and_nothing_is_sent(
     hub: HubServer, finished_run: Callable[[str], Run]
 ) -> None:
@@ -210,6 +220,7 @@ def test_verify_loads_from_an_empty_cache_and_finds_no_difference(
     checkpoints: dict[str, Path],
     finished_run: Callable[[str], Run],
     capsys: pytest.CaptureFixture[str],
+    poisoned_folder: Path,
 ) -> None:
     run = finished_run("bert")
     if base == "sent along":
@@ -230,6 +241,7 @@ def test_verify_loads_from_an_empty_cache_and_finds_no_difference(
     )
     assert pushed is not None and pushed.is_new
     assert "scores as the run does (difference 0 nats)" in capsys.readouterr().err
+    assert not (poisoned_folder / "executed").exists()
 
 
 @pytest.mark.slow
