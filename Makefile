@@ -15,6 +15,19 @@ VENV := .venv
 FT := $(VENV)/bin/ft
 INPUTS := pyproject.toml constraints.txt
 
+# Given values are text. Make does not expand them ($(value …)); the shell reads them from the environment, where
+# nothing in them is a command. So spaces, quotes and $(…) reach ft as they are.
+override RECIPE := $(value RECIPE)
+override SET := $(value SET)
+override RUN := $(value RUN)
+override ON := $(value ON)
+override REPO := $(value REPO)
+override YES := $(value YES)
+override WITH_BASE := $(value WITH_BASE)
+export RECIPE SET RUN ON REPO YES WITH_BASE
+# One KEY=VALUE a line: a pair begins at a space before KEY=, and all up to the next one is its value.
+PAIRS := awk '{ gsub(/[ \t]+[a-z_]+(\.[a-z_]+)*=/, "\n&"); print }'
+
 .PHONY: help setup finetune compare push runs recipes doctor test check oracles mutants readme clean bench slow live
 
 help:      ## list the verbs
@@ -40,15 +53,16 @@ $(VENV)/.installed-oracles: $(VENV)/.installed-dev
 setup: $(VENV)/.installed   ## create .venv and install (the other verbs do it when needed)
 
 finetune: $(VENV)/.installed   ## train and judge: make finetune RECIPE=recipes/medical-bert.yaml SET="training.epochs=2"
-	@$(FT) finetune $(RECIPE) $(foreach pair,$(SET),--set '$(pair)')
+	@printf '%s\n' "$$SET" | $(PAIRS) | { set -- "$$RECIPE"; \
+	  while read -r pair; do test -z "$$pair" || set -- "$$@" --set "$$pair"; done; exec $(FT) finetune "$$@"; }
 
 compare: $(VENV)/.installed   ## score a run again: make compare RUN=runs/quickstart ON=notes.txt
-	@test -n "$(RUN)" || { echo "Which run? make compare RUN=one of:"; $(FT) runs; exit 2; }
-	@$(FT) compare $(RUN) $(if $(ON),--on '$(ON)')
+	@test -n "$$RUN" || { { echo "Which run? make compare RUN=one of:"; $(FT) runs; } >&2; exit 2; }
+	@$(FT) compare "$$RUN" $${ON:+--on "$$ON"}
 
 push: $(VENV)/.installed   ## show what would go to the Hub; YES=1 sends it: make push RUN=runs/x REPO=me/x-lora YES=1
-	@test -n "$(RUN)" || { echo "Which run? make push RUN=one of:"; $(FT) runs; exit 2; }
-	@$(FT) push $(RUN) $(if $(REPO),--to '$(REPO)') $(if $(WITH_BASE),--with-base) $(if $(YES),--yes) $(PUSH_FLAGS)
+	@test -n "$$RUN" || { { echo "Which run? make push RUN=one of:"; $(FT) runs; } >&2; exit 2; }
+	@$(FT) push "$$RUN" $${REPO:+--to "$$REPO"} $${WITH_BASE:+--with-base} $${YES:+--yes} $(PUSH_FLAGS)
 
 runs: $(VENV)/.installed   ## list the runs with their verdicts
 	@$(FT) runs

@@ -82,7 +82,7 @@ def main(
             found = compare_runs(opened, on or [], how, screen=screen)
         if details:
             for comparison in found:
-                screen.say("\n".join(["", f"{comparison.name} in detail", *detail_lines(comparison)]))
+                screen.result("\n".join(["", f"{comparison.name} in detail", *detail_lines(comparison)]))
         if as_json:
             whole = {"schema": JSON_SCHEMA, "comparisons": [comparison.as_dict() for comparison in found]}
             json.dump(whole, sys.stdout, indent=2)
@@ -148,7 +148,7 @@ def compare_runs(
                     refuse_trained_text(other, parts.test, f"held-out text of {run.folder}")
                 found.append(judge_run(run, base, model, parts, screen, protocol, reader))
     if len(found) > 1:
-        screen.say(ranking(found, common_text=bool(on)))
+        screen.result(ranking(found, common_text=bool(on)))
     return found
 
 
@@ -281,12 +281,12 @@ def show(comparison: Comparison, trained: Path, screen: Screen) -> None:
 
     verdict = judge(comparison)
     screen.say("")
-    screen.say(verdict.headline, style="bold")
-    screen.say(verdict_table(comparison, verdict))
+    screen.result(verdict.headline, style="bold")
+    screen.result(verdict_table(comparison, verdict))
     if comparison.gap is not None:
-        screen.say(gap_line(comparison, verdict))
+        screen.result(gap_line(comparison, verdict))
     for caveat in verdict.caveats:
-        screen.say(caveat, style="dim")
+        screen.result(caveat, style="dim")
     size = sum(weights.stat().st_size for weights in trained.glob("*.safetensors"))
     kind = "adapter" if (trained / "adapter_config.json").is_file() else "model"
     screen.say(f"{kind}: {trained} ({size / 1e6:.1f} MB)")

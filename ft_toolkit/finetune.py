@@ -127,7 +127,7 @@ def finetune(
                     "masked models of two tokenizers have no common figure: base and model stand alone"
                 )
             if not (judge and has_base_figure):
-                screen.say(_validation_words(outcome, recipe.name))
+                screen.result(_validation_words(outcome, recipe.name))
             elif accelerator.is_main_process:
                 try:
                     judge_run(run, base, model, parts, screen, reader=learner)
@@ -163,7 +163,7 @@ def finetune_seeds(
     gains = [read_json(run.folder / "comparison.json")["corpora"][0]["percent"] for run in runs]
     each = ", ".join(f"{gain:+.1f}" for gain in gains)
     spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
-    screen.say(
+    screen.result(
         f"{recipe.name} over {seeds} training seeds: {each} %; mean {statistics.mean(gains):+.1f} %, "
         f"standard deviation {spread:.1f}, worst {max(gains):+.1f} %"
     )

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from ft_toolkit.errors import disk_full, is_disk_full
 
 LOG_SECONDS = 10.0
 LOG_COLUMNS = 110
+WIDE_COLUMNS = 100  # a narrower terminal gets a shorter bar
 
 
 class Advance(Protocol):
@@ -24,14 +27,10 @@ class Advance(Protocol):
 
 
 class Screen:
-    """Talks on stderr, so that stdout holds results alone; everything said is kept for run.log."""
+    """Results go to stdout, progress and notes to stderr; both are kept for run.log."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(
-            stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False
-        )
-        if not self._console.is_terminal:
-            self._console.width = LOG_COLUMNS  # where nobody tells a width, a table is not squeezed into 80
+        self._console, self._results = _console(True, quiet), _console(False, quiet)
         self._log: Path | None = None
         self._said_before_log: list[str] = []
 
@@ -42,8 +41,15 @@ class Screen:
         self._said_before_log.clear()  # a second run's log begins with its own words
 
     def say(self, message: RenderableType, style: str | None = None) -> None:
-        """Print a sentence or a table, and log it; brackets and colons stay what they are."""
-        self._console.print(message, style=style)
+        """Print a note on stderr, and log it; brackets and colons stay what they are."""
+        self._print(self._console, message, style)
+
+    def result(self, message: RenderableType, style: str | None = None) -> None:
+        """Print a result on stdout, a sentence or a table, and log it likewise."""
+        self._print(self._results, message, style)
+
+    def _print(self, console: Console, message: RenderableType, style: str | None) -> None:
+        console.print(message, style=style)
         plain = Console(
             width=LOG_COLUMNS,
             color_system=None,
@@ -57,16 +63,19 @@ class Screen:
         self._keep(capture.get())
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """Show a bar on a terminal, and a line every ten seconds elsewhere (and in the log)."""
+    def stage(self, name: str, total: int, *, ends_full: bool = False) -> Iterator[Advance]:
+        """Show a bar on a terminal, and a line every ten seconds elsewhere (and in the log).
+
+        ends_full   a stage that ends has done all of `total`: part of its work may come from a cache
+        """
         started = last_line = time.monotonic()
         done_so_far, last_figures = 0, ""
         bar = Progress(
             TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=24 if self._console.width >= WIDE_COLUMNS else 8),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _Figures(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
@@ -76,8 +85,8 @@ class Screen:
 
             def advance(done: int = 1, figures: str = "") -> None:
                 nonlocal done_so_far, last_line, last_figures
-                done_so_far, last_figures = done_so_far + done, figures or last_figures
-                bar.update(task, advance=done, figures=last_figures)
+                done_so_far, last_figures = min(total, done_so_far + done), figures or last_figures
+                bar.update(task, completed=done_so_far, figures=last_figures)
                 now = time.monotonic()
                 if now - last_line >= LOG_SECONDS:
                     last_line = now
@@ -85,6 +94,9 @@ class Screen:
                     self._line(f"{name} {done_so_far}/{total}  {last_figures}  {left:.0f} s left")
 
             yield advance
+            if ends_full:
+                done_so_far = total
+                bar.update(task, completed=total)
         self._line(
             f"{name} {done_so_far}/{total}  {last_figures}  {time.monotonic() - started:.1f} s", always=True
         )
@@ -103,3 +115,20 @@ class Screen:
                     log.write(text)
             except OSError as error:
                 raise disk_full(self._log) if is_disk_full(error) else error from None
+
+
+class _Figures(TextColumn):
+    """The one column that gives way on a narrow terminal: cut on its line, so that the counts stay whole."""
+
+    def __init__(self) -> None:
+        super().__init__("", table_column=Column(no_wrap=False))  # rich shrinks columns that may wrap first
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
+def _console(stderr: bool, quiet: bool) -> Console:
+    console = Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = LOG_COLUMNS  # where nobody tells a width, a table is not squeezed into 80
+    return console

@@ -107,9 +107,9 @@ def publish(
     screen = screen or Screen()
     plan = plan_push(run, destination(run, target), contents, rights, with_base=with_base, screen=screen)
     for line in plan.lines():
-        print(line)
+        screen.result(line)
     if not (agreed() if is_agreed is None else is_agreed):
-        print("nothing was sent; --yes sends it")
+        screen.result("nothing was sent; --yes sends it")
         return None
     pushed = push(plan, screen)
     if check_again:

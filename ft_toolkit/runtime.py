@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import platform
 import signal
@@ -39,6 +40,8 @@ def prepare_process() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr never fails on a character that it cannot encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     _keep_freed_memory()
 
 

@@ -154,12 +154,96 @@ def test_make_alone_lists_the_verbs_and_installs_nothing() -> None:
     assert (REPOSITORY / ".venv").exists() == had_environment
 
 
-def test_make_finetune_hands_recipe_and_values_to_ft() -> None:
-    planned = make("--dry-run", "finetune", "RECIPE=mine.yaml", "SET=training.epochs=2 adapter.rank=4")
-    assert planned.returncode == 0
-    assert "ft finetune mine.yaml --set 'training.epochs=2' --set 'adapter.rank=4'" in planned.stdout, (
-        planned.stdout
-    )
+@pytest.fixture
+def handed_to_ft(tmp_path: Path) -> Callable[..., list[list[str]]]:
+    """Run a verb of make in an environment whose ft writes down its arguments; nothing is installed."""
+    venv, seen = tmp_path / "venv", tmp_path / "seen"
+    (venv / "bin").mkdir(parents=True)
+    note = f"import json, sys; print(json.dumps(sys.argv[1:]), file=open({str(seen)!r}, 'a'))"
+    for name, code in (("pip", "raise SystemExit('installing!')"), ("ft", note)):
+        (venv / "bin" / name).write_text(f"#!{sys.executable}\n{code}\n")
+        (venv / "bin" / name).chmod(0o755)
+    (venv / ".installed").touch()
+
+    def handed(*arguments: str) -> list[list[str]]:
+        seen.unlink(missing_ok=True)
+        done = make(f"VENV={venv}", *arguments)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in seen.read_text().splitlines()]
+
+    return handed
+
+
+def test_make_finetune_hands_recipe_and_values_to_ft(handed_to_ft: Callable[..., list[list[str]]]) -> None:
+    assert handed_to_ft("finetune") == [["finetune", "quickstart"]]
+    several = "SET=training.epochs=2  adapter.rank=4 name=x"
+    assert handed_to_ft("finetune", "RECIPE=mine.yaml", several) == [
+        ["finetune", "mine.yaml", "--set", "training.epochs=2", "--set", "adapter.rank=4", "--set", "name=x"]
+    ]
+
+
+def test_a_value_of_make_keeps_its_spaces_and_quotes(
+    handed_to_ft: Callable[..., list[list[str]]],
+) -> None:
+    pairs = [
+        "corpus.text='{title}  it\"s\\n{body}'",
+        'adapter.targets=["a b", "c"]',
+        "corpus.source=my notes",
+    ]
+    assert handed_to_ft("finetune", "RECIPE=my recipe.yaml", f"SET={' '.join(pairs)}") == [
+        ["finetune", "my recipe.yaml", *(word for pair in pairs for word in ("--set", pair))]
+    ]
+    assert handed_to_ft("compare", "RUN=runs/it's mine", 'ON=a "b" *') == [
+        ["compare", "runs/it's mine", "--on", 'a "b" *']
+    ]
+    given = ("RUN=runs/a b", "REPO=me/it's", "YES=1", "WITH_BASE=1", "PUSH_FLAGS=--license mit --pr")
+    assert handed_to_ft("push", *given) == [
+        ["push", "runs/a b", "--to", "me/it's", "--with-base", "--yes", "--license", "mit", "--pr"]
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", ["$(touch {})", "$(shell touch {})", "`touch {}`", "'; touch {}; '", "$$(touch {})"]
+)
+@pytest.mark.parametrize(
+    ("verb", "variables"),
+    [("finetune", ("RECIPE", "SET")), ("compare", ("RUN", "ON")), ("push", ("RUN", "REPO"))],
+)
+def test_a_value_of_make_is_never_executed(
+    value: str,
+    verb: str,
+    variables: tuple[str, ...],
+    handed_to_ft: Callable[..., list[list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = value.format(tmp_path / "executed")
+    for variable in variables:
+        others = {"RUN=x"} if verb != "finetune" and variable != "RUN" else set()
+        given = f"name={written}" if variable == "SET" else written
+        for named in ([f"{variable}={given}"], []):  # on make's own line, and from the environment
+            with monkeypatch.context() as patch:
+                if not named:
+                    patch.setenv(variable, given)
+                ((*_, last),) = handed_to_ft(verb, *others, *named)
+            assert last == given
+        assert not (tmp_path / "executed").exists()
+
+
+def test_make_asks_for_a_run_on_stderr(handed_to_ft: Callable[..., list[list[str]]], tmp_path: Path) -> None:
+    handed_to_ft("runs")
+    for verb in ("compare", "push"):
+        asked = make(f"VENV={tmp_path / 'venv'}", verb)
+        assert (asked.returncode, asked.stdout) == (2, "")
+        assert f"Which run? make {verb} RUN=one of:" in asked.stderr
+
+
+def test_python_m_ft_toolkit_is_ft() -> None:
+    asked = [sys.executable, "-m", "ft_toolkit"]
+    done = subprocess.run([*asked, "recipes", "show", "nope"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("recipe nope: expected a recipe file")
+    assert "Usage: ft" in subprocess.run([*asked, "--help"], capture_output=True, text=True).stdout
 
 
 def test_make_finetune_of_an_unknown_recipe_ends_with_where_to_look() -> None:

@@ -81,7 +81,7 @@ def test_the_verdict_says_that_nobody_knows_what_it_was_trained_on(
     asked = ["--base", str(checkpoints["gpt2"]), "--adapter", str(tmp_path / "elsewhere"), "--on", str(text)]
     shown = CliRunner().invoke(app, ["compare", *asked])
     assert shown.exit_code == 0
-    assert "What this adapter was trained on is unknown" in " ".join(shown.stderr.split())
+    assert "What this adapter was trained on is unknown" in " ".join(shown.stdout.split())
     machine = CliRunner().invoke(app, ["compare", *asked, "--json"])
     assert json.loads(machine.stdout)["comparisons"][0]["knows_training_text"] is False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -84,12 +85,20 @@ def test_two_adapters_on_one_set_of_weights_score_as_each_alone(
 
 
 def test_the_second_comparison_reads_the_bases_scores_and_says_the_same(
-    runs: dict[str, Run], texts: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    runs: dict[str, Run],
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("FT_CACHE", str(tmp_path))
     first = compare_runs([runs["m"]], texts[:1], screen=QUIET)[0]
     assert Store().size_bytes() > 0
-    assert compare_runs([runs["m"]], texts[:1], screen=QUIET)[0] == first
+    capfd.readouterr()
+    assert compare_runs([runs["m"]], texts[:1], screen=Screen())[0] == first
+    (stage,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("other ")]
+    done, total = re.match(r"other (\d+)/(\d+) ", stage).groups()  # type: ignore[union-attr]
+    assert done == total  # though half of it was not computed
     told = CliRunner().invoke(app, ["cache", "--clear"])
     assert "cleared" in told.output
     assert Store().size_bytes() == 0
@@ -99,7 +108,7 @@ def test_masked_models_of_different_bases_are_not_mixed_with_causal_ones(
     runs: dict[str, Run], texts: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     compare_runs([runs["a"], runs["m"]], texts[:1], screen=Screen())
-    assert "different quantities" in " ".join(capfd.readouterr().err.split())
+    assert "different quantities" in " ".join(capfd.readouterr().out.split())
 
 
 def test_no_run_is_scored_on_text_that_another_one_was_trained_on(
@@ -166,7 +175,7 @@ def test_bfloat16_is_labelled(
 ) -> None:
     found = compare_runs([runs["a"]], texts[:1], How(precision="bfloat16"), screen=Screen())[0]
     assert found.protocol.precision == "bfloat16"
-    assert "believe the differences" in " ".join(capfd.readouterr().err.split())
+    assert "believe the differences" in " ".join(capfd.readouterr().out.split())
 
 
 def test_seeds_repeat_the_training_and_tell_the_spread(
@@ -175,6 +184,6 @@ def test_seeds_repeat_the_training_and_tell_the_spread(
     runs = finetune_seeds(tiny_recipe("gpt2", training={"steps": 2}), 2, tmp_path, screen=Screen())
     assert [run.folder.name for run in runs] == ["tiny-gpt2", "tiny-gpt2-seed1"]
     assert [run.recipe.training.seed for run in runs] == [0, 1]
-    said = " ".join(capfd.readouterr().err.split())
+    said = " ".join(capfd.readouterr().out.split())
     assert "over 2 training seeds" in said
     assert "standard deviation" in said

@@ -441,7 +441,7 @@ def test_a_stopped_run_is_judged_by_compare(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    assert "unseen text of" in capfd.readouterr().err
+    assert "unseen text of" in capfd.readouterr().out
     assert Run(run).is_finished
 
 

@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sharing/*",),
     ("finetune", "compare", "doctor", "publish", "merge", "ladder", "plan", "tryout", "metrics"),
     ("cli",),
+    ("__main__",),
 )
 LONGEST_ROOM = 350  # lines
 NO_NAME_FOR_A_ROOM = {"utils", "common", "helpers", "base", "manager"}

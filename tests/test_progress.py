@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +16,37 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
 
 
-def test_words_go_to_stderr_so_that_stdout_holds_results_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().say("documents: 30 train")
-    assert capsys.readouterr() == ("", "documents: 30 train\n")
+def test_results_go_to_stdout_and_notes_to_stderr_and_both_to_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = Screen()
+    screen.say("documents: 30 train")
+    screen.log_to(tmp_path / "run.log")
+    screen.result("5 % lower", style="bold")
+    assert capsys.readouterr() == ("5 % lower\n", "documents: 30 train\n")
+    assert (tmp_path / "run.log").read_text() == "documents: 30 train\n5 % lower\n"
+
+
+@pytest.mark.parametrize(("variable", "is_coloured"), [("NO_COLOR", False), ("FORCE_COLOR", True)])
+def test_a_result_in_a_pipe_is_plain_unless_colour_is_forced(
+    variable: str,
+    is_coloured: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "1")
+    Screen().result("5 % lower", style="bold red")
+    assert ("\x1b[" in capsys.readouterr().out) is is_coloured
+
+
+def test_a_result_that_the_pipe_cannot_encode_is_still_printed() -> None:
+    code = "from ft_toolkit.runtime import prepare_process; from ft_toolkit.progress import Screen\n"
+    code += "prepare_process(); Screen().result('change \u22125 %')"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "change \\u22125 %\n")
 
 
 def test_the_log_begins_with_what_was_said_before_it_had_a_place(tmp_path: Path) -> None:
@@ -90,3 +123,36 @@ def test_a_log_on_a_full_disk_is_named() -> None:
         screen.log_to(full)
     with pytest.raises(FtError, match="/dev/full: expected free disk space"):
         screen.say("more")
+
+
+def test_a_stage_whose_work_was_kept_ends_full_and_never_overfull(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen().stage("held-out", 40, ends_full=True) as advance:
+        advance(20)
+    with Screen().stage("general", 40) as advance:
+        advance(30)
+        advance(30)
+    half, over = capsys.readouterr().err.splitlines()
+    assert half.startswith("held-out 40/40")
+    assert over.startswith("general 40/40")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_a_narrow_terminal_keeps_the_count_of_steps(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Screen().stage("training", 2000) as advance:
+        advance(1234, "loss 3.123  validation 3.456  12345 tokens/s  1.2 GB")
+    shown = [
+        line
+        for line in re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()))
+        if line
+    ]
+    bars = [line for line in shown if "━" in line]
+    assert len(bars) > 1
+    assert {len(line.rstrip()) <= columns for line in bars} == {True}
+    assert "1234/2000" in bars[-1]
+    assert "loss 3.1" in bars[-1]
+    assert ("1.2 GB" in bars[-1]) is (columns == 140)

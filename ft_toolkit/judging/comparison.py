@@ -175,7 +175,7 @@ def score_both(
     if protocol.exact and tokens > EXACT_TOKENS:
         with half:
             screen.say(_forecast(model, read, reader, protocol, kind))
-    with screen.stage(kind, 2 * tokens) as advance, half:
+    with screen.stage(kind, 2 * tokens, ends_full=True) as advance, half:
         trained = score(TokenLosses(model, base.family), read, reader, protocol, advance=advance)
         with base_side(base) as alone:
             losses = TokenLosses(alone, base.family)

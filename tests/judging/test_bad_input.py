@@ -178,5 +178,5 @@ def test_a_document_of_one_token_is_scored_and_too_little_to_judge_by(
     here.on("a")
     result = here.compare()
     assert result.exit_code == 0, result.output
-    assert "cannot tell: 1 documents are too few for an interval" in result.stderr
-    assert "of 1 better" in result.stderr
+    assert "cannot tell: 1 documents are too few for an interval" in result.stdout
+    assert "of 1 better" in result.stdout
