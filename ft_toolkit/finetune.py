@@ -25,7 +25,7 @@ from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.models.tokenizers import train_tokenizer, with_tokenizer
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe, Training
+from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run, read_json
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.text.blocks import Row, encode, pack
@@ -37,6 +37,7 @@ _EARLY = {
     "patience": "validation no longer improves (training.patience)",
     "budget": "the time is used up (training.budget)",
 }
+BLOCK_TOKENS = 256  # where the recipe says nothing and the model reads as much
 VALIDATION_DOCUMENTS = 64  # more would cost as much as the training they steer
 
 
@@ -73,7 +74,10 @@ def finetune(
     if recipe.adapter.tokenizer == "train":
         texts = [document.text for document in parts.train]
         learner = with_tokenizer(base, train_tokenizer(base, texts))
-    rows = _training_rows(learner, parts, recipe.training)
+    block_tokens = recipe.training.block_tokens or min(BLOCK_TOKENS, learner.positions)
+    rows = _training_rows(learner, parts, block_tokens)
+    training = recipe.training.model_copy(update={"block_tokens": block_tokens})
+    recipe = recipe.model_copy(update={"training": training})  # the run folder keeps what was used
     with tempfile.TemporaryDirectory() as scratch:  # under accelerate launch one process keeps the folder
         run = Run.create(Path(runs_folder if accelerator.is_main_process else scratch), recipe)
         screen.log_to(run.folder / "run.log")
@@ -170,23 +174,21 @@ def finetune_seeds(
     return runs
 
 
-def _training_rows(base: Base, parts: Parts, plan: Training) -> list[Row]:
-    if plan.block_tokens > base.positions:
-        found = plan.block_tokens
-        raise FtError(
-            "training.block_tokens", f"at most {base.positions} for {base.name}", found, "Lower it."
-        )
+def _training_rows(base: Base, parts: Parts, block_tokens: int) -> list[Row]:
+    if block_tokens > base.positions:
+        wanted = f"at most {base.positions} for {base.name}"
+        raise FtError("training.block_tokens", wanted, block_tokens, "Lower it.")
     documents = encode(parts.train, base.tokenizer)
     tokens = sum(len(document.ids) for document in documents)
-    if tokens < plan.block_tokens:
-        wanted = f"at least one row of {plan.block_tokens} training tokens"
+    if tokens < block_tokens:
+        wanted = f"at least one row of {block_tokens} training tokens"
         raise FtError("corpus", wanted, f"{tokens} tokens", "Add text or lower training.block_tokens.")
     return pack(
         documents,
         base.family.objective,
         base.special.begin,
         base.special.end,
-        plan.block_tokens,
+        block_tokens,
         packed=base.family.packs,
     )
 

@@ -126,8 +126,8 @@ class Training(Section):
     budget: Annotated[PositiveFloat | None, BeforeValidator(_seconds)] = Field(
         None, description="stop cleanly after this much training time: 90s, 20m, 1.5h"
     )
-    block_tokens: int = Field(
-        256, ge=8, description="tokens in a training row; at most the model's positions"
+    block_tokens: int | None = Field(
+        None, ge=8, description="tokens in a training row; by default 256, or the model's positions if fewer"
     )
     batch_tokens: PositiveInt = Field(4096, description="tokens in an optimizer step")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="the peak, after the warm-up")
@@ -237,9 +237,9 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], di
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise FtError(
-            f"{path}", "a recipe file", "nothing there", f"It is named by extends in {above[-1]}."
-        ) from None
+        near = get_close_matches(path.name, [recipe.stem for recipe in gallery()], n=1)
+        hint = f"Did you mean extends: {near[0]}?" if near else f"It is named by extends in {above[-1]}."
+        raise FtError(f"{path}", "a recipe file", "nothing there", hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise FtError(f"{path}", "a readable UTF-8 file", error, "Check the file.") from None
     parsed = strict_yaml.parse(text, str(path))
@@ -253,10 +253,16 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], di
     origins.pop("extends", None)
     if parent is None:
         return values, origins
-    below, below_origins = _read_chain(path.parent / str(parent), (*above, path.resolve()))
+    below, below_origins = _read_chain(_parent(str(parent), path), (*above, path.resolve()))
     below.pop("name", None)  # a child is named by its own file, not by its parent
     below_origins.pop("name", None)
     return _merge(below, values), below_origins | origins
+
+
+def _parent(name: str, child: Path) -> Path:
+    """What a child extends: a file, from where the child stands; else a bare name is the gallery's."""
+    beside = child.parent / name
+    return beside if beside.is_file() else {path.stem: path for path in gallery()}.get(name, beside)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

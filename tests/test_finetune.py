@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import POSITIONS
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -291,6 +292,19 @@ def trained(
 
 
 Train = Callable[..., Trained]
+
+
+@pytest.mark.parametrize(
+    ("base", "block_tokens"), [("starter/bert", 128), ("starter/gpt2", 256), ("tiny bert", POSITIONS)]
+)
+def test_a_base_and_a_corpus_are_enough_to_train(
+    base: str, block_tokens: int, checkpoints: dict[str, Path], small_corpus: Path, tmp_path: Path
+) -> None:
+    place = str(checkpoints["bert"]) if base == "tiny bert" else base
+    recipe = Recipe.model_validate({"name": "x", "base": place, "corpus": {"source": str(small_corpus)}})
+    quick = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": 1})})
+    run = finetune(quick, tmp_path, judge=False, gate=False, screen=Screen(quiet=True))
+    assert Run.open(run.folder).recipe.training.block_tokens == block_tokens
 
 
 def test_rank_is_the_adapters_width(trained: Train) -> None:

@@ -297,6 +297,22 @@ def test_a_missing_parent_is_named_with_the_file_that_wants_it() -> None:
     assert "mine.yaml" in line
 
 
+def test_a_bare_name_in_extends_is_the_gallerys_unless_a_file_of_that_name_stands_beside() -> None:
+    found = recipe("extends: quickstart\ncorpus: {source: mine}\n", "training.seed=1")
+    gallery = read_recipe("quickstart").recipe
+    assert (found.name, found.base, found.corpus.source) == ("mine", gallery.base, "mine")
+    assert found.training == gallery.training.model_copy(update={"seed": 1})
+    write(PARENT, "quickstart")
+    assert recipe("extends: quickstart\n").training.epochs == 5
+    write(f"extends: quickstart\n{LEAST}", "far/quickstart.yaml")
+    assert read_recipe("far/quickstart.yaml").recipe.training == gallery.training  # its own name is no circle
+
+
+def test_a_misspelt_name_in_extends_is_told_the_nearest() -> None:
+    (line,) = faults(lambda: recipe("extends: quikstart\n"))
+    assert line.endswith("Did you mean extends: quickstart?")
+
+
 # --- overrides -------------------------------------------------------------------------------------
 
 

@@ -251,7 +251,8 @@ def _endless(rows: Sequence[Row], plan: Training, packed: bool) -> Iterator[tupl
 
 def _batches(rows: Sequence[Row], plan: Training, packed: bool, epoch: int) -> list[list[Row]]:
     """A step's rows each, in an order drawn from (seed, epoch) alone."""
-    size = max(1, plan.batch_tokens // plan.block_tokens)
+    block_tokens = plan.block_tokens or max(len(row.input_ids) for row in rows)
+    size = max(1, plan.batch_tokens // block_tokens)
     draw = np.random.default_rng([plan.seed, epoch])
     if packed:
         order = draw.permutation(len(rows))
