@@ -40,8 +40,9 @@ class Place:
 
     def __str__(self) -> str:
         """As arguments of from_pretrained and snapshot_download."""
-        revision = f', revision="{self.revision}"' if self.revision is not None else ""
-        return f'"{Path(self.name).as_posix()}"{revision}'
+        # as JSON strings, which Python reads alike: the snippet is run, and a name may hold quotes
+        revision = f", revision={_quoted(self.revision)}" if self.revision is not None else ""
+        return _quoted(Path(self.name).as_posix()) + revision
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Stamp:
     weights_sha256: str
     snippet_sha256: str
     base_revision: str | None  # the base's commit on the Hub; None for a folder or a starter
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 def loading_snippet(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.card import Published, write_card
 from ft_toolkit.sharing.licences import Licence, Source
-from ft_toolkit.sharing.snippet import Place
+from ft_toolkit.sharing.snippet import Place, loading_snippet
 from ft_toolkit.sharing.staging import BaseOnTheHub
 from sharing.loopback import BASES, plan_of
 
@@ -116,6 +117,14 @@ def test_a_base_that_goes_along_is_named_and_claims_no_place_on_the_hub(tmp_path
     card = write_card(published(base=base))
     assert ModelCard(card).data.base_model is None
     assert "starter/gpt2, is in the subfolder `base/`" in card
+
+
+@pytest.mark.parametrize("name", ['evil"+print("ran")+"', "a\\nb", "l'été"])
+def test_a_folder_name_never_becomes_code_of_the_snippet(name: str) -> None:
+    snippet = loading_snippet("causal", Place(name), Place("me/x-lora"), own_tokenizer=False)
+    calls = [node for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Call)]
+    texts = [arg.value for call in calls for arg in call.args if isinstance(arg, ast.Constant)]
+    assert texts.count(name) == 2  # the tokenizer's and the base's
 
 
 def test_a_merged_model_is_a_finetune_for_transformers() -> None:
