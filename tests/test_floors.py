@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("judging/*",),
     ("training/*",),
     ("sharing/*",),
-    ("finetune", "compare", "doctor", "publish", "merge", "ladder", "plan", "tryout", "metrics"),
+    ("finetune", "compare", "doctor", "publish", "merge", "plan", "metrics"),
     ("cli",),
     ("__main__",),
 )
@@ -87,6 +87,10 @@ def breaches(package: Path) -> list[str]:
 
 def test_every_room_stands_on_a_floor_and_imports_from_below_only() -> None:
     assert breaches(PACKAGE) == []
+
+
+def test_every_entry_of_the_floor_plan_is_a_room_that_exists() -> None:
+    assert {name for entries in FLOORS for name in entries} == {entry(room) for room in rooms(PACKAGE)}
 
 
 def test_the_ground_knows_nothing_but_errors() -> None:
