@@ -1,8 +1,9 @@
 """How fast documents are scored, beside the peers, in one run: make bench.
 
 Models of the real shapes with random weights (speed does not depend on the values), sides in turn, medians
-and ratios. Peers: lm-evaluation-harness' rolling scorer (causal), all-logits batches (masked): of equal
-length, the best that batching alone can do, and ragged in the order given, as minicons pads them.
+and ratios, and a line of them for bench/history.jsonl. Peers: lm-evaluation-harness' rolling scorer (causal),
+all-logits batches (masked): of equal length, the best that batching alone can do, and ragged in the order
+given, as minicons pads them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from history import Sides, append
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from ft_toolkit import shipped
@@ -73,14 +75,18 @@ def in_turn(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, li
     return seconds
 
 
-def report(seconds: dict[str, list[float]], ours: str) -> None:
-    """Medians, and each side's time over ours, pair by pair."""
+def report(seconds: dict[str, list[float]], ours: str) -> Sides:
+    """Print medians, and each side's time over ours, pair by pair; and hand them over for the history."""
+    sides: Sides = {}
     for name, times in seconds.items():
+        median = statistics.median(times)
         ratio = statistics.median(t / o for t, o in zip(times, seconds[ours], strict=True))
-        print(f"  {name:<34} median {statistics.median(times):8.2f} s   {ratio:5.2f} x ours")
+        print(f"  {name:<34} median {median:8.2f} s   {ratio:5.2f} x ours")
+        sides[name] = {"median_seconds": round(median, 4), "over_ours": round(ratio, 4)}
+    return sides
 
 
-def bench_causal(documents: int, rounds: int) -> None:
+def bench_causal(documents: int, rounds: int) -> Sides:
     """Ours against lm-evaluation-harness at batch 1 (its best on a CPU) and 8, and ours in bfloat16."""
     tokenizer = AutoTokenizer.from_pretrained(shipped.starter("gpt2"))
     torch.manual_seed(0)
@@ -101,9 +107,10 @@ def bench_causal(documents: int, rounds: int) -> None:
 
     in_turn(sides(texts[:4]), 1)  # warms up caches and threads
     seconds = in_turn(sides(texts), rounds)
-    report(seconds, "ours, float32")
+    figures = report(seconds, "ours, float32")
     reached = tokens * GPT2_FLOPS_A_TOKEN / statistics.median(seconds["ours, float32"])
     print(f"  ours reaches {100 * reached / ceiling:.0f} % of the float32 ceiling")
+    return figures
 
 
 def lm_eval_sides(
@@ -127,7 +134,7 @@ def lm_eval_sides(
     return {f"lm-eval rolling, batch {batch}": side(batch) for batch in (1, 8)}
 
 
-def bench_pll(rounds: int) -> None:
+def bench_pll(rounds: int) -> Sides:
     """Pseudo-log-likelihood of 16 sentences of 16 to 64 tokens: one forward row a token, BERT-base shape."""
     tokenizer = AutoTokenizer.from_pretrained(shipped.starter("bert"))
     torch.manual_seed(0)
@@ -165,11 +172,12 @@ def bench_pll(rounds: int) -> None:
         },
         rounds,
     )
-    report(seconds, "ours, float32")
+    figures = report(seconds, "ours, float32")
     ratio = statistics.median(
         p / o for p, o in zip(seconds["all logits, equal lengths"], seconds["ours, bfloat16"], strict=True)
     )
     print(f"  all logits, equal lengths, over ours in bfloat16: {ratio:.2f} x")
+    return figures
 
 
 def hidden_rows(text: Encoded, special: SpecialTokens) -> list[tuple[np.ndarray, int, int]]:
@@ -205,7 +213,7 @@ def all_logits(
     return total
 
 
-def bench_sides(documents: int, rounds: int) -> None:
+def bench_sides(documents: int, rounds: int) -> Sides:
     """Base and adapter together against the adapter alone: one set of weights, and nothing twice."""
     tokenizer = AutoTokenizer.from_pretrained(shipped.starter("gpt2"))
     torch.manual_seed(0)
@@ -221,7 +229,7 @@ def bench_sides(documents: int, rounds: int) -> None:
     def both() -> None:
         score_both(model, base, protocol, "bench", "other", texts, frozenset(), quiet)
 
-    report(in_turn({"adapter alone": adapter, "base and adapter": both}, rounds), "adapter alone")
+    return report(in_turn({"adapter alone": adapter, "base and adapter": both}, rounds), "adapter alone")
 
 
 def bench_memory() -> None:
@@ -257,6 +265,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("causal", "pll", "sides", "memory"))
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-history", action="store_true", help="do not append to bench/history.jsonl")
     parser.add_argument("--peak", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     prepare_process()
@@ -264,15 +273,16 @@ def main() -> None:
     if options.peak:
         peak_megabytes(*options.peak)
         return
-    tables: dict[str, Callable[[], None]] = {
+    tables: dict[str, Callable[[], Sides | None]] = {
         "causal": lambda: bench_causal(options.documents, options.rounds),
         "pll": lambda: bench_pll(options.rounds),
         "sides": lambda: bench_sides(min(options.documents, 24), options.rounds),
         "memory": bench_memory,
     }
-    for name, table in tables.items():
-        if options.only in (None, name):
-            table()
+    asked = [name for name in tables if options.only in (None, name)]
+    results = {name: sides for name in asked if (sides := tables[name]()) is not None}
+    if results and not options.no_history:
+        append(results, options.documents, options.rounds)
 
 
 if __name__ == "__main__":
