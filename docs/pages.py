@@ -1,0 +1,88 @@
+"""A hook of MkDocs: pages that are made when the website is built.
+
+The documents of the repository's root, the reference of the package, and the history of the benchmarks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
+
+ROOT = Path(__file__).resolve().parents[1]
+FROM_THE_ROOT = {
+    "index.md": "README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+}
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    from mkdocs.structure.files import File  # here, so that the tests need no MkDocs
+
+    for name, text in made().items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def made() -> dict[str, str]:
+    """Every page that is not a file of docs/, by its name."""
+    pages = {name: (ROOT / source).read_text(encoding="utf-8") for name, source in FROM_THE_ROOT.items()}
+    pages["benchmarks.md"] = benchmarks(ROOT / "bench" / "history.jsonl")
+    return pages | reference(ROOT / "ft_toolkit")
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Links to files that have no page lead to the repository."""
+    source = PurePosixPath(FROM_THE_ROOT.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
+    shown = {f"docs/{file.src_uri}": file.src_uri for file in files} | {
+        v: k for k, v in FROM_THE_ROOT.items()
+    }
+
+    def lead(match: re.Match[str]) -> str:
+        target = (ROOT / source.parent / match[1]).resolve()
+        inside = target.relative_to(ROOT).as_posix()
+        if inside in shown:
+            return f"]({shown[inside]}"
+        return f"]({config['repo_url']}/blob/main/{inside}" if target.exists() else match[0]
+
+    return LINK.sub(lead, markdown)
+
+
+def reference(package: Path) -> dict[str, str]:
+    """A page for each wing of the package, and one for the rooms beside them."""
+    pages: dict[str, str] = {}
+    for path in sorted(package.rglob("*.py")):
+        room = path.relative_to(package).with_suffix("")
+        if room.name in ("__init__", "__main__"):
+            continue
+        wing = room.parent.name
+        name = f"reference/{wing or 'index'}.md"
+        title = f"# {package.name}.{wing}" if wing else f"# {package.name}"
+        identifier = ".".join((package.name, *room.parts))
+        pages[name] = pages.get(name, title + "\n") + f"\n::: {identifier}\n"
+    return pages
+
+
+def benchmarks(history: Path) -> str:
+    """A table for each bench, a row a run, newest first."""
+    lines = history.read_text(encoding="utf-8").splitlines() if history.is_file() else []
+    runs = [json.loads(line) for line in reversed(lines)]
+    text = "# Benchmarks\n\nWhat `make bench` measured: median seconds, and times ours in brackets.\n"
+    for bench in dict.fromkeys(bench for run in runs for bench in run["results"]):
+        some = [run for run in runs if bench in run["results"]]
+        sides = list(dict.fromkeys(side for run in some for side in run["results"][bench]))
+        text += f"\n## {bench}\n\n| date | commit | processor | documents × rounds | {' | '.join(sides)} |\n"
+        text += "| --- " * (4 + len(sides)) + "|\n"
+        for run in some:
+            cells = [run["date"], run["commit"] or "", run["cpu"], f"{run['documents']} × {run['rounds']}"]
+            for side in sides:
+                figure = run["results"][bench].get(side)
+                cells.append(f"{figure['median_seconds']:.2f} ({figure['over_ours']:.2f})" if figure else "")
+            text += f"| {' | '.join(cells)} |\n"
+    return text
