@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Linux without a GPU: make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_FLAGS ?=
+# pip's constraints files; none: the newest versions that pyproject allows
+CONSTRAINTS ?= constraints.txt
 RECIPE ?= quickstart
 SET ?=
 RUN ?=
@@ -13,7 +15,9 @@ WITH_BASE ?=
 PUSH_FLAGS ?=
 VENV := .venv
 FT := $(VENV)/bin/ft
-INPUTS := pyproject.toml constraints.txt
+INPUTS := pyproject.toml $(CONSTRAINTS)
+INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(addprefix -c ,$(CONSTRAINTS))
+.DELETE_ON_ERROR:
 
 # Given values are text. Make does not expand them ($(value …)); the shell reads them from the environment, where
 # nothing in them is a command. So spaces, quotes and $(…) reach ft as they are.
@@ -28,7 +32,8 @@ export RECIPE SET RUN ON REPO YES WITH_BASE
 # One KEY=VALUE a line: a pair begins at a space before KEY=, and all up to the next one is its value.
 PAIRS := awk '{ gsub(/[ \t]+[a-z_]+(\.[a-z_]+)*=/, "\n&"); print }'
 
-.PHONY: help setup finetune compare push runs recipes doctor test check oracles mutants readme clean bench slow live
+.PHONY: help setup finetune compare push runs recipes doctor test check coverage lowest oracles mutants readme \
+  docs clean bench slow live
 
 help:      ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,16 +44,23 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/pip $(INPUTS)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e .
+	$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	@touch $@
 
 $(VENV)/.installed-oracles: $(VENV)/.installed-dev
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev,oracles]'
+	$(INSTALL) -e '.[dev,oracles]'
 	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+lowest.txt: pyproject.toml tests/lowest.py
+	@$(PYTHON) tests/lowest.py > $@
 
 setup: $(VENV)/.installed   ## create .venv and install (the other verbs do it when needed)
 
@@ -79,6 +91,12 @@ test: $(VENV)/.installed-dev   ## the tests: offline, on the CPU
 check: $(VENV)/.installed-dev   ## format, lint and types; changes nothing
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
 
+coverage: $(VENV)/.installed-dev   ## the tests again, counting the lines and branches that they reach
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+lowest: lowest.txt   ## the tests with the lowest versions that pyproject allows, in .venv-lowest
+	@$(MAKE) test VENV=.venv-lowest CONSTRAINTS=lowest.txt
+
 oracles: $(VENV)/.installed-oracles   ## our scores against lm-evaluation-harness
 	@$(VENV)/bin/python -m pytest -q -m oracle
 
@@ -97,5 +115,8 @@ mutants: $(VENV)/.installed-dev   ## plant known bugs one at a time; each must b
 readme: $(VENV)/.installed-dev   ## run the README's commands and compare its figures
 	@$(VENV)/bin/python tests/readme.py
 
-clean:     ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+docs: $(VENV)/.installed-docs   ## the documentation as a website, in site/
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+clean:     ## remove .venv, what was built and caches; runs/ stays
+	rm -rf $(VENV) .venv-lowest lowest.txt build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
