@@ -76,6 +76,9 @@ def main(
         screen = Screen(quiet=as_json)
         how = How(protocol, window, stride, exact, precision, device)
         if adapter is not None or base is not None:
+            if runs:
+                wanted = "runs, or --base and --adapter"
+                raise FtError("ft compare", wanted, "both", "Ask for one of them at a time.")
             found = [compare_adapter(base, adapter, on or [], how, screen=screen)]
         else:
             opened = [open_run(run, screen.say) for run in runs or []]

@@ -66,6 +66,7 @@ def online(folder: Path) -> dict[str, Any]:
             "lines": corpus("hf:someone/lines", "{title}: {body}"),
             "table": corpus("hf:someone/table", "{question} {answer}"),
             "parquet": corpus("hf:someone/parquet"),
+            "awkward": corpus("hf:someone/awkward"),
             "one config": corpus("hf:someone/configs/second"),
             "no column": fault(lambda: corpus("hf:someone/lines", "{nothing}")),
             "no config": fault(lambda: corpus("hf:someone/configs/third")),

@@ -102,6 +102,15 @@ def test_nothing_to_compare_is_said_in_one_line() -> None:
     assert "expected a run, or --base and --adapter, found neither" in found.stderr
 
 
+def test_runs_beside_an_adapter_from_elsewhere_are_refused(tmp_path: Path) -> None:
+    asked = ["compare", str(tmp_path), "--base", "starter/gpt2", "--adapter", str(tmp_path), "--on", "x.txt"]
+    found = CliRunner().invoke(app, asked)
+    assert found.exit_code == 2
+    assert found.stderr == (
+        "ft compare: expected runs, or --base and --adapter, found both. Ask for one of them at a time.\n"
+    )
+
+
 def test_a_pickled_adapter_is_not_opened(checkpoints: dict[str, Path], text: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(FtError, match=r"expected adapter_model\.safetensors, found adapter_mod"):

@@ -53,6 +53,8 @@ def hub_folder(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFa
         write(f"configs/{name}/train.jsonl", json.dumps({"text": f"the {name} one"}) + "\n")
     names = "".join(f"- config_name: {n}\n  data_files: {n}/train.jsonl\n" for n in ("first", "second"))
     write("configs/README.md", f"---\nconfigs:\n{names}---\n")
+    awkward = [{"text": text} for text in ("NA", "007", "", "1e5")]
+    write("awkward/train.jsonl", "".join(json.dumps(row) + "\n" for row in awkward))
     write("script/script.py", "import datasets\n")
     (folder / "datasets" / "parquet" / "data").mkdir(parents=True)
     table = pyarrow.table({"id": [1, 2], "text": ["Salt", None]})
@@ -162,6 +164,10 @@ def test_a_revision_names_the_rows_of_its_own_commit(seen: dict[str, Any]) -> No
 def test_csv_and_parquet_are_read_and_a_missing_cell_is_empty(seen: dict[str, Any]) -> None:
     assert seen["table"] == [["train#0", "What helps? Rest, and water."], ["train#1", "What else? "]]
     assert seen["parquet"] == [["train#0", "Salt"]]  # the row without text is left out, as in files
+
+
+def test_strings_that_look_like_numbers_stay_as_they_stand(seen: dict[str, Any]) -> None:
+    assert seen["awkward"] == [["train#0", "NA"], ["train#1", "007"], ["train#3", "1e5"]]
 
 
 def test_a_config_is_chosen_behind_the_name(seen: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ft_toolkit.text.readers import TABLE_ENDINGS
 def read_other(runs: Sequence[Run], source: str) -> list[Document]:
     """Text to judge on, cut as the runs' own was, so that a trained line is known again in a longer file."""
     corpus = runs[0].recipe.corpus
-    is_table = source.startswith("hf:") or source.removesuffix(".gz").endswith(TABLE_ENDINGS)
+    is_table = source.startswith("hf:") or source.lower().removesuffix(".gz").endswith(TABLE_ENDINGS)
     unit = corpus.documents if corpus.documents in ("paragraph", "line") and not is_table else None
     return read_source(source, corpus.text, unit).documents
 

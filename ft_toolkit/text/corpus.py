@@ -26,6 +26,10 @@ from ft_toolkit.recipe import Corpus, Split
 from ft_toolkit.text.readers import TABLE_ENDINGS, TEXT_ENDINGS, decode, ending_of, table_rows
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_ID = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_DATASET = re.compile(rf"(?P<owner>{_ID})/(?P<name>{_ID})(?:/(?P<config>[^@]+))?(?:@.+)?")
+_CHECK = "Check corpus.source."
+_HUB_OR_FOLDER = "Write hf:owner/name, or a local folder without hf:."
 Part = Literal["train", "validation", "test"]
 
 
@@ -93,7 +97,7 @@ def read_source(source: str, text: str = "text", unit: str | None = None) -> Rea
             empty += 1
     if not documents:
         found = f"{empty} empty documents" if empty else "nothing"
-        raise FtError(f"corpus {source}", "at least one document with text", found, "Check corpus.source.")
+        raise FtError(f"corpus {source}", "at least one document with text", found, _CHECK)
     return Reading(documents, empty)
 
 
@@ -144,7 +148,11 @@ def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[s
 
 def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
     """The corpus root, and the files below it in a fixed order; no folder below it is entered by a link."""
-    if path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # such as a name that is too long for the file system
+        raise FtError(f"corpus {source}", "a file, folder or glob", error.strerror, _CHECK) from None
+    if is_file:
         if ending_of(path) not in TEXT_ENDINGS + TABLE_ENDINGS:
             wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
             raise FtError(
@@ -157,7 +165,7 @@ def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
         root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         found = sorted(Path(match) for match in glob.glob(source, recursive=True))
     else:
-        raise FtError(f"corpus {source}", "a file, folder or glob", "nothing there", "Check corpus.source.")
+        raise FtError(f"corpus {source}", "a file, folder or glob", "nothing there", _CHECK)
     files = [
         f
         for f in found
@@ -165,7 +173,15 @@ def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
     ]
     if not files:
         wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
-        raise FtError(f"corpus {source}", f"files ending in {wanted}", "none", "Check corpus.source.")
+        raise FtError(f"corpus {source}", f"files ending in {wanted}", "none", _CHECK)
+    inside = root.resolve()
+    for file in files:
+        # a stranger's folder could name any file of this machine
+        if not file.resolve().is_relative_to(inside):
+            target = f"a link to {file.resolve()}"
+            raise FtError(
+                file, "a file inside the corpus folder", target, "Copy the file there, or unlink it."
+            )
     return root, files
 
 
@@ -202,12 +218,18 @@ def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:
     """Rows of a Hub dataset, every split of it: the parts are ours to choose, by hash."""
     import datasets
 
+    match = _DATASET.fullmatch(name)
+    if not match or match["owner"] == "buckets":  # another kind of storage, to datasets
+        raise FtError(f"corpus hf:{name}", "hf:owner/name of the Hub", name or "nothing", _HUB_OR_FOLDER)
     full, _, revision = name.partition("@")
-    owner_name, config = "/".join(full.split("/")[:2]), "/".join(full.split("/")[2:])
+    owner_name, config = f"{match['owner']}/{match['name']}", match["config"]
     where = f"corpus hf:{full}@{revision[:12]}".rstrip("@")
     with hub_or_cache() as silence:
         try:
-            builder = datasets.load_dataset_builder(owner_name, config or None, revision=revision or None)
+            # by its bare name datasets would rather read a folder of that name in the working folder
+            builder = datasets.load_dataset_builder(
+                f"hf://datasets/{owner_name}", config, revision=revision or None
+            )
             builder.download_and_prepare()
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             fix = f"Check the {'network' if silence else 'name'}."
@@ -225,10 +247,12 @@ def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:
 def _template(text: str) -> Callable[[dict[str, Any], str], str]:
     """A column name, or a template whose {names} are columns, as a function of one row."""
     try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        parsed = [field[1:] for field in string.Formatter().parse(text) if field[1] is not None]
     except ValueError as error:
         raise FtError("corpus.text", "a template like {title}", text, f"Mend it: {error}.") from None
-    if any(not name.isidentifier() for name in fields):
+    fields = [name for name, _, _ in parsed if name is not None]
+    # {title:>10000000} and {title!r} would write what no file holds
+    if any(spec or conversion or not (name or "").isidentifier() for name, spec, conversion in parsed):
         raise FtError("corpus.text", "plain column names in braces", text, "Write {column}; {{ for a brace.")
     columns: Sequence[str] = fields or [text]
 

@@ -1,4 +1,7 @@
-"""One file to its text or its rows: bytes, UTF-8, and the formats of tables; no string of them is changed."""
+"""One file to its text or its rows: bytes, UTF-8, and the formats of tables; no string of them is changed.
+
+What unpacks to far more than lies on the disk is refused before it fills the memory: docs/safety.md.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,17 @@ from ft_toolkit.errors import FtError
 
 TEXT_ENDINGS = (".txt", ".md")
 TABLE_ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
+UNPACKED_BYTES = 2**30  # a packed file may become so large at most
+UNPACKED_RATIO = 50  # and so many times its size on disk; prose reaches 5, log files 20
+ALWAYS_UNPACKED_BYTES = (
+    2**24
+)  # a small file of one repeated sentence has a far higher ratio, and does no harm
+ROW_BYTES = 64  # what a row of nothing costs here
 
 
 def ending_of(path: Path) -> str:
-    """Its file ending, .gz apart."""
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    """Its file ending in small letters, .gz apart."""
+    return (path.with_suffix("") if _is_gzip(path) else path).suffix.lower()
 
 
 def decode(path: Path) -> str:
@@ -57,6 +67,7 @@ def table_rows(path: Path) -> Iterator[dict[str, Any]]:
             strict=True,  # else a stray quote swallows lines, and "a" b loses its quotes
         )
         try:
+            _refuse_twins(path, reader.fieldnames or ())
             for columns in reader:
                 if None in columns:
                     where = f"{path}, line {reader.line_num}"
@@ -66,9 +77,22 @@ def table_rows(path: Path) -> Iterator[dict[str, Any]]:
             raise FtError(f"{path}, line {reader.line_num}", "a table row", error, "Mend the row.") from None
 
 
+def _is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
 def _bytes(path: Path) -> bytes:
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = path.read_bytes()
+        if not _is_gzip(path):
+            return data
+        limit, unpacked = _limit(len(data)), 0
+        with gzip.open(io.BytesIO(data)) as file:  # counted before it is kept
+            while piece := file.read(2**20):
+                unpacked += len(piece)
+                if unpacked > limit:
+                    raise _bomb(path, limit, "If it is a text that you trust, gunzip it.")
+        return gzip.decompress(data)
     except (gzip.BadGzipFile, zlib.error, EOFError, PermissionError) as error:
         raise FtError(path, "a readable file", error, "Check the file.") from None
 
@@ -89,6 +113,8 @@ def _json_row(line: str, where: str) -> dict[str, Any]:
         row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)  # numbers as they stand
     except ValueError as error:
         raise FtError(where, "one JSON object", error, "Mend the line.") from None
+    except RecursionError:
+        raise FtError(where, "one JSON object", "brackets nested too deep", "Mend the line.") from None
     if not isinstance(row, dict):
         raise FtError(where, "one JSON object", type(row).__name__, "Write an object such as {'text': '…'}.")
     return row
@@ -98,9 +124,58 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    data = _bytes(path)
+    limit, unpacked = _limit(path.stat().st_size), 0
+    too_large = _bomb(path, limit, "If you trust it, save it as .jsonl.")
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(_bytes(path)))
+        schema = pyarrow.parquet.read_schema(io.BytesIO(data))
+        _refuse_twins(path, schema.names)
+        # lists and structs hold no text of ours: their kind is told, and what is in them stays packed
+        nested: dict[str, Any] = {field.name: [] for field in schema if pyarrow.types.is_nested(field.type)}
+        texts = [field.name for field in schema if str(field.type) in ("string", "large_string")]
+        # strings stay in their dictionary until they are counted: a million copies of a page are one page
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(data), read_dictionary=texts)
+        if _announced_bytes(file.metadata) > limit:
+            raise too_large
+        for batch in file.iter_batches(8192, columns=[name for name in schema.names if name not in nested]):
+            unpacked += ROW_BYTES * batch.num_rows + sum(_text_bytes(column) for column in batch.columns)
+            if unpacked > limit:
+                raise too_large
+            whole = [c.dictionary_decode() if hasattr(c, "dictionary") else c for c in batch.columns]
+            for row in pyarrow.RecordBatch.from_arrays(whole, batch.schema.names).to_pylist():
+                yield row | nested
     except (pyarrow.ArrowException, OSError) as error:
         raise FtError(path, "a Parquet file", str(error).splitlines()[0], "Check the file.") from None
-    for batch in table.to_batches():
-        yield from batch.to_pylist()
+
+
+def _announced_bytes(metadata: Any) -> int:
+    """What a Parquet file says of itself: so many rows, and so many bytes before compression."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return metadata.num_rows * ROW_BYTES + sum(group.total_byte_size for group in groups)  # type: ignore[no-any-return]
+
+
+def _text_bytes(column: Any) -> int:
+    """How many bytes of text an Arrow array stands for, also where it names a text and does not repeat it."""
+    import pyarrow.compute
+
+    if not hasattr(column, "dictionary") or "string" not in str(column.type.value_type):
+        return int(column.nbytes)
+    lengths = pyarrow.compute.binary_length(column.dictionary)
+    return int(pyarrow.compute.sum(lengths.take(column.indices)).as_py() or 0)
+
+
+def _refuse_twins(path: Path, names: Sequence[str]) -> None:
+    """Of two columns of one name the last would be read, and the first lost."""
+    twin = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twin is not None:
+        raise FtError(path, "columns of different names", f"{twin} twice", "Rename one.")
+
+
+def _limit(packed_bytes: int) -> int:
+    """The largest size that a file of so many bytes may have once it is unpacked."""
+    return min(UNPACKED_BYTES, max(ALWAYS_UNPACKED_BYTES, UNPACKED_RATIO * packed_bytes))
+
+
+def _bomb(path: Path, limit: int, fix: str) -> FtError:
+    size = f"{limit / 2**20:,.0f} MiB"
+    return FtError(path, f"at most {size} unpacked, {UNPACKED_RATIO} times its size", "more", fix)

@@ -373,18 +373,13 @@ def test_an_unknown_packaged_corpus_lists_those_there_are() -> None:
     assert "everyday-medicine, general-probe, italian-cooking" in line
 
 
-def test_a_dataset_is_read_split_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    (tmp_path / "owner" / "name").mkdir(parents=True)  # load_dataset takes a folder for a Hub id
-    (tmp_path / "owner" / "name" / "train.jsonl").write_text('{"text": "NA"}\n{"text": "007"}\n')
-    (tmp_path / "owner" / "name" / "test.jsonl").write_text('{"text": ""}\n{"text": "1e5"}\n')
+def test_a_dataset_of_the_hub_is_never_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)  # load_dataset would take it for the Hub's
+    (tmp_path / "owner" / "name" / "train.jsonl").write_text('{"text": "planted"}\n')
     monkeypatch.chdir(tmp_path)
-    reading = read_source("hf:owner/name")
-    found = [(document.id, document.text) for document in reading.documents]
-    assert found == [("train#0", "NA"), ("train#1", "007"), ("test#1", "1e5")]
-    assert reading.empty_documents == 1
+    assert "hf:owner/name: expected a dataset on the Hub" in fault(lambda: texts("hf:owner/name"))
 
 
 def test_a_dataset_that_is_neither_cached_nor_reachable_is_named() -> None:
