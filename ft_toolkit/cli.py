@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ft_toolkit import __version__, compare
-from ft_toolkit.errors import one_line_errors
+from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.runtime import prepare_process
+
+if TYPE_CHECKING:  # pydantic comes with it; --help must not wait
+    from ft_toolkit.run import Run
 
 app = typer.Typer(
     help="Fine-tune small GPT-2 and BERT checkpoints with LoRA, and learn honestly whether it helped.",
@@ -71,14 +75,23 @@ def finetune(
 @app.command("runs")
 def list_runs(runs: Runs = Path("runs")) -> None:
     """List the runs of a folder with their verdicts."""
-    from ft_toolkit.run import list_runs, read_json
+    from ft_toolkit.run import list_runs
 
-    for run in list_runs(runs):
-        comparison = run.folder / "comparison.json"
-        words = "unfinished" if "training" not in run.facts else "trained, not judged: ft compare finishes it"
-        print(
-            f"{run.folder}  {read_json(comparison)['verdict']['headline'] if comparison.is_file() else words}"
-        )
+    found = list_runs(runs)
+    for run in found:
+        print(f"{run.folder}  {_standing(run)}")
+    if not found:
+        print(f"no runs in {runs}", file=sys.stderr)
+
+
+def _standing(run: Run) -> str:
+    try:
+        run.require_whole()
+        if (run.folder / "comparison.json").is_file():
+            return str(run.comparison["verdict"]["headline"])
+    except FtError as error:
+        return f"damaged: {Path(error.where).name}: expected {error.expected}, found {error.found}"
+    return "trained, not judged: ft compare finishes it" if "training" in run.facts else "unfinished"
 
 
 @app.command()

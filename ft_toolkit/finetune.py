@@ -26,7 +26,7 @@ from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.models.tokenizers import train_tokenizer, with_tokenizer
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
-from ft_toolkit.run import Run, read_json
+from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Parts, read_corpus, split
@@ -164,7 +164,7 @@ def finetune_seeds(
                 **how,
             )
         )
-    gains = [read_json(run.folder / "comparison.json")["corpora"][0]["percent"] for run in runs]
+    gains = [run.comparison["corpora"][0]["percent"] for run in runs]
     each = ", ".join(f"{gain:+.1f}" for gain in gains)
     spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
     screen.result(

@@ -88,7 +88,9 @@ def _loaded(
             fix = "Pass tokenizer=…."
             raise FtError("DomainPerplexity", "a tokenizer beside a model object", "none", fix)
         base = base_of(type(model).__name__, model, tokenizer)
-    elif str(model).startswith(PREFIX) or (Path(model) / "run.json").is_file():
+    elif str(model).startswith(PREFIX) or any(
+        (Path(model) / name).is_file() for name in ("run.json", "recipe.yaml")
+    ):
         run = open_run(str(model))
         base = load_base(run.recipe.base)
         run.check_base(base.name, base.weights_sha256, base.tokenizer_sha256)

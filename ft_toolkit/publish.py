@@ -195,13 +195,16 @@ def push(plan: Plan, screen: Screen | None = None) -> Pushed:
 
 
 def _objective(run: Run) -> Objective:
+    run.require_whole()
     if not run.is_finished or not (run.folder / "comparison.json").is_file():
         found = "one without a verdict"
         raise FtError(run.folder, "a judged run", found, "Judge it with ft compare, then push.")
     if not run.facts.get("integrity", {}).get("passed"):
         found = run.facts.get("integrity", {}).get("reload", "none")
         raise FtError(run.folder, "a run whose saved weights passed the gate", found, "Train again.")
-    metric = read_json(run.folder / "comparison.json")["protocol"]["metric"]
+    metric = run.comparison.get("protocol", {}).get("metric")
+    if metric not in ("perplexity", "pseudo-perplexity"):
+        raise FtError(run.folder / "comparison.json", "a protocol with its metric", metric, "Train again.")
     return "masked" if metric == "pseudo-perplexity" else "causal"
 
 

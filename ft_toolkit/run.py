@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,17 @@ from ft_toolkit.recipe import Recipe
 
 SCHEMA = 1
 Row = dict[str, Any]
+FACTS = {  # what later rooms look into; everything else in run.json is only shown
+    "schema": int,
+    "sha256": dict,
+    "documents": dict,
+    "versions": dict,
+    "training": dict,
+    "integrity": dict,
+    "rehearsal": dict,
+}
+COLUMNS = {"documents.parquet": {"id", "sha256", "split", "source", "row", "text"}}
+_RESTORE = "Restore the file or train again."
 
 
 class Run:
@@ -67,15 +79,53 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """run.json as it stands."""
-        return dict(read_json(self.folder / "run.json")) if (self.folder / "run.json").is_file() else {}
+        """run.json as it stands; {} for a run that is being created.
+
+        raises   FtError for a damaged one
+        """
+        path = self.folder / "run.json"
+        return read_json(path, FACTS) if path.exists() else {}
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The resolved recipe."""
-        return Recipe.model_validate(
-            yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
-        )
+        """The resolved recipe.
+
+        raises   FtError for a missing or damaged one
+        """
+        path = self.folder / "recipe.yaml"
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            recipe = Recipe.model_validate(values)
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            raise FtError(path, "the recipe of this run", _reason(error), _RESTORE) from None
+        # a file cut at a line's end is still a recipe, of defaults that nobody trained with
+        if "training" in self.facts and (lost := Recipe.model_fields.keys() - values.keys()):
+            raise FtError(path, "every section of the recipe", f"no {min(lost)}", _RESTORE)
+        return recipe
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """comparison.json: the verdict, and the numbers that it rests on.
+
+        raises   FtError for a missing or damaged one
+        """
+        path = self.folder / "comparison.json"
+        found = read_json(path, {"verdict": dict, "protocol": dict, "corpora": list})
+        if not isinstance(found.get("verdict", {}).get("headline"), str):
+            raise FtError(path, "a verdict with its headline", "none", _RESTORE)
+        return found
+
+    def require_whole(self) -> None:
+        """raises   FtError naming the first file that is missing or damaged, of those that should be here"""
+        if not (self.folder / "run.json").is_file():
+            raise FtError(self.folder / "run.json", "a file", "nothing there", _RESTORE)
+        facts, _ = self.facts, self.recipe
+        if "documents" in facts:
+            self.read_table("documents.parquet")
+        if self.adapter_folder.exists():
+            read_json(self.adapter_folder / "adapter_config.json", {"peft_type": str})
+        if self.is_finished or (self.folder / "comparison.json").exists():
+            _ = self.comparison
 
     @property
     def adapter_folder(self) -> Path:
@@ -137,9 +187,15 @@ class Run:
         import pyarrow.parquet
 
         path = self.folder / name
-        if not path.is_file():
+        if not path.exists():
             raise FtError(path, "a finished stage", "no such file", "The run stopped before it; train again.")
-        return list(pyarrow.parquet.read_table(path).to_pylist())
+        try:
+            rows: list[Row] = pyarrow.parquet.read_table(io.BytesIO(path.read_bytes())).to_pylist()
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise FtError(path, "a Parquet table", _reason(error), _RESTORE) from None
+        if rows and (missing := COLUMNS.get(name, set()) - rows[0].keys()):
+            raise FtError(path, f"a column {min(missing)}", f"only {', '.join(rows[0])}", _RESTORE)
+        return rows
 
     def append_metrics(self, line: Mapping[str, object]) -> None:
         """Add a line to metrics.jsonl."""
@@ -159,18 +215,36 @@ class Run:
 
 
 def list_runs(runs_folder: Path) -> list[Run]:
-    """Every run below a folder, by name."""
-    return [Run(path.parent) for path in sorted(runs_folder.glob("*/run.json"))]
+    """Every run below a folder, by name; damaged ones too."""
+    found = {path.parent for name in ("run.json", "recipe.yaml") for path in runs_folder.glob(f"*/{name}")}
+    return [Run(folder) for folder in sorted(found)]
 
 
-def read_json(path: Path) -> Any:
-    """Read one of our JSON files."""
+def read_json(path: Path, kinds: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """Read a JSON object.
+
+    kinds    the types that some of its keys must have where they stand
+    raises   FtError for a file that is missing, damaged, or something else
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise FtError(
-            path, "JSON that ft wrote", "something else", "Restore the file or train again."
-        ) from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FtError(path, "a JSON object", _reason(error), _RESTORE) from None
+    if not isinstance(found, dict):
+        raise FtError(path, "a JSON object", f"a {type(found).__name__}", _RESTORE)
+    for key, kind in (kinds or {}).items():
+        if key in found and not isinstance(found[key], kind):
+            raise FtError(path, f"{key}: a {kind.__name__}", f"a {type(found[key]).__name__}", _RESTORE)
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """In a few words why a file could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return "nothing there"
+    if isinstance(error, IsADirectoryError):
+        return "a folder"
+    return f"a damaged file ({next(iter(str(error).splitlines()), type(error).__name__).rstrip('.:')})"
 
 
 def now() -> str:

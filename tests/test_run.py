@@ -100,7 +100,7 @@ def test_a_newer_schema_is_refused_and_an_equal_one_is_not(tmp_path: Path) -> No
 
 def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema": 1')
-    with pytest.raises(FtError, match=r"run\.json: expected JSON that ft wrote"):
+    with pytest.raises(FtError, match=r"run\.json: expected a JSON object, found a damaged file"):
         Run.open(tmp_path)
 
 

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.recipe import Adapter
+from ft_toolkit.run import read_json
 
 SINUSOIDAL_SCALE = 0.05  # of fresh position tables: docs/log.md
 
@@ -73,6 +74,14 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
         raise FtError(
             folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?"
         )
+    if "peft_type" not in read_json(folder / "adapter_config.json", {"peft_type": str}):
+        fix = "Restore it, or make the adapter again."
+        raise FtError(folder / "adapter_config.json", "a PEFT adapter's settings", "no peft_type", fix)
+    try:
+        weights = load_file(folder / "adapter_model.safetensors")
+    except SafetensorError as error:
+        fix = "Copy it again, or train again."
+        raise FtError(folder, "whole weights", f"adapter_model.safetensors damaged: {error}", fix) from None
     try:
         config = PeftConfig.from_pretrained(str(folder))
         exact = _switches_off_exactly(config)
@@ -87,12 +96,11 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
             elif not exact:
                 under = copy.deepcopy(base.model)
             model = PeftModel.from_pretrained(under, str(folder), is_trainable=False)
-    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise FtError(
             folder, f"an adapter for {base.name}", reason, "Was it made for another base?"
         ) from None
-    weights = load_file(folder / "adapter_model.safetensors")
     strangers = (
         weights.keys()
         ^ get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).keys()
