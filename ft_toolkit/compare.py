@@ -134,7 +134,7 @@ def compare_runs(
         if base.family.note:
             screen.say(base.family.note)
         for run in (run for run in runs if run.recipe.base == name):
-            run.check_base(base.name, base.weights_sha256, base.tokenizer_sha256)
+            run.check_base(base.name, base.sha256s)
             if run.recipe.adapter.is_whole_model:
                 model: nn.Module = load_whole(base, run.trained_folder)
             else:

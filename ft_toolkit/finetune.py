@@ -226,8 +226,7 @@ def _record_inputs(run: Run, base: Base, parts: Parts, empty: int, device: str, 
     everything = sha256("".join(sorted(row["sha256"] for row in rows)).encode()).hexdigest()
     placed = sha256("".join(sorted(row["sha256"] + row["split"] for row in rows)).encode()).hexdigest()
     hashes = {
-        "base": base.weights_sha256,
-        "tokenizer": base.tokenizer_sha256,
+        **base.sha256s,
         "corpus": everything,
         "split": placed,
     }

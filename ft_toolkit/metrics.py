@@ -93,7 +93,7 @@ def _loaded(
     ):
         run = open_run(str(model))
         base = load_base(run.recipe.base)
-        run.check_base(base.name, base.weights_sha256, base.tokenizer_sha256)
+        run.check_base(base.name, base.sha256s)
         if adapter is None:
             return reader_of(base, run.trained_folder), load_trained(base, run.trained_folder)
     else:

@@ -136,13 +136,19 @@ class Run:
         """What training made: adapter/, or model/ where the weights themselves were trained."""
         return self.folder / "model" if self.recipe.adapter.is_whole_model else self.adapter_folder
 
-    def check_base(self, name: str, weights_sha256: str, tokenizer_sha256: str) -> None:
-        """raises   FtError unless a loaded base is the one of training, weights and tokenizer"""
+    def check_base(self, name: str, sha256s: Mapping[str, str]) -> None:
+        """Refuse another base than that of training.
+
+        sha256s   of the loaded one's weights ("base"), "config" and "tokenizer"
+        raises    FtError where one of them differs
+        """
         hashes = self.facts.get("sha256", {})
         if not hashes:
             found = "one that stopped before its training"
             raise FtError(self.folder, "a run that was trained", found, "Train again.")
-        for what, sha256 in (("base", weights_sha256), ("tokenizer", tokenizer_sha256)):
+        for what, sha256 in sha256s.items():
+            if what == "config" and what not in hashes:  # a run from before configs were recorded
+                continue
             if hashes.get(what) != sha256:
                 wanted = f"the {what} of training (sha256 {str(hashes.get(what))[:12]})"
                 raise FtError(f"{what} {name}", wanted, f"sha256 {sha256[:12]}", "Pin base: name@revision.")

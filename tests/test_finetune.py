@@ -106,7 +106,7 @@ def test_run_json_says_with_what_on_what_and_how_the_run_was_made(finished: Fini
     facts = finished.run.facts
     assert facts["schema"] == 1
     assert {"python", "torch", "transformers", "peft", "ft-toolkit"} <= set(facts["versions"])
-    assert set(facts["sha256"]) == {"base", "tokenizer", "corpus", "split"}
+    assert set(facts["sha256"]) == {"base", "config", "tokenizer", "corpus", "split"}
     assert all(len(digest) == 64 for digest in facts["sha256"].values())
     assert facts["documents"] == {"train": 30, "validation": 1, "test": 9, "empty": 0}
     assert facts["training"]["stopped_by"] == "done"

@@ -104,6 +104,26 @@ def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
         Run.open(tmp_path)
 
 
+LOADED = {"base": "b" * 64, "config": "c" * 64, "tokenizer": "d" * 64}
+
+
+@pytest.mark.parametrize("what", LOADED)
+def test_a_base_that_changed_since_training_is_refused_by_what_changed(tmp_path: Path, what: str) -> None:
+    run = Run(tmp_path)
+    run.record(sha256=LOADED)
+    run.check_base("gpt2", LOADED)
+    with pytest.raises(FtError, match=rf"{what} gpt2: expected the {what} of training"):
+        run.check_base("gpt2", LOADED | {what: "e" * 64})
+
+
+def test_a_run_from_before_configs_were_recorded_is_known_by_weights_and_tokenizer(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.record(sha256={"base": LOADED["base"], "tokenizer": LOADED["tokenizer"]})
+    run.check_base("gpt2", LOADED)
+    with pytest.raises(FtError, match="base gpt2: expected the base of training"):
+        run.check_base("gpt2", LOADED | {"base": "e" * 64})
+
+
 def test_runs_are_listed_by_name(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     for name in ("b", "a"):
         Run.create(tmp_path, tiny_recipe(name=name))

@@ -150,7 +150,8 @@ def score_both(
     drift from the other.
 
     repeated   lines that several documents have: the figure outside them stands beside the other
-    store      keeps the base's scores by content, so that the next comparison reads only the adapter
+    store      keeps the base's scores by content, so that the next comparison reads only the adapter; not of
+               a protocol in which documents lend each other context
     reader     whose tokenizer reads for the model, where it is not the base's: what it pays for a document is
                then divided by the base's tokens of it, so that both sides are counted in one unit
     raises     FtError for masked models of two tokenizers, which have no common figure
@@ -180,8 +181,10 @@ def score_both(
         with base_side(base) as alone:
             losses = TokenLosses(alone, base.family)
             compute = partial(score, losses, base=base, protocol=protocol, rate=fraction, advance=advance)
-            identity = _identity(base, protocol, fraction, device.type)
-            plain = store.scores(identity, encoded, compute) if store else compute(encoded)
+            if store is None or protocol.is_approximate:  # a text's neighbours would move what is kept of it
+                plain = compute(encoded)
+            else:
+                plain = store.scores(_identity(base, protocol, fraction, device.type), encoded, compute)
     unknown = base.tokenizer.unk_token_id if base.family.objective == "masked" else None
     count = sum(len(document.ids) for document in encoded)
     base_totals = [document_totals(d, nll) for d, nll in zip(encoded, plain, strict=True)]
@@ -319,13 +322,12 @@ def _fresh(document: Encoded, nll: TokenNll) -> Totals:
 
 
 def _identity(base: Base, protocol: Protocol, rate: float, device_type: str) -> dict[str, object]:
-    found = versions()
-    libraries = {name: found[name].rsplit(".", 1)[0] for name in ("torch", "transformers", "tokenizers")}
+    """Everything but the text that moves a base's score, if only in its last bits."""
     return {
-        "weights": base.weights_sha256,
-        "tokenizer": base.tokenizer_sha256,
+        **base.sha256s,
+        "special": asdict(base.special),
         "protocol": protocol.as_dict(),
         "rate": rate,
-        "device": device_type,
-        "libraries": libraries,
+        "machine": [device_type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+        "versions": versions(),
     }

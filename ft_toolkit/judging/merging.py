@@ -34,7 +34,7 @@ def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32) -> 
         raise FtError(folder, "a folder that is not there yet", "one that is", "Move it or use --to.")
     texts = _probe_texts(run)
     base = load_base(run.recipe.base)
-    run.check_base(base.name, base.weights_sha256, base.tokenizer_sha256)
+    run.check_base(base.name, base.sha256s)
     model = load_adapter(base, run.adapter_folder)
     before = probe_scores(model, base, texts)
     temporary = folder.with_name(f".{folder.name}.unfinished")

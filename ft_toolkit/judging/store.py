@@ -1,7 +1,8 @@
 """Scores of a base, kept by content: a second comparison with the same base reads only the adapter.
 
-One SQLite file holds the token scores of each document under (weights, tokenizer, protocol, precision,
-library versions, text). A hundredth of what is found is computed again; if it differs, the store is stale.
+One SQLite file holds the token scores of a whole list of documents under everything that moves them. A list
+is kept as one: its texts share batches, and a text alone would round otherwise than beside the adapter's.
+A hundredth of what is found is computed again; if it differs, the store is stale.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -31,10 +33,14 @@ def store_path() -> Path:
 
 @dataclass
 class Store:
-    """Token scores by content. Every trouble with the file is told through `say`, then it is made anew."""
+    """Token scores by content. Trouble with the file is told through `say`, and costs no result.
+
+    A damaged file is made anew. One that is locked, or that may not be read, is left as it is.
+    """
 
     path: Path = field(default_factory=store_path)
     say: Callable[[str], object] = lambda message: None
+    patience_seconds: float = 10  # for another process that writes
 
     def scores(
         self,
@@ -42,29 +48,30 @@ class Store:
         documents: Sequence[Encoded],
         compute: Callable[[Sequence[Encoded]], list[TokenNll]],
     ) -> list[TokenNll]:
-        """Scores of all documents: kept ones read, the others computed and kept.
+        """Scores of all documents: read where this very list was scored before, else computed and kept.
 
         identity   everything but the text that a score depends on
-        compute    scores documents afresh; called for the missing ones, and for the sample that is checked
+        compute    scores documents, each by itself; called for all of them, or for the sample that is checked
         """
-        keys = [_key(identity, document) for document in documents]
-        kept = self._read(keys)
-        least = min(kept, default=b"")  # so that something is always checked
-        sample = [i for i, key in enumerate(keys) if key in kept and (key == least or _is_drawn(key))]
-        again = compute([documents[i] for i in sample]) if sample else []
-        for i, fresh in zip(sample, again, strict=True):
-            if (
-                len(fresh) != len(kept[keys[i]])
-                or np.abs(fresh - kept[keys[i]]).max(initial=0) > RECHECK_NATS
-            ):
-                self.say(f"kept base scores are stale ({documents[i].document.id} differs); scoring anew")
-                kept = {}
-                break
-        missing = [i for i, key in enumerate(keys) if key not in kept]
-        computed = compute([documents[i] for i in missing]) if missing else []
-        new = {keys[i]: nll for i, nll in zip(missing, computed, strict=True)}
-        self._write(new)
-        return [kept[key] if key in kept else new[key] for key in keys]
+        if not documents:
+            return []
+        key = _key(identity, documents)
+        try:
+            kept = self._read(key)
+        except sqlite3.OperationalError as error:
+            self.say(f"kept base scores in {self.path} cannot be read ({error}); scoring without them")
+            return compute(documents)
+        if kept is not None:
+            scores = np.split(kept, np.cumsum([len(document.ids) for document in documents])[:-1])
+            sample = _sample(documents)
+            again = compute([documents[i] for i in sample])
+            stale = [i for i, fresh in zip(sample, again, strict=True) if not _agree(fresh, scores[i])]
+            if not stale:
+                return scores
+            self.say(f"kept base scores are stale ({documents[stale[0]].document.id} differs); scoring anew")
+        computed = compute(documents)
+        self._write(key, np.concatenate(computed))
+        return computed
 
     def size_bytes(self) -> int:
         """Of the file; 0 when there is none."""
@@ -74,45 +81,59 @@ class Store:
         """Forget everything."""
         self.path.unlink(missing_ok=True)
 
-    def _read(self, keys: Sequence[bytes]) -> dict[bytes, TokenNll]:
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=self.patience_seconds)) as database, database:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS scores"
+                " (key BLOB PRIMARY KEY, nll BLOB, sha256 BLOB) WITHOUT ROWID"
+            )
+            yield database
+
+    def _read(self, key: bytes) -> TokenNll | None:
+        """raises   sqlite3.OperationalError where the file is whole but cannot be read now"""
         if not self.path.is_file():
-            return {}
-        found: dict[bytes, TokenNll] = {}
+            return None
         try:
-            with sqlite3.connect(self.path, timeout=30) as database:
-                for key in keys:
-                    row = database.execute("SELECT nll, sha256 FROM scores WHERE key = ?", (key,)).fetchone()
-                    if row is None:
-                        continue
-                    if sha256(row[0]).digest() != row[1]:
-                        raise sqlite3.DatabaseError("a checksum does not hold")
-                    found[key] = np.frombuffer(row[0], dtype=np.float64)
+            with self._open() as database:
+                row = database.execute("SELECT nll, sha256 FROM scores WHERE key = ?", (key,)).fetchone()
+            if row is not None and sha256(row[0]).digest() != row[1]:
+                raise sqlite3.DatabaseError("a checksum does not hold")
+        except sqlite3.OperationalError:  # locked, or not ours to read: a kind of DatabaseError
+            raise
         except sqlite3.DatabaseError as error:
             self.say(f"kept base scores in {self.path} are damaged ({error}); scoring anew")
             self.clear()
-            return {}
-        return found
+            return None
+        return None if row is None else np.frombuffer(row[0], dtype=np.float64)
 
-    def _write(self, scores: dict[bytes, TokenNll]) -> None:
-        if not scores:
-            return
-        rows = [(key, nll.tobytes(), sha256(nll.tobytes()).digest()) for key, nll in scores.items()]
+    def _write(self, key: bytes, scores: TokenNll) -> None:
+        data = scores.tobytes()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with sqlite3.connect(self.path, timeout=30) as database:
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS scores"
-                    " (key BLOB PRIMARY KEY, nll BLOB, sha256 BLOB) WITHOUT ROWID"
-                )
-                database.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", rows)
+            with self._open() as database:
+                row = (key, data, sha256(data).digest())
+                database.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", row)
         except (OSError, sqlite3.Error) as error:  # a full or read-only cache must not cost a result
             self.say(f"base scores could not be kept in {self.path} ({error})")
 
 
-def _key(identity: dict[str, object], document: Encoded) -> bytes:
-    content = identity | {"text": document.document.sha256}
-    return sha256(json.dumps(content, sort_keys=True).encode()).digest()
+def _key(identity: dict[str, object], documents: Sequence[Encoded]) -> bytes:
+    digest = sha256(json.dumps(identity, sort_keys=True).encode())
+    for document in documents:
+        # the text names the document in seeded draws, its words say what is hidden together
+        for part in (document.key.to_bytes(8), document.ids.tobytes(), document.word_ids.tobytes()):
+            digest.update(len(part).to_bytes(8) + part)
+    return digest.digest()
 
 
-def _is_drawn(key: bytes) -> bool:
-    return int.from_bytes(key[:8]) / 2**64 < RECHECKED_FRACTION
+def _sample(documents: Sequence[Encoded]) -> list[int]:
+    """Which documents are checked: a hundredth, drawn by hash, and always one."""
+    shares = [document.key / 2**64 for document in documents]
+    least = min(shares)
+    return [i for i, share in enumerate(shares) if share < RECHECKED_FRACTION or share == least]
+
+
+def _agree(fresh: TokenNll, kept: TokenNll) -> bool:
+    """Near enough, and the same tokens left out: NaN is neither above nor below any tolerance."""
+    return fresh.shape == kept.shape and np.allclose(fresh, kept, rtol=0, atol=RECHECK_NATS, equal_nan=True)

@@ -33,6 +33,16 @@ from ft_toolkit.models.inspection import family_for, objective_of
 from ft_toolkit.network import hub_or_cache, hub_reason
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+_MOVES_NO_SCORE = (
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "use_cache",
+    "id2label",
+    "label2id",
+)
 _SAVE, _AGAIN = "Save the model there with save_pretrained.", "Download or save it again."
 
 
@@ -46,7 +56,17 @@ class Base:
     family: Family
     special: SpecialTokens
     weights_sha256: str
+    config_sha256: str
     tokenizer_sha256: str
+
+    @property
+    def sha256s(self) -> dict[str, str]:
+        """What a run records of its base: by these it is known again, under any name."""
+        return {
+            "base": self.weights_sha256,
+            "config": self.config_sha256,
+            "tokenizer": self.tokenizer_sha256,
+        }
 
     @property
     def positions(self) -> int:
@@ -119,6 +139,7 @@ def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         family,
         special,
         hash_weights(model),
+        hash_config(model.config),
         hash_tokenizer(tokenizer),
     )
 
@@ -126,6 +147,21 @@ def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 of tokenizer.json's content: pieces, merges, normalisation."""
     return sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def hash_config(config: PretrainedConfig) -> str:
+    """sha256 of what a config sets otherwise than its class does: heads, epsilons, activations, sizes.
+
+    Defaults are left out, since another version of transformers has more of them; so is what moves no score.
+    """
+    defaults = type(config).default_config_fields()
+    own = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in _MOVES_NO_SCORE and value != defaults.get(name)
+    }
+    written = json.dumps({"model_type": config.model_type} | own, sort_keys=True, default=str)
+    return sha256(written.encode()).hexdigest()
 
 
 def hash_weights(model: nn.Module) -> str:

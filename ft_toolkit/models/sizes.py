@@ -93,7 +93,7 @@ def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
             # pissa has lora's shapes, and its start is a decomposition of weights that are not here
             method = "lora" if plan.method == "pissa" else plan.method
             # counting needs neither tokenizer nor hashes
-            base = Base("plan", model, None, family, SpecialTokens(None, None, None), "", "")  # type: ignore[arg-type]
+            base = Base("plan", model, None, family, SpecialTokens(None, None, None), "", "", "")  # type: ignore[arg-type]
             model.requires_grad_(False)
             adapted = attach_adapter(base, plan.model_copy(update={"method": method, "tokens": []}), seed=0)
             trained = sum(parameter.numel() for parameter in trainable(adapted).values())

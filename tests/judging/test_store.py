@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +54,93 @@ def test_a_second_reading_computes_the_sample_that_is_checked_and_no_more(store:
     assert all(np.array_equal(a, b) for a, b in zip(before, again, strict=True))
 
 
-def test_only_new_documents_are_computed_and_the_order_asked_for_is_kept(store: Store) -> None:
+def test_another_list_of_documents_is_scored_whole_since_it_makes_other_batches(store: Store) -> None:
     store.scores(IDENTITY, DOCUMENTS[:20], Counted())
+    for other in ([document("longer"), *DOCUMENTS[:20]], DOCUMENTS[19::-1], DOCUMENTS[:19]):
+        counted = Counted()
+        store.scores(IDENTITY, other, counted)
+        assert counted.asked == [each.document.text for each in other]
+
+
+def test_documents_of_every_length_come_back_in_the_order_asked_for(store: Store) -> None:
+    lengths = [9, 1, 4, 4, 2]
+    texts = [
+        Encoded(Document("t.txt", row, f"{row}"), *(np.arange(n, dtype=np.int32),) * 3)  # type: ignore[arg-type]
+        for row, n in enumerate(lengths)
+    ]
+    store.scores(IDENTITY, texts, Counted())
+    again = Counted()
+    assert [len(nll) for nll in store.scores(IDENTITY, texts, again)] == lengths
+    assert len(again.asked) == 1
+    assert store.scores(IDENTITY, [], again) == []
+
+
+@pytest.mark.parametrize("part", ["ids", "word_ids"])
+def test_the_same_text_in_other_tokens_or_words_is_another_key(store: Store, part: str) -> None:
+    store.scores(IDENTITY, DOCUMENTS[:1], Counted())
     counted = Counted()
-    longer = Encoded(Document("t.txt", 0, "longer"), *(np.arange(9, dtype=np.int32),) * 3)  # type: ignore[arg-type]
-    found = store.scores(IDENTITY, [longer, *DOCUMENTS[:20]], counted)
-    assert "longer" in counted.asked
+    other = replace(DOCUMENTS[0], **{part: np.arange(1, 4, dtype=np.int32)})
+    store.scores(IDENTITY, [other], counted)
+    assert len(counted.asked) == 1
+    assert store.said == []  # type: ignore[attr-defined]
+
+
+class Partly(Counted):
+    """Leaves out each text's first token, and some more where it is asked for."""
+
+    def __init__(self, shift: float = 0.0, left_out: int = 1) -> None:
+        super().__init__(shift)
+        self.left_out = left_out
+
+    def __call__(self, documents: Sequence[Encoded]) -> list[TokenNll]:
+        found = super().__call__(documents)
+        for nll in found:
+            nll[: self.left_out] = np.nan
+        return found
+
+
+@pytest.mark.parametrize(
+    ("later", "is_stale"),
+    [(Partly(), False), (Partly(shift=5e-5), False), (Partly(shift=0.01), True), (Partly(left_out=2), True),
+     (Partly(left_out=0), True)],
+    ids=["the same", "rounding", "other scores", "fewer tokens", "more tokens"],
+)  # fmt: skip
+def test_scores_with_tokens_left_out_are_checked_all_the_same(
+    store: Store, later: Partly, is_stale: bool
+) -> None:
+    store.scores(IDENTITY, DOCUMENTS, Partly())
+    found = store.scores(IDENTITY, DOCUMENTS, later)
+    assert bool(store.said) is is_stale  # type: ignore[attr-defined]
+    wanted = later if is_stale else Partly()
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(found, wanted(DOCUMENTS), strict=True))
+
+
+@pytest.mark.parametrize("statement", ["BEGIN EXCLUSIVE", "BEGIN IMMEDIATE"])
+def test_a_file_that_another_process_holds_is_no_damage_and_is_left_alone(
+    store: Store, statement: str
+) -> None:
+    store.scores(IDENTITY, DOCUMENTS, Counted())
+    store.patience_seconds = 0.05
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute(statement)
+    held = store.scores(IDENTITY, DOCUMENTS[:5], Counted())
+    assert [len(nll) for nll in held] == [3] * 5
+    (said,) = store.said  # type: ignore[attr-defined]
+    assert "locked" in said
+    assert "damaged" not in said
+    other.execute("ROLLBACK")
+    other.close()
+    counted = Counted()
+    store.scores(IDENTITY, DOCUMENTS, counted)
     assert len(counted.asked) <= 3
-    assert [len(nll) for nll in found] == [9, *[3] * 20]
+
+
+def test_a_file_that_was_just_made_by_another_process_is_no_damage(store: Store) -> None:
+    store.path.parent.mkdir(parents=True)
+    sqlite3.connect(store.path).close()
+    store.path.touch()
+    store.scores(IDENTITY, DOCUMENTS, Counted())
+    assert store.said == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
