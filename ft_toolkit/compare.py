@@ -108,7 +108,8 @@ def compare_runs(
     Runs of one base share one set of weights, and the base's scores are kept for the next time.
 
     raises   FtError when a base or tokenizer changed since training, when text was trained on by any of the
-             runs, or when the runs are judged by different protocols
+             runs, or when the runs are judged by different protocols; IntegrityFailed for an adapter or
+             model that is not the one that was trained
     """
     if not runs:
         raise FtError("ft compare", "a run, or --base and --adapter", "neither", "ft runs lists the runs.")
@@ -126,6 +127,7 @@ def compare_runs(
     device = make_accelerator(how.device).device
     others = [(source, read_other(runs, source)) for source in on]
     for run in runs:
+        run.check_trained(screen.say)
         for source, documents in others:
             refuse_trained_text(run, documents, source)
     found: list[Comparison] = []

@@ -17,7 +17,7 @@ from torch import nn
 from ft_toolkit.compare import judge_run
 from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated
-from ft_toolkit.judging.integrity import check, fingerprints, require
+from ft_toolkit.judging.integrity import check, fingerprints, observe, require
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapter
@@ -98,6 +98,7 @@ def finetune(
             def keep() -> None:
                 with run.writing(run.trained_folder):
                     save_adapter(model, run.trained_folder, beside)
+                run.record(files=run.trained_files())
 
             optimizers = make_optimizers(model, learner.family, recipe.adapter)
             outcome = train(
@@ -118,10 +119,13 @@ def finetune(
                 screen.say(f"{place}: {_EARLY[outcome.stopped_by]}")
             run.record(training=outcome.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
             _stop_if_asked(outcome, run)
+            is_proven = gate and accelerator.is_main_process  # judged or not, it may be published later
+            live = observe(model, learner, before, parts.validation) if is_proven else None
+            loaded = None
             if recipe.adapter.method == "pissa":  # saved as plain LoRA, and judged as saved
-                model = load_adapter(base, run.trained_folder)
-            if gate and accelerator.is_main_process:  # judged or not, it may be published later
-                found = check(model, base, learner, run.trained_folder, before, parts.validation)
+                model = loaded = load_adapter(base, run.trained_folder)
+            if live is not None:
+                found = check(live, base, run.trained_folder, loaded)
                 run.record(integrity=found.as_dict())
                 screen.say(found.words())
                 require(found, run.trained_folder)

@@ -21,7 +21,8 @@ def merge(
 
     to       a folder that is not there yet; by default RUN/merged, or RUN/merged-bfloat16
     returns  the folder, which AutoModel… and AutoTokenizer load as it is
-    raises   FtError for a run without an adapter; IntegrityFailed when the scores do not agree
+    raises   FtError for a run without an adapter; IntegrityFailed for an adapter that is not the one that was
+             trained, and when the scores do not agree
     """
     import torch
 
@@ -34,6 +35,7 @@ def merge(
     if run.recipe.adapter.is_whole_model:
         found = f"method {run.recipe.adapter.method}"
         raise FtError(run.folder, "a run with an adapter", found, "Its model/ is whole already.")
+    run.check_trained(screen.say)
     prepare_torch()
     folder = to or run.folder / ("merged" if dtype == "float32" else f"merged-{dtype}")
     folder.parent.mkdir(parents=True, exist_ok=True)

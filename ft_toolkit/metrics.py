@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def _loaded(
         base = load_base(run.recipe.base)
         run.check_base(base.name, base.sha256s)
         if adapter is None:
+            run.check_trained(warnings.warn)
             return reader_of(base, run.trained_folder), load_trained(base, run.trained_folder)
     else:
         base = load_base(str(model))

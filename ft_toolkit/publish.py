@@ -11,7 +11,7 @@ from typing import Any
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
-from ft_toolkit.run import Run, read_json
+from ft_toolkit.run import Run, hash_file, read_json
 from ft_toolkit.sharing.card import Published, write_card
 from ft_toolkit.sharing.hub import Destination, Pushed, connect, push_files, stated_licence
 from ft_toolkit.sharing.leaks import refuse_leaks
@@ -19,7 +19,6 @@ from ft_toolkit.sharing.licences import KNOWN_BASES, KNOWN_TEXTS, Licence, Sourc
 from ft_toolkit.sharing.snippet import (
     Objective,
     Place,
-    hash_file,
     loading_snippet,
     rehearse,
     rehearsed,
@@ -141,10 +140,12 @@ def plan_push(
 
     The licence of a Hub base or data set that is not known here is looked up there.
 
-    raises   FtError for an unjudged run, a base that users cannot load, licences that forbid it, a leak
+    raises   FtError for an unjudged run, a base that users cannot load, licences that forbid it, a leak;
+             IntegrityFailed for an adapter or model that is not the one that was trained
     """
     screen = screen or Screen()
     objective = _objective(run)
+    run.check_trained(screen.say)
     merged = contents.merged or not run.adapter_folder.is_dir()
     if run.recipe.adapter.tokens and objective == "masked" and not merged:
         found, cure = "PEFT 0.21, which drops the output's bias there", "Send it whole: --merged."

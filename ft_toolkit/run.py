@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,10 +15,11 @@ from typing import Any
 
 import yaml
 
-from ft_toolkit.errors import FtError, disk_full, is_disk_full
+from ft_toolkit.errors import FtError, IntegrityFailed, disk_full, is_disk_full
 from ft_toolkit.recipe import Recipe
 
 SCHEMA = 1
+LOADED = (".safetensors", ".json")  # endings of the files that are read when a model is loaded
 Row = dict[str, Any]
 FACTS = {  # what later rooms look into; everything else in run.json is only shown
     "schema": int,
@@ -27,6 +29,7 @@ FACTS = {  # what later rooms look into; everything else in run.json is only sho
     "training": dict,
     "integrity": dict,
     "rehearsal": dict,
+    "files": dict,
 }
 COLUMNS = {"documents.parquet": {"id", "sha256", "split", "source", "row", "text"}}
 _RESTORE = "Restore the file or train again."
@@ -153,6 +156,35 @@ class Run:
                 wanted = f"the {what} of training (sha256 {str(hashes.get(what))[:12]})"
                 raise FtError(f"{what} {name}", wanted, f"sha256 {sha256[:12]}", "Pin base: name@revision.")
 
+    def trained_files(self) -> dict[str, str]:
+        """sha256 of every file of adapter/ or model/ but hidden ones, by its path in the run folder."""
+        paths = sorted(self.trained_folder.rglob("[!.]*"))
+        return {p.relative_to(self.folder).as_posix(): hash_file(p) for p in paths if p.is_file()}
+
+    def check_trained(self, say: Callable[[str], object] = lambda words: None) -> None:
+        """Call it before the weights are used: are they the ones that training saved?
+
+        say      told where nobody can know, since the run is older than the hashes in run.json
+        raises   IntegrityFailed naming a file that changed, is missing, or was put beside them and would be
+                 read with them
+        """
+        recorded, found = self.facts.get("files"), self.trained_files()
+        if not isinstance(recorded, dict):
+            if found:
+                words = "an older ft-toolkit recorded no hashes of what it trained: it cannot be checked"
+                say(f"{self.folder}: {words}")
+            return
+        where = self.trained_folder.name
+        for name, sha256 in sorted(recorded.items()):
+            if found.get(name) != sha256:
+                now = f"sha256 {found[name][:12]}" if name in found else "no such file"
+                wanted = f"the file that was trained (sha256 {str(sha256)[:12]})"
+                raise IntegrityFailed(self.folder / name, wanted, now, "Restore it, or train again.")
+        for name in sorted(found.keys() - recorded.keys()):
+            if name.endswith(LOADED):
+                wanted = f"in {where}/ only what was trained"
+                raise IntegrityFailed(self.folder / name, wanted, "a file that came later", "Move it away.")
+
     @property
     def is_finished(self) -> bool:
         return "finished_at" in self.facts
@@ -224,6 +256,12 @@ def list_runs(runs_folder: Path) -> list[Run]:
     """Every run below a folder, by name; damaged ones too."""
     found = {path.parent for name in ("run.json", "recipe.yaml") for path in runs_folder.glob(f"*/{name}")}
     return [Run(folder) for folder in sorted(found)]
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path, kinds: Mapping[str, type] | None = None) -> dict[str, Any]:

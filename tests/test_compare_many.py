@@ -157,6 +157,7 @@ def test_an_adapter_that_does_nothing_differs_by_exactly_nothing_and_nothing_is_
     weights = load_file(idle.adapter_folder / "adapter_model.safetensors")
     untrained = {key: w * 0 if ".lora_B." in key else w for key, w in weights.items()}
     save_file(untrained, idle.adapter_folder / "adapter_model.safetensors")
+    idle.record(files=idle.trained_files())
     again = [compare_runs([idle], texts, screen=QUIET)[0] for _ in range(2)]  # then with kept base scores
     for found in (*again, compare_runs([idle], [], screen=QUIET)[0]):
         for corpus in found.corpora:

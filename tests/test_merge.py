@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,21 @@ def test_a_full_run_has_nothing_to_merge_and_says_where_its_model_is(trained: Tr
     run = trained("gpt2", "full")
     with pytest.raises(FtError, match=r"found method full\. Its model/ is whole already"):
         merge(run, screen=QUIET)
+
+
+def test_an_adapter_that_is_not_the_one_that_was_trained_is_not_merged(
+    trained: Trained, tmp_path: Path
+) -> None:
+    run = Run.open(shutil.copytree(trained("gpt2").folder, tmp_path / "run"))
+    path = run.adapter_folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights[min(weights)] += 1.0
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(
+        IntegrityFailed, match=r"adapter_model\.safetensors: expected the file that was trained"
+    ):
+        merge(run, tmp_path / "merged", screen=QUIET)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_base_that_changed_since_training_is_not_merged_with(

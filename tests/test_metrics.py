@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import evaluate
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from ft_toolkit.errors import FtError
+from ft_toolkit.errors import FtError, IntegrityFailed
+from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.recipe import Recipe
 from ft_toolkit.text.corpus import Document
 
 TEXTS = ["Wash your hands before you eat.", "Boil the pasta in plenty of salted water.", ""]
@@ -45,6 +49,18 @@ def test_a_masked_model_object_gets_a_pseudo_perplexity_and_no_bits(checkpoints:
     assert (found["pseudo_perplexity"], found["tokens"]) == totals(folder, "covering")
     assert "perplexity" not in found
     assert "bits_per_byte" not in found
+
+
+def test_a_run_whose_adapter_is_not_the_one_that_was_trained_is_refused(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run = finetune(tiny_recipe(training={"steps": 1}), tmp_path, judge=False, gate=False)
+    path = run.adapter_folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights[min(weights)] += 1.0
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(IntegrityFailed, match="expected the file that was trained"):
+        DomainPerplexity(run.folder)
 
 
 def test_metrics_combine(checkpoints: dict[str, Path]) -> None:

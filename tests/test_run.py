@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ft_toolkit.errors import FtError
+from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run, list_runs, read_json
 
@@ -130,3 +133,90 @@ def test_runs_are_listed_by_name(tiny_recipe: TinyRecipe, tmp_path: Path) -> Non
     (tmp_path / "notes").mkdir()
     assert [run.folder.name for run in list_runs(tmp_path)] == ["a", "b"]
     assert list_runs(tmp_path / "nowhere") == []
+
+
+# What was trained is known again by its hashes.
+
+OF_B = "3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d"  # sha256sum of the letter b
+
+
+@pytest.fixture
+def trained(tiny_recipe: TinyRecipe, tmp_path: Path) -> Run:
+    """A run whose adapter/ holds two files, recorded."""
+    run = Run.create(tmp_path, tiny_recipe())
+    run.adapter_folder.mkdir()
+    (run.adapter_folder / "adapter_config.json").write_text("{}")
+    (run.adapter_folder / "adapter_model.safetensors").write_text("b")
+    run.record(files=run.trained_files())
+    return run
+
+
+def test_every_saved_file_is_recorded_by_its_sha256(trained: Run) -> None:
+    assert trained.facts["files"].keys() == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    }
+    assert trained.facts["files"]["adapter/adapter_model.safetensors"] == OF_B
+    trained.check_trained()
+
+
+def weights_changed(folder: Path) -> Path:
+    (folder / "adapter_model.safetensors").write_text("c")
+    return folder / "adapter_model.safetensors"
+
+
+def config_changed(folder: Path) -> Path:
+    (folder / "adapter_config.json").write_text('{"r": 16}')
+    return folder / "adapter_config.json"
+
+
+def weights_gone(folder: Path) -> Path:
+    (folder / "adapter_model.safetensors").unlink()
+    return folder / "adapter_model.safetensors"
+
+
+def folder_gone(folder: Path) -> Path:
+    shutil.rmtree(folder)
+    return folder / "adapter_config.json"
+
+
+def a_tokenizer_beside_it(folder: Path) -> Path:
+    (folder / "tokenizer.json").write_text("{}")  # would read the text in place of the base's
+    return folder / "tokenizer.json"
+
+
+@pytest.mark.parametrize(
+    "spoil", [weights_changed, config_changed, weights_gone, folder_gone, a_tokenizer_beside_it]
+)
+def test_an_adapter_that_is_not_the_one_that_was_trained_is_refused_by_the_name_of_its_file(
+    trained: Run, spoil: Callable[[Path], Path]
+) -> None:
+    path = spoil(trained.adapter_folder)
+    with pytest.raises(IntegrityFailed) as refused:
+        trained.check_trained()
+    assert refused.value.exit_code == 4
+    assert refused.value.where == str(path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_notes_and_hidden_files_beside_an_adapter_are_no_fault(trained: Run) -> None:
+    for name in ("notes.md", ".DS_Store"):
+        (trained.adapter_folder / name).write_text("mine")
+    trained.check_trained()
+
+
+def test_a_run_that_is_older_than_the_hashes_is_said_to_be_unchecked_and_not_refused(trained: Run) -> None:
+    facts = {key: value for key, value in trained.facts.items() if key != "files"}
+    trained.write_json("run.json", facts)
+    told: list[str] = []
+    trained.check_trained(told.append)
+    assert len(told) == 1
+    assert str(trained.folder) in told[0] and "cannot be checked" in told[0]
+
+
+def test_an_adapter_is_checked_without_torch(trained: Run) -> None:
+    code = (
+        "import sys; from ft_toolkit.run import Run; Run.open(sys.argv[1]).check_trained(); "
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(trained.folder)], check=True)

@@ -29,6 +29,10 @@ from ft_toolkit.text.corpus import Document
 
 PROBE_CHARACTERS = 2000  # enough for a window and a half of a small model; read in well under a second
 PROBE_DOCUMENTS = 4
+# Only pissa is saved as something else than stands in memory: W + [B, -B0] [A; A0] for (W - B0 A0) + B A.
+# Rounding moved a text's tokens by 2.5e-6 nats in the mean at most: sixteen tiny families, the starters
+# and GPT-2's 124M shape, ranks 4 to 64 (docs/numbers.md). This is eight times that.
+PISSA_NATS = 2e-5
 WHAT_NOW = "It will not be published; train again."
 
 
@@ -40,6 +44,7 @@ class Integrity:
     base_unchanged: bool
     unmoved: list[str]  # trained parameters that are exactly as they started
     trained: int  # how many there are
+    rounding_nats: float | None = None  # pissa: a token's, of the saved file against what stood in memory
 
     @property
     def passed(self) -> bool:
@@ -52,7 +57,21 @@ class Integrity:
         base = "its base unchanged" if self.base_unchanged else "its base CHANGED"
         moved = f"{self.trained - len(self.unmoved)} of {self.trained} matrices moved"
         stuck = f" (not {', '.join(self.unmoved[:3])})" if self.unmoved else ""
-        return f"saved = trained?  a fresh process: {self.reload}; {base}; {moved}{stuck}"
+        near = (
+            f"; {self.rounding_nats:.1e} nats a token from memory" if self.rounding_nats is not None else ""
+        )
+        return f"saved = trained?  a fresh process: {self.reload}{near}; {base}; {moved}{stuck}"
+
+
+@dataclass(frozen=True)
+class Live:
+    """What training left in memory, seen before anything is loaded again."""
+
+    reader: Base  # whose tokenizer reads: the base, unless the model has its own
+    texts: list[str]
+    scores: list[np.ndarray]  # nats of every token of each text
+    unmoved: list[str]  # trained parameters that are exactly as they started
+    trained: int  # how many there are
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:
@@ -60,31 +79,38 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
     return {name: _digest(parameter.detach().cpu().numpy()) for name, parameter in trainable(model).items()}
 
 
-def check(
-    model: nn.Module,
-    base: Base,
-    reader: Base,
-    folder: Path,
-    before: dict[str, str],
-    documents: Sequence[Document],
-) -> Integrity:
-    """Compare a trained model with what was saved of it.
+def observe(model: nn.Module, reader: Base, before: dict[str, str], documents: Sequence[Document]) -> Live:
+    """See a model as training left it.
 
-    model      as training left it
-    base       the base it started from; its weights may not have moved
-    reader     whose tokenizer reads: base, unless the model has its own
-    folder     the run's adapter/ or model/
-    before     fingerprints of the model before training
+    before     its fingerprints before training
     documents  texts to score, cut short; float32
     """
     now = fingerprints(model)
-    unmoved = [name for name, digest in before.items() if now.get(name) == digest]
     texts = [document.text[:PROBE_CHARACTERS] for document in documents[:PROBE_DOCUMENTS]]
-    live = probe_scores(model, reader, texts)
-    saved = _in_a_fresh_process(base, folder, texts)
-    is_same = [_digest(nll) for nll in live] == [one["sha256"] for one in saved]
-    reload = "bitwise" if is_same else _drift(live, saved)
-    return Integrity(reload, hash_weights(base.model) == base.weights_sha256, unmoved, len(before))
+    unmoved = [name for name, digest in before.items() if now.get(name) == digest]
+    return Live(reader, texts, probe_scores(model, reader, texts), unmoved, len(before))
+
+
+def check(live: Live, base: Base, folder: Path, loaded: nn.Module | None = None) -> Integrity:
+    """Compare what training left in memory with what was saved of it.
+
+    base     what training started from; its weights may not have moved
+    folder   the run's adapter/ or model/
+    loaded   what will be judged, where that was loaded from `folder` in this process: a fresh process must
+             agree with it bitwise, and it with the live model within PISSA_NATS
+    """
+    here = live.scores if loaded is None else probe_scores(loaded, live.reader, live.texts)
+    saved = _in_a_fresh_process(base, folder, live.texts)
+    reload = (
+        "bitwise"
+        if [_digest(nll) for nll in here] == [one["sha256"] for one in saved]
+        else _drift(here, saved)
+    )
+    rounding = _apart_nats(live.scores, here) if loaded is not None else None
+    if rounding is not None and not rounding <= PISSA_NATS:  # nor NaN
+        reload, rounding = f"differs from memory by {rounding:.1e} nats a token", None
+    is_unchanged = hash_weights(base.model) == base.weights_sha256
+    return Integrity(reload, is_unchanged, live.unmoved, live.trained, rounding)
 
 
 def require(found: Integrity, folder: Path) -> None:
@@ -122,6 +148,15 @@ def probe_scores(model: nn.Module, reader: Base, texts: Sequence[str]) -> list[n
 
 def _digest(values: np.ndarray) -> str:
     return sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def _apart_nats(live: Sequence[np.ndarray], saved: Sequence[np.ndarray]) -> float:
+    """The largest text's mean distance of its tokens; NaN where one side alone has a score."""
+    gaps = [
+        np.abs(one - other)[~(np.isnan(one) & np.isnan(other))]
+        for one, other in zip(live, saved, strict=True)
+    ]
+    return float(np.max([gap.mean() for gap in gaps if gap.size], initial=0.0))
 
 
 def _drift(live: Sequence[np.ndarray], saved: Sequence[dict[str, str]]) -> str:

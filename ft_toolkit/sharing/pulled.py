@@ -90,7 +90,12 @@ def _lay_out(snapshot: Path, folder: Path) -> None:
     run = Run(folder)
     run.write("recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
     run.write_json("comparison.json", comparison)
-    run.write_json("run.json", {"schema": SCHEMA, "finished_at": "elsewhere", **comparison["run"]})
+    facts = {"schema": SCHEMA, "finished_at": "elsewhere", **comparison["run"]}
+    if facts.get(
+        "files"
+    ):  # of the weights as they were trained; what was rewritten on its way counts as pulled
+        facts["files"] = run.trained_files() | dict(facts["files"])
+    run.write_json("run.json", facts)
 
 
 def _recover_documents(run: Run, say: Callable[[str], object]) -> None:

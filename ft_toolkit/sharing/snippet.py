@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.run import Run
+from ft_toolkit.run import Run, hash_file
 from ft_toolkit.runtime import last_words, run_python
 
 Objective = Literal["causal", "masked"]
@@ -127,14 +127,6 @@ def run_rehearsal(*arguments: str) -> dict[str, Any]:
         raise FtError("the loading snippet", "to run", last_words(done), cure)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = sha256()
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _digest(objective: Objective, merged: bool) -> str:

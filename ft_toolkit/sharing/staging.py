@@ -32,9 +32,19 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors")
+REWRITTEN = ("adapter_config.json",)
 SCORES = ("held-out", "general", "train", "other")
 BASE = "base"  # the subfolder of a base that goes along
-REPORT_FACTS = ("versions", "sha256", "documents", "device", "training", "integrity", "wall_seconds")
+REPORT_FACTS = (
+    "versions",
+    "sha256",
+    "files",
+    "documents",
+    "device",
+    "training",
+    "integrity",
+    "wall_seconds",
+)
 ENERGY_FACTS = ("energy_kwh", "energy_method")
 ALLOWED = frozenset(
     (
@@ -144,7 +154,13 @@ def shown_source(source: str) -> str:
 
 def shown_facts(run: Run) -> dict[str, Any]:
     """What of run.json goes along: how it was made, and the hashes to check it by."""
-    return {key: run.facts[key] for key in (*REPORT_FACTS, *ENERGY_FACTS) if key in run.facts}
+    facts = {key: run.facts[key] for key in (*REPORT_FACTS, *ENERGY_FACTS) if key in run.facts}
+    if "files" in facts:  # adapter_config.json is rewritten on its way, so its hash would hold for nothing
+        kept = {
+            name: sha256 for name, sha256 in facts["files"].items() if PurePath(name).name not in REWRITTEN
+        }
+        facts["files"] = kept
+    return facts
 
 
 def _sources(

@@ -98,6 +98,7 @@ def tokenizer_changed(ground: Ground) -> None:
 def adapter_of_another_base(ground: Ground) -> None:
     shutil.rmtree(ground.run.adapter_folder)
     shutil.copytree(ground.other.adapter_folder, ground.run.adapter_folder)
+    ground.run.record(files=ground.run.trained_files())
 
 
 def base_of_another_adapter(ground: Ground) -> None:
@@ -108,6 +109,13 @@ def base_of_another_adapter(ground: Ground) -> None:
 def weights_that_are_no_numbers(ground: Ground) -> None:
     weights = load_file(ground.adapter)
     save_file({key: weight * np.nan for key, weight in weights.items()}, ground.adapter)
+    ground.run.record(files=ground.run.trained_files())
+
+
+def adapter_that_moved_since(ground: Ground) -> None:
+    weights = load_file(ground.adapter)
+    weights[min(weights)] += 1.0
+    save_file(weights, ground.adapter, metadata={"format": "pt"})
 
 
 def newer_schema(ground: Ground) -> None:
@@ -137,6 +145,7 @@ FAULTS: list[tuple[Callable[[Ground], None], str, int]] = [
     (adapter_of_another_base, "expected an adapter for ", 2),
     (base_of_another_adapter, "expected the base of training (sha256 ", 2),
     (weights_that_are_no_numbers, ".md#0: expected finite scores, found NaN or infinity", 5),
+    (adapter_that_moved_since, "adapter/adapter_model.safetensors: expected the file that was trained", 4),
     (newer_schema, "expected schema 1 or older, found schema 99. Upgrade ft-toolkit.", 2),
     (no_text, "expected at least one document with text, found 1 empty documents. Check ", 2),
     (blank_text, "expected at least one document with text, found 1 empty documents. Check ", 2),

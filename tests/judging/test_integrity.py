@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FAMILY_NAMES
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from ft_toolkit.errors import IntegrityFailed
 from ft_toolkit.finetune import finetune
-from ft_toolkit.judging.integrity import Integrity, check, fingerprints, require
+from ft_toolkit.judging.integrity import PISSA_NATS, Integrity, check, fingerprints, observe, require
 from ft_toolkit.models.adapters import attach_adapter, save_adapter, trainable
 from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.recipe import Adapter, Recipe
+from ft_toolkit.run import Run
 from ft_toolkit.text.corpus import Document, read_source
 
 METHODS = ("lora", "rslora", "dora", "pissa", "ia3", "full", "scratch")
@@ -42,7 +44,7 @@ def trained(checkpoints: dict[str, Path], small_corpus: Path, tmp_path: Path) ->
 
 def gate(one: Trained) -> Integrity:
     model, base, folder, before, documents = one
-    return check(model, base, base, folder, before, documents)
+    return check(observe(model, base, before, documents), base, folder)
 
 
 @pytest.mark.parametrize(("family", "method"), [("gpt2", "lora"), ("bert", "dora"), ("distilbert", "full")])
@@ -102,7 +104,7 @@ def test_a_matrix_that_never_moved_is_named(trained: Callable[..., Trained]) -> 
     model, base, folder, before, documents = trained()
     stuck = next(name for name in before if "lora_B" in name)
     before[stuck] = fingerprints(model)[stuck]
-    found = check(model, base, base, folder, before, documents)
+    found = check(observe(model, base, before, documents), base, folder)
     assert found.unmoved == [stuck]
     assert stuck in found.words()
     assert found.passed  # it is said; the scores are those of the trained model all the same
@@ -112,9 +114,8 @@ def test_a_training_that_moved_nothing_does_not_pass(checkpoints: dict[str, Path
     base = load_base(str(checkpoints["gpt2"]))
     model = attach_adapter(base, Adapter(), seed=0)
     save_adapter(model, tmp_path / "saved")
-    found = check(
-        model, base, base, tmp_path / "saved", fingerprints(model), [Document("t.txt", 0, "Boil the pasta.")]
-    )
+    seen = observe(model, base, fingerprints(model), [Document("t.txt", 0, "Boil the pasta.")])
+    found = check(seen, base, tmp_path / "saved")
     assert found.reload == "bitwise"
     with pytest.raises(IntegrityFailed, match="no matrix that moved"):
         require(found, tmp_path)
@@ -147,3 +148,59 @@ def test_a_finished_run_records_the_gate_and_says_it(
     assert run.facts["integrity"]["reload"] == "bitwise"
     said = (run.folder / "run.log").read_text()
     assert "saved = trained?  a fresh process: bitwise; its base unchanged" in said
+
+
+# pissa is saved as plain LoRA of twice the rank, and loaded again to be judged.
+
+
+def pissa(tiny_recipe: Callable[..., Recipe], family: str = "gpt2", **training: float) -> Recipe:
+    return tiny_recipe(family, adapter={"method": "pissa"}, training=training)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_pissa_as_saved_reads_as_it_was_trained_up_to_rounding(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path, family: str
+) -> None:
+    run = finetune(pissa(tiny_recipe, family), tmp_path, judge=False)
+    found = run.facts["integrity"]
+    assert (found["passed"], found["reload"], found["unmoved"]) == (True, "bitwise", [])
+    assert 0 < found["rounding_nats"] <= PISSA_NATS / 4
+
+
+def never_trained(model: PeftModel, folder: Path) -> None:
+    fresh = attach_adapter(
+        load_base(model.peft_config["default"].base_model_name_or_path), Adapter(method="pissa"), 0
+    )
+    save_adapter(fresh, folder)
+
+
+def one_number_moved(model: PeftModel, folder: Path) -> None:
+    save_adapter(model, folder)
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights[min(weights)][0, 0] += 0.1  # of a whole row, LayerNorm's outputs would see nothing: they sum to 0
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("spoil", [never_trained, one_number_moved])
+def test_a_pissa_file_that_is_not_what_was_trained_does_not_pass(
+    tiny_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[PeftModel, Path], None],
+) -> None:
+    monkeypatch.setattr(
+        "ft_toolkit.finetune.save_adapter", lambda model, folder, beside: spoil(model, folder)
+    )
+    with pytest.raises(IntegrityFailed, match="expected saved = trained, bitwise, found "):
+        finetune(pissa(tiny_recipe), tmp_path, judge=False)
+    found = Run.open(tmp_path / "tiny-gpt2").facts["integrity"]
+    assert found["reload"].startswith("differs from memory by ")
+    assert found["passed"] is False
+
+
+def test_a_pissa_training_that_moved_nothing_does_not_pass(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    with pytest.raises(IntegrityFailed, match="no matrix that moved"):
+        finetune(pissa(tiny_recipe, learning_rate=1e-30), tmp_path, judge=False)

@@ -53,11 +53,11 @@ def retrain(run: Run) -> None:
     path = run.adapter_folder / "adapter_model.safetensors"
     weights = {name: tensor + 1 for name, tensor in load_file(path).items()}
     save_file(weights, path, {"format": "pt"})
-    from ft_toolkit.sharing.snippet import hash_file
+    from ft_toolkit.run import hash_file
 
     stamps = run.facts["rehearsal"]
     stamps["adapter"]["weights_sha256"] = hash_file(path)
-    run.record(rehearsal=stamps)
+    run.record(rehearsal=stamps, files=run.trained_files())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -58,6 +58,7 @@ def plant_in_comparison(run: Run, text: str) -> None:
 def plant_in_adapter_config(run: Run, text: str) -> None:
     path = run.adapter_folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"megatron_core": text}))
+    run.record(files=run.trained_files())  # as if it had stood there when the adapter was saved
 
 
 @pytest.mark.parametrize("what", PLANTED)

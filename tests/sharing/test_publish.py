@@ -13,10 +13,11 @@ import pytest
 import torch
 from hub_server import Fault, HubServer
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from ft_toolkit import publish, shipped
-from ft_toolkit.errors import FtError
+from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.recipe import read_recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
@@ -137,6 +138,19 @@ def test_an_unjudged_run_is_sent_back_to_be_judged(finished_run: Callable[[str],
     (run.folder / "comparison.json").unlink()
     with pytest.raises(FtError, match=r"expected a judged run, found one without a verdict. Judge it"):
         plan_of(run)
+
+
+def test_an_adapter_that_is_not_the_one_that_was_trained_is_not_sent(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    path = run.adapter_folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights[min(weights)] += 1.0
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(IntegrityFailed, match="expected the file that was trained"):
+        plan_of(run)
+    assert hub.requests == []
 
 
 def test_the_licence_of_an_unknown_base_is_read_from_its_card_and_asked_for_when_it_has_none(

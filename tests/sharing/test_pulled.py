@@ -13,7 +13,7 @@ from hub_server import HubServer
 from typer.testing import CliRunner
 
 from ft_toolkit import compare
-from ft_toolkit.errors import FtError
+from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.publish import push
 from ft_toolkit.run import Run
@@ -47,6 +47,32 @@ def test_the_metric_takes_a_run_from_the_hub_and_says_what_it_says_here(
     places = (run.folder, "hub:me/x-lora")
     here, there = (DomainPerplexity(place).compute(predictions=texts) for place in places)
     assert there == here
+
+
+def test_of_a_pulled_run_the_weights_are_known_to_be_those_that_were_trained(
+    hub: HubServer, finished_run: Callable[[str], Run], tmp_path: Path
+) -> None:
+    run = finished_run("gpt2")
+    push(plan_of(run), QUIET)
+    pulled = open_run("hub:me/x-lora")
+    name = "adapter/adapter_model.safetensors"
+    assert pulled.facts["files"][name] == run.facts["files"][name]
+    pulled.check_trained()  # adapter_config.json was rewritten on its way, and counts as it was pulled
+    with (pulled.folder / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(IntegrityFailed, match="expected the file that was trained"):
+        compare.compare_run(pulled, screen=QUIET)
+
+
+def test_weights_that_were_exchanged_on_the_hub_are_refused(
+    hub: HubServer, finished_run: Callable[[str], Run], tmp_path: Path
+) -> None:
+    plan = plan_of(finished_run("gpt2"))
+    weights = plan.files["adapter_model.safetensors"]
+    weights.write_bytes(weights.read_bytes() + b" ")
+    push(plan, QUIET)
+    with pytest.raises(IntegrityFailed, match="expected the file that was trained"):
+        open_run("hub:me/x-lora").check_trained()
 
 
 def test_text_of_the_same_name_that_is_another_text_is_not_taken_for_it(
