@@ -1,13 +1,66 @@
-"""The road to the Hub: where it is closed, the caches are read at once, not after minutes of retries."""
+"""The road to the Hub: where it is closed, the caches are read at once; nothing is waited for without end."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from typing import TypeVar
+
+from ft_toolkit.errors import FtError
 
 ANSWER_SECONDS = 10.0
+STEP_SECONDS = 120.0  # all the tries of one step, but for what it carries
+SLOWEST_BYTES_A_SECOND = 100_000
+TICK_SECONDS = 1.0
+T = TypeVar("T")
 _SWITCHES = ("huggingface_hub.constants", "datasets.config")  # each holds its own HF_HUB_OFFLINE
+
+
+class Late(FtError):
+    """A step at the Hub that was given up."""
+
+
+def step_seconds(carried_bytes: int = 0) -> float:
+    """How long a step may last that sends or fetches so many bytes, all its tries together."""
+    return STEP_SECONDS + carried_bytes / SLOWEST_BYTES_A_SECOND
+
+
+def within(
+    deadline_seconds: float, call: Callable[[], T], waiting: Callable[[float], object] = lambda seconds: None
+) -> T:
+    """What a call returns or raises, unless it takes longer.
+
+    The clients' own timeouts count the seconds between two bytes and begin anew with each try: a server that
+    sends a byte every five seconds is never too slow for them. So the call runs in a thread, which is left to
+    itself when its time is over.
+
+    waiting   told every second how many have passed
+    raises    Late
+    """
+    from huggingface_hub import constants
+
+    done: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    started = time.monotonic()
+    threading.Thread(target=work, daemon=True).start()  # a daemon does not keep the process from ending
+    while not done.done():
+        passed = time.monotonic() - started
+        if passed >= deadline_seconds:
+            cure = "Try again; see the network, or the Hub's status page."
+            raise Late(constants.ENDPOINT, f"an answer within {deadline_seconds:.0f} s", "none", cure)
+        wait([done], timeout=min(TICK_SECONDS, deadline_seconds - passed))
+        waiting(time.monotonic() - started)
+    return done.result()
 
 
 @contextmanager
@@ -38,8 +91,11 @@ def hub_silence(patience_seconds: float = ANSWER_SECONDS) -> str | None:
     """Why the Hub says nothing to one short request; None where it answers, be it with an error."""
     from huggingface_hub import constants, get_session
 
+    def ask() -> object:
+        return get_session().head(constants.ENDPOINT, timeout=patience_seconds, follow_redirects=False)
+
     try:
-        get_session().head(constants.ENDPOINT, timeout=patience_seconds, follow_redirects=False)
+        within(patience_seconds, ask)
     except Exception:  # no name, no route, no time, no certificate: each has a class of its own
         return f"{constants.ENDPOINT} does not answer"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,10 @@ from ft_toolkit.sharing.staging import (
     ALLOWED,
     BaseOnTheHub,
     Contents,
+    apart,
     locate_base,
+    put_in_place,
+    settle,
     shown_recipe,
     shown_source,
     stage,
@@ -82,7 +84,7 @@ class Plan:
             f"licence      {self.licence.id} ({sources}{rights})",
             *(f"rewritten    {words}" for words in self.rewritten),
             *(f"  {path.stat().st_size:>12,}  {name}" for name, path in self.files.items()),
-            f"  {size:>12,}  bytes in {len(self.files)} files, staged in {self.run.folder / 'push'}",
+            f"  {size:>12,}  bytes in {len(self.files)} files, staged in {self.files['README.md'].parent}",
         ]
 
 
@@ -136,7 +138,7 @@ def plan_push(
     with_base: bool = False,
     screen: Screen | None = None,
 ) -> Plan:
-    """Stage everything under push/ in the run folder and check it; sends nothing of the run.
+    """Stage everything in a folder of push/ in the run folder and check it; sends nothing of the run.
 
     The licence of a Hub base or data set that is not known here is looked up there.
 
@@ -160,26 +162,28 @@ def plan_push(
         stamp = rehearse(run, weights, objective, merged=merged)
     base = locate_base(run, to.repo, stamp.base_revision, with_base=with_base or merged)
     licence = _licence(run, base, rights)
-    files = stage(run, base, contents, model_folder)
-    snippet = loading_snippet(
-        objective,
-        None if merged else base.place,
-        Place(to.repo, None if to.revision == "main" else to.revision),
-        own_tokenizer="tokenizer.json" in files,
-    )
-    card = Published(
-        to.repo,
-        run.recipe,
-        shown_source(run.recipe.corpus.source),
-        base,
-        licence,
-        read_json(files["comparison.json"]),
-        snippet,
-        merged,
-    )
-    files = {"README.md": run.folder / "push" / "README.md", **files}
-    files["README.md"].write_text(write_card(card), encoding="utf-8")
-    refuse_leaks(files, (to.repo, base.name))
+    with apart(run) as folder:
+        files = stage(run, base, contents, model_folder, folder)
+        snippet = loading_snippet(
+            objective,
+            None if merged else base.place,
+            Place(to.repo, None if to.revision == "main" else to.revision),
+            own_tokenizer="tokenizer.json" in files,
+        )
+        card = Published(
+            to.repo,
+            run.recipe,
+            shown_source(run.recipe.corpus.source),
+            base,
+            licence,
+            read_json(files["comparison.json"]),
+            snippet,
+            merged,
+        )
+        files = {"README.md": folder / "README.md", **files}
+        files["README.md"].write_text(write_card(card), encoding="utf-8")
+        refuse_leaks(files, (to.repo, base.name))
+        files = settle(folder, files)
     return Plan(run, to, files, licence, base, tuple(_rewritten(run, base, merged)), snippet)
 
 
@@ -189,9 +193,10 @@ def push(plan: Plan, screen: Screen | None = None) -> Pushed:
     raises   FtError; the repository then holds the commit it held, or the whole new one
     """
     title = f"{plan.run.recipe.name} by ft push"
-    pushed = push_files(connect(), plan.to, plan.files, ALLOWED, title)
+    screen = screen or Screen()
+    pushed = push_files(connect(), plan.to, plan.files, ALLOWED, title, screen)
     words = "pushed and read back" if pushed.is_new else "nothing to do, it is there"
-    (screen or Screen()).say(f"{words}: {pushed.url} at {pushed.commit[:12]}")
+    screen.say(f"{words}: {pushed.url} at {pushed.commit[:12]}")
     return pushed
 
 
@@ -217,9 +222,9 @@ def _model_folder(run: Run, screen: Screen) -> Path:
     folder = run.folder / "push" / f".merged-{hash_file(weights)[:12]}"
     if not (folder / "config.json").is_file():
         screen.say("merging adapter and base …")
-        folder.parent.mkdir(exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted merge left
-        run_rehearsal("merge", str(run.folder), str(folder))
+        with apart(run) as own:
+            run_rehearsal("merge", str(run.folder), str(own / "model"))
+            put_in_place(own / "model", folder)
     return folder
 
 

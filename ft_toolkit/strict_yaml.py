@@ -45,6 +45,21 @@ class _Plain(yaml.SafeLoader):
 _Plain.yaml_implicit_resolvers = {}
 
 
+class _Written(yaml.SafeDumper):
+    """SafeDumper, which quotes by YAML 1.1 what is no text, and here by YAML 1.2 too; no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = None if scalar(text) == text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Written.add_representer(str, _text)
+
+
 def scalar(text: str) -> Any:
     """The value of one plain scalar by YAML 1.2's core schema."""
     for pattern, convert in _SCALARS:
@@ -72,6 +87,11 @@ def parse(text: str, name: str) -> Parsed:
     if faults:
         raise RecipeError(faults)
     return parsed
+
+
+def dump(values: Any) -> str:
+    """Plain values as parse() reads them again: a text that YAML 1.2 takes for a number is quoted."""
+    return yaml.dump(values, Dumper=_Written, sort_keys=False, allow_unicode=True)
 
 
 def _anchors_and_tags(text: str, name: str) -> list[str]:

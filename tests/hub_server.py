@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -33,6 +34,7 @@ LFS_BYTES = 1_000_000  # above it a file is announced as a large one, whose etag
 DATE = "2026-01-01T00:00:00.000Z"
 TOKEN, READ_TOKEN = "hf_" + "W" * 34, "hf_" + "R" * 34
 STALL_SECONDS = 1.0  # of a slow answer, in the middle of its body
+DRIP_SECONDS = 0.05  # between two bytes of a dripping one, its headers too
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Answer:
 class Fault:
     """What goes wrong, at which kind of request (a rule's name without its underscore), and how often."""
 
-    kind: str  # reset (not done), lost (done, not told), slow, cut (half an answer), or a status such as 503
+    kind: str  # reset (not done), lost (done, not told), slow, drip, cut (half an answer), or a status: 503
     request: str
     times: int = 1
 
@@ -462,6 +464,22 @@ class _Server(ThreadingHTTPServer):
         """A client that hung up, or that we cut off, is not worth a traceback."""
 
 
+class _Dripping:
+    """A way out that lets a byte through at a time, slowly, but faster than any client's patience ends."""
+
+    def __init__(self, wide: BufferedIOBase) -> None:
+        self._wide = wide
+
+    def write(self, data: bytes) -> None:
+        for byte in data:
+            self._wide.write(bytes([byte]))
+            self._wide.flush()
+            time.sleep(DRIP_SECONDS)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wide, name)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -475,6 +493,8 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.hub.answer(self.command, self.path, body, token)
         if answer.fault in ("reset", "lost"):
             return self._hang_up()
+        if answer.fault == "drip":
+            self.wfile = cast(BufferedIOBase, _Dripping(self.wfile))
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from ft_toolkit.errors import FtError, RecipeError
-from ft_toolkit.strict_yaml import parse, scalar
+from ft_toolkit.strict_yaml import dump, parse, scalar
 
 
 @pytest.mark.parametrize(
@@ -146,3 +146,25 @@ def test_text_that_is_not_yaml_is_one_line_of_fault(text: str, where: str) -> No
     assert line.startswith(where)
     assert "\n" not in line
     assert len(line) <= 200
+
+
+def test_what_is_written_is_read_again_as_it_was() -> None:
+    texts = [
+        "1e3",
+        "0o17",
+        "no",
+        "true",
+        "~",
+        "",
+        "007",
+        "a: b",
+        "# x",
+        "@main",
+        "é",
+        "two\nlines",
+        "*x",
+        "'",
+    ]
+    shared = ["one", "list"]
+    values = {"texts": texts, "a": shared, "b": shared, "n": [2e-05, 1e300, 3, None, True], "d": {"x": {}}}
+    assert parse(dump(values), "x").value == values

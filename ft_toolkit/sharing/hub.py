@@ -7,16 +7,16 @@ repeated continues: content that is already there is not sent again.
 from __future__ import annotations
 
 import tempfile
-import traceback
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha1, sha256
 from pathlib import Path
+from typing import TypeVar
 
 import httpx2
 from huggingface_hub import (
+    CommitInfo,
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
@@ -26,10 +26,8 @@ from huggingface_hub import (
     set_client_factory,
 )
 from huggingface_hub.errors import (
-    BadRequestError,
     HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -38,11 +36,14 @@ from huggingface_hub.utils._http import (
     default_client_factory,  # the hooks of the real client, with our timeout
 )
 
-from ft_toolkit.errors import FtError, is_disk_full
+from ft_toolkit.errors import FtError, IntegrityFailed
+from ft_toolkit.network import Late, step_seconds, within
+from ft_toolkit.progress import Advance, Screen
+from ft_toolkit.sharing.faults import REPEAT, in_plain_words, told_plainly
 
-SECONDS_OF_SILENCE = 60.0  # the client itself would wait for a silent server for ever
-REPEAT = "Repeat the same command: it continues where this one stopped."
+SECONDS_OF_SILENCE = 60.0  # of one try; the client itself would wait for a silent server for ever
 LFS_BYTES = 2**20  # files that are read back by their bytes are read in pieces of this size
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,24 @@ class RemoteFile:
     git_oid: str  # of the content as a git blob, for the others
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What is asked of the Hub, one after the other, each with a deadline and somebody who is told."""
+
+    advance: Advance
+
+    def take(self, words: str, call: Callable[[], T], carried_bytes: int = 0) -> T:
+        """raises   Late after step_seconds, whatever the server sent until then"""
+        self.advance(0, words)
+        deadline_seconds = step_seconds(carried_bytes)
+        try:
+            return within(
+                deadline_seconds, call, lambda seconds: self.advance(0, f"{words}, {seconds:.0f} s")
+            )
+        except Late as late:
+            raise Late(late.where, late.expected, f"none, {words}", REPEAT) from None
+
+
 def connect(silence_seconds: float = SECONDS_OF_SILENCE) -> HfApi:
     """The Hub's client, with the token of the environment or of `hf auth login`.
 
@@ -95,7 +114,12 @@ def connect(silence_seconds: float = SECONDS_OF_SILENCE) -> HfApi:
 
 
 def push_files(
-    api: HfApi, to: Destination, files: Mapping[str, Path], ours: frozenset[str], title: str
+    api: HfApi,
+    to: Destination,
+    files: Mapping[str, Path],
+    ours: frozenset[str],
+    title: str,
+    screen: Screen | None = None,
 ) -> Pushed:
     """Bring a repository to hold exactly these files, and whatever else its owner put there.
 
@@ -103,20 +127,25 @@ def push_files(
     ours     paths that earlier pushes may have written: those among them that are gone are deleted
     raises   FtError; the repository then holds the commit it held, or the whole new one
     """
-    with told_plainly(to.repo):
-        parent = _prepare(api, to)
-        there = remote_files(api, to.repo, parent)
+    screen = screen or Screen(quiet=True)
+    with told_plainly(to.repo), screen.stage("push", len(files)) as advance:
+        steps = Steps(advance)
+        parent = steps.take("looking at the repository", lambda: _prepare(api, to))
+        there = steps.take("listing its files", lambda: remote_files(api, to.repo, parent))
         if to.as_pull_request:
-            for reference in api.list_repo_refs(to.repo, include_pull_requests=True).pull_requests or []:
-                if not changes(remote_files(api, to.repo, reference.target_commit), files, ours):
-                    return Pushed(reference.target_commit, _pull_request_url(to.repo, reference.ref), False)
+            made = steps.take("looking at its proposals", lambda: _proposed(api, to, files, ours))
+            if made is not None:
+                advance(len(files), "proposed already")
+                return made
         wanted = changes(there, files, ours)
         if not wanted:
-            _finish(api, to, parent)
+            steps.take("finishing", lambda: _finish(api, to, parent))
+            advance(len(files), "all there already")
             return Pushed(parent, f"{constants.ENDPOINT}/{to.repo}", False)
-        commit, url = _commit(api, to, parent, wanted, files, ours, title)
-        read_back(api, to.repo, commit, files)
-        _finish(api, to, commit)
+        commit, url = _commit(api, to, parent, wanted, (files, ours), title, steps)
+        with tempfile.TemporaryDirectory() as folder:
+            read_back(api, to.repo, commit, files, Path(folder), steps)
+        steps.take("finishing", lambda: _finish(api, to, commit))
         return Pushed(commit, url, True)
 
 
@@ -142,38 +171,36 @@ def changes(
     return [*added, *gone]
 
 
-def read_back(api: HfApi, repo: str, commit: str, files: Mapping[str, Path]) -> None:
-    """Download what a commit holds and compare hashes.
+def read_back(
+    api: HfApi, repo: str, commit: str, files: Mapping[str, Path], cache: Path, steps: Steps
+) -> None:
+    """Download what a commit holds into a cache and compare hashes.
 
-    raises   FtError when a file differs from the one that was sent
+    raises   IntegrityFailed when a file differs from the one that was sent, or is not there
     """
-    with tempfile.TemporaryDirectory() as folder:
-        for name, path in files.items():
-            found = hf_hub_download(repo, name, revision=commit, local_dir=folder, token=api.token)
-            if _sha256(Path(found)) != _sha256(path):
-                raise FtError(f"{repo}@{commit[:12]}, {name}", "the file that was sent", "another", REPEAT)
+    for name, path in files.items():
+
+        def download(name: str = name) -> str:
+            return hf_hub_download(repo, name, revision=commit, cache_dir=cache, token=api.token)
+
+        where = f"{repo}@{commit[:12]}, {name}"
+        try:
+            found = steps.take(f"reading {name} back", download, path.stat().st_size)
+        except RemoteEntryNotFoundError:
+            raise IntegrityFailed(where, "the file that was sent", "none", REPEAT) from None
+        if _sha256(Path(found)) != _sha256(path):
+            raise IntegrityFailed(where, "the file that was sent", "another", REPEAT)
+        steps.advance(1)
 
 
 def stated_licence(name: str, kind: str) -> str | None:
     """The licence on the card of a base (kind model) or data set (kind dataset); None when it names none."""
     api = connect()
     with told_plainly(name):
-        card = api.model_info(name).card_data if kind == "model" else api.dataset_info(name).card_data
+        ask = api.model_info if kind == "model" else api.dataset_info
+        card = within(step_seconds(), lambda: ask(name).card_data)
     licence = card.get("license") if card is not None else None
     return licence if isinstance(licence, str) else None
-
-
-@contextmanager
-def told_plainly(repo: str) -> Iterator[None]:
-    """Turn what the client raises into one line with a cure; a full disk and our own bugs pass through."""
-    try:
-        yield
-    except FtError:
-        raise
-    except Exception as error:
-        if is_disk_full(error) or not _is_the_clients(error):
-            raise
-        raise _plain(repo, error) from error
 
 
 def _prepare(api: HfApi, to: Destination) -> str:
@@ -205,20 +232,34 @@ def _create(api: HfApi, repo: str) -> None:
         raise FtError(repo, "no other change under way", "a conflict", REPEAT) from None
 
 
+def _proposed(api: HfApi, to: Destination, files: Mapping[str, Path], ours: frozenset[str]) -> Pushed | None:
+    """The pull request that already holds these files."""
+    for reference in api.list_repo_refs(to.repo, include_pull_requests=True).pull_requests or []:
+        if not changes(remote_files(api, to.repo, reference.target_commit), files, ours):
+            return Pushed(reference.target_commit, _pull_request_url(to.repo, reference.ref), False)
+    return None
+
+
 def _commit(
     api: HfApi,
     to: Destination,
     parent: str,
     wanted: list[CommitOperationAdd | CommitOperationDelete],
-    files: Mapping[str, Path],
-    ours: frozenset[str],
+    whole: tuple[Mapping[str, Path], frozenset[str]],
     title: str,
+    steps: Steps,
 ) -> tuple[str, str]:
-    """One commit on top of `parent` alone; a lost answer is looked up before anything is said."""
-    try:
+    """One commit on top of `parent` alone; a lost answer is looked up before anything is said.
+
+    whole    what changes() takes: all the files that shall be there, and which others are ours
+    """
+    added = [change for change in wanted if isinstance(change, CommitOperationAdd)]
+    size = sum(change.upload_info.size for change in added)
+
+    def send() -> CommitInfo:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*data file")  # scores are meant to go along
-            done = api.create_commit(
+            return api.create_commit(
                 to.repo,
                 wanted,
                 commit_message=title,
@@ -226,20 +267,29 @@ def _commit(
                 parent_commit=parent,
                 create_pr=to.as_pull_request,
             )
-    except (HfHubHTTPError, httpx2.HTTPError) as error:
-        landed = None if to.as_pull_request else _landed(api, to, files, ours)
+
+    try:
+        done = steps.take(f"sending {len(added)} files, {size / 1e6:.1f} MB", send, size)
+    except (HfHubHTTPError, httpx2.HTTPError, Late) as error:
+        landed = None if to.as_pull_request else _landed(api, to, whole, steps)
         if landed is None:
-            raise _plain(to.repo, error) from error
+            raise error if isinstance(error, Late) else in_plain_words(to.repo, error) from error
         return landed, f"{constants.ENDPOINT}/{to.repo}"
     return done.oid, str(done.pr_url or f"{constants.ENDPOINT}/{to.repo}")
 
 
-def _landed(api: HfApi, to: Destination, files: Mapping[str, Path], ours: frozenset[str]) -> str | None:
+def _landed(
+    api: HfApi, to: Destination, whole: tuple[Mapping[str, Path], frozenset[str]], steps: Steps
+) -> str | None:
     """The branch's commit if it already shows what was to be committed."""
-    try:
+
+    def look() -> str | None:
         head = api.repo_info(to.repo, revision=to.revision).sha
-        return head if head and not changes(remote_files(api, to.repo, head), files, ours) else None
-    except (HfHubHTTPError, httpx2.HTTPError):
+        return head if head and not changes(remote_files(api, to.repo, head), *whole) else None
+
+    try:
+        return steps.take("looking whether it arrived", look)
+    except (HfHubHTTPError, httpx2.HTTPError, Late):
         return None  # the first fault is the one to tell
 
 
@@ -275,66 +325,3 @@ def _sha256(path: Path) -> str:
 
 def _pull_request_url(repo: str, reference: str) -> str:
     return f"{constants.ENDPOINT}/{repo}/discussions/{reference.rpartition('/')[2]}"
-
-
-def _plain(repo: str, error: BaseException) -> FtError:
-    """What happened, in the words of somebody who has to mend it."""
-    cause = _cause(error)
-    if "metadata in README.md" in str(error):
-        found = str(error).partition("\n")[2].removeprefix("- ")
-        return FtError("README.md", "a card that the Hub accepts", found, "Mend name, licence or tags.")
-    if isinstance(cause, OfflineModeIsEnabled):
-        return FtError("the Hub", "to be allowed to use the network", "HF_HUB_OFFLINE", "Unset it.")
-    if isinstance(cause, RevisionNotFoundError):
-        return FtError(
-            repo, "that revision", "none of that name", "Look at the repository's branches and tags."
-        )
-    if isinstance(cause, RepositoryNotFoundError):
-        found = "nothing there, or nothing for this token"
-        return FtError(repo, "a repository", found, "Check the name and the token (hf auth whoami).")
-    if isinstance(cause, HFValidationError):
-        return FtError(repo, "a name like owner/name", repo, "Letters, digits, '-', '_' and '.' only.")
-    if isinstance(cause, HfHubHTTPError):
-        return _refused(repo, cause)
-    words = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
-    return FtError(constants.ENDPOINT, "an answer", words, REPEAT)
-
-
-def _is_the_clients(error: Exception) -> bool:
-    """Whether the Hub's client raised it, by its last frame: the types are a dozen, KeyError too."""
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return modules[-1].partition(".")[0] in ("huggingface_hub", "httpx2", "httpcore2", "json")
-
-
-def _refused(repo: str, error: HfHubHTTPError) -> FtError:
-    status = error.response.status_code
-    said = " ".join((error.server_message or f"status {status}").split())
-    if status == 401:
-        return FtError(repo, "a token that is accepted", said, "Run hf auth login, or mend HF_TOKEN.")
-    if status == 403:
-        return FtError(
-            repo, "a token that may write here", said, "Make one with write access, or push elsewhere."
-        )
-    if status == 409:
-        return FtError(repo, "no other change under way", said, REPEAT)
-    if status == 412:
-        return FtError(repo, "the commit seen before", "a newer one, by somebody else", REPEAT)
-    if status == 429:
-        after = error.response.headers.get("Retry-After")
-        wait = f"Wait {after} s and repeat" if after else "Wait and repeat"
-        return FtError(repo, "fewer requests", "the Hub's limit is reached", f"{wait}: it continues.")
-    if isinstance(error, BadRequestError) or status == 400:
-        return FtError(repo, "a commit that the Hub accepts", said, "Mend what it names and repeat.")
-    if status >= 500:
-        return FtError(repo, "the Hub to be well", f"status {status}", REPEAT)
-    return FtError(repo, "to be let through", f"status {status}: {said}", "Check name and token.")
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The first link of the chain that tells what happened; the uploader wraps it in a RuntimeError."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, HfHubHTTPError | httpx2.HTTPError | OfflineModeIsEnabled):
-            return found
-        found = found.__cause__
-    return error

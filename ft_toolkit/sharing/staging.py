@@ -1,25 +1,30 @@
-"""What is pushed: an allow-list of files, copied to push/ in the run folder and rewritten there.
+"""What is pushed: an allow-list of files, copied to a folder of push/ in the run folder and rewritten there.
 
 Nothing of the run itself changes. The staged files hold no time of day, so equal runs stage equal bytes and a
-second push finds nothing to do.
+second push finds nothing to do. The folder is named by a hash of what is in it: two pushes at once share one
+only where they send the same, and neither changes what the other is sending.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
-from ft_toolkit import shipped
+from ft_toolkit import shipped, strict_yaml
 from ft_toolkit.errors import FtError
 from ft_toolkit.run import Run, read_json
-from ft_toolkit.sharing.snippet import Place
+from ft_toolkit.sharing.snippet import Place, hash_file
 
+KEPT_SECONDS = 86_400  # what an earlier push staged is looked at, or still being sent, no longer than that
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -108,16 +113,59 @@ def base_folder(name: str) -> Path | None:
     return Path(name) if Path(name).is_dir() else None
 
 
-def stage(run: Run, base: BaseOnTheHub, contents: Contents, model_folder: Path | None) -> dict[str, Path]:
-    """Copy and rewrite everything but the card into push/; path in the repository → staged file.
+@contextmanager
+def apart(run: Run) -> Iterator[Path]:
+    """A new folder in push/ that no other push knows of; what is not moved out of it is gone afterwards.
+
+    Clears away what pushes before KEPT_SECONDS left there, but for merged models.
+    """
+    shelf = run.folder / "push"
+    shelf.mkdir(exist_ok=True)
+    for old in list(shelf.iterdir()):
+        with suppress(FileNotFoundError):  # another push clears away, too
+            if not old.name.startswith(".merged-") and time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=shelf, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def settle(folder: Path, files: dict[str, Path]) -> dict[str, Path]:
+    """Move what stands complete in a folder apart to push/<a hash of it>; the files at their new place."""
+    name = _digest(files)
+    place = folder.parent / name
+    settled = {path: place / path for path in files}
+    is_spoilt = place.is_dir() and not (
+        all(path.is_file() for path in settled.values()) and _digest(settled) == name
+    )
+    if is_spoilt:  # by hand: what is sent comes from the run
+        shutil.rmtree(place)
+    own = folder / "complete"
+    own.mkdir()
+    for path, file in files.items():
+        (own / path).parent.mkdir(exist_ok=True)
+        file.rename(own / path)
+    put_in_place(own, place)
+    return settled
+
+
+def put_in_place(folder: Path, place: Path) -> None:
+    """Give a complete folder its name, unless another process was first with the same content."""
+    try:
+        folder.rename(place)
+    except OSError:
+        if not place.is_dir():
+            raise
+        os.utime(place)  # as good as new, to apart()
+
+
+def stage(
+    run: Run, base: BaseOnTheHub, contents: Contents, model_folder: Path | None, folder: Path
+) -> dict[str, Path]:
+    """Copy and rewrite everything but the card into a folder; path in the repository → staged file.
 
     model_folder   the merged (or full) model, in place of the adapter
     raises         FtError for a file that was asked for and is not there
     """
-    folder = run.folder / "push"
-    for old in folder.glob("[!.]*") if folder.is_dir() else ():
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
-    folder.mkdir(exist_ok=True)
     staged: dict[str, Path] = {}
     for name, source in _sources(run, base, contents, model_folder):
         if name not in ALLOWED:
@@ -130,7 +178,7 @@ def stage(run: Run, base: BaseOnTheHub, contents: Contents, model_folder: Path |
     if "adapter_config.json" in staged:
         _rewrite_json(staged["adapter_config.json"], _adapter_config(base))
     _rewrite_json(staged["comparison.json"], {"base": base.name, "run": shown_facts(run)})
-    recipe = yaml.safe_dump(shown_recipe(run, base), sort_keys=False, allow_unicode=True)
+    recipe = strict_yaml.dump(shown_recipe(run, base))
     staged["recipe.yaml"].write_text("# as resolved: every default filled in\n" + recipe, encoding="utf-8")
     return staged
 
@@ -182,6 +230,12 @@ def _sources(
         for name in (*MODEL_FILES, *TOKENIZER_FILES, "README.md"):
             if (base.folder / name).is_file():
                 yield f"{BASE}/{name}", base.folder / name
+
+
+def _digest(files: dict[str, Path]) -> str:
+    """Of names and contents; a stray file beside them is not sent, and does not count."""
+    listed = "".join(f"{name}\0{hash_file(path)}\n" for name, path in sorted(files.items()))
+    return sha256(listed.encode()).hexdigest()[:12]
 
 
 def _adapter_config(base: BaseOnTheHub) -> dict[str, Any]:

@@ -14,25 +14,30 @@ from ft_toolkit.errors import IntegrityFailed
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run, read_json
 from ft_toolkit.runtime import last_words, run_python
-from ft_toolkit.sharing.hub import Destination, Pushed
+from ft_toolkit.sharing.faults import told_plainly
+from ft_toolkit.sharing.hub import Destination, Pushed, Steps, connect, read_back
 
 
 def verify(
     run: Run, files: Mapping[str, Path], snippet: str, to: Destination, pushed: Pushed, screen: Screen
 ) -> float:
-    """Load from the Hub into an empty cache, run the card's snippet as it stands, and score again.
+    """Load from the Hub into an empty cache, compare every file, run the card's snippet, and score again.
 
     returns  the largest difference of any corpus total from the run's own, in nats
-    raises   IntegrityFailed when it is not zero, or the snippet does not run
+    raises   IntegrityFailed when a file is another one, the snippet does not run, or it is not zero
     """
     where = f"{to.repo}@{pushed.commit[:12]}"
     with tempfile.TemporaryDirectory() as folder:
         empty = {"HF_HOME": folder, "HF_HUB_CACHE": f"{folder}/hub", "HF_XET_CACHE": f"{folder}/xet"}
+        with told_plainly(to.repo), screen.stage("verify", len(files)) as advance:
+            read_back(connect(), to.repo, pushed.commit, files, Path(empty["HF_HUB_CACHE"]), Steps(advance))
         environment = empty | {"HF_TOKEN": get_token() or "", "FT_CACHE": folder}
         if not to.as_pull_request:  # the snippet names a branch, and shows it once the request is merged
             _run(["-c", snippet], environment, f"the snippet of {where}")
         if "adapter_model.safetensors" not in files:
-            screen.say(f"verified: {where} loads; a merged model is not scored again")
+            screen.say(
+                f"verified: {where} loads, file by file what was sent; a merged model is not scored again"
+            )
             return 0.0
         copy = _pulled_copy(run, f"{to.repo}@{pushed.commit}", environment)
         heard = _run(["-m", "ft_toolkit.compare", str(copy), "--json"], environment, where)
@@ -43,7 +48,8 @@ def verify(
         raise IntegrityFailed(
             where, "the scores of the run", found, "Do not use it; push again, then report it."
         )
-    screen.say(f"verified: {where}, loaded into an empty cache, scores as the run does (difference 0 nats)")
+    same = f"{len(files)} files are what was sent"
+    screen.say(f"verified: {where}: {same}; loaded, it scores as the run does (difference 0 nats)")
     return difference
 
 

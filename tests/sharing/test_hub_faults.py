@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import huggingface_hub.constants
 import pytest
 from hub_server import READ_TOKEN, Fault, HubServer
 
+from ft_toolkit import network, progress
 from ft_toolkit.errors import LINE_CHARACTERS, FtError
+from ft_toolkit.progress import Screen
 from ft_toolkit.publish import push
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination, Pushed, changes, connect, push_files, remote_files
@@ -206,6 +210,52 @@ def test_a_fault_is_one_clear_line_and_the_repeat_sends_only_what_is_missing(
     sent_again = {request for request in impatient.requests if request.startswith("PUT /lfs/")}
     assert sent_again.isdisjoint({f"PUT /lfs/{oid}" for oid in stored})
     assert shown(impatient, "me/x-lora") == contents(plan.files)
+
+
+@pytest.mark.parametrize("request_kind", ["info", "preupload", "put", "commit", "file"])
+@pytest.mark.parametrize("kind", ["drip", "slow"])
+def test_a_server_that_drips_or_is_silent_is_given_up_at_the_deadline(
+    kind: str,
+    request_kind: str,
+    hub: HubServer,
+    use: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use("lfs")
+    monkeypatch.setattr(hub_server, "STALL_SECONDS", 60.0)  # the client itself would wait longer for it
+    monkeypatch.setattr(network, "STEP_SECONDS", 0.7)
+    files, patient = Content(tmp_path).files(1), connect(silence_seconds=50.0)
+    hub.faults = [Fault(kind, request_kind, ALWAYS)]
+    started = time.monotonic()
+    words = "expected an answer within 1 s, found none, .*Repeat the same"
+    # a commit that arrived is found, though its answer never does
+    with nullcontext() if request_kind == "commit" else pytest.raises(FtError, match=words):
+        push_files(patient, Destination("me/x-lora"), files, ALLOWED, "a test")
+    assert time.monotonic() - started < 20
+    hub.faults = []
+    assert shown(hub, "me/x-lora") in ({}, contents(files))
+    monkeypatch.setattr(network, "STEP_SECONDS", 60.0)
+    attempt("me/x-lora", files)
+    assert shown(hub, "me/x-lora") == contents(files)
+
+
+def test_a_push_says_what_it_is_doing_and_for_how_long(
+    hub: HubServer,
+    use: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use("lfs")
+    monkeypatch.setattr(hub_server, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(network, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.1)
+    hub.faults = [Fault("slow", "put")]
+    files = Content(tmp_path).files(1)
+    push_files(connect(), Destination("me/x-lora"), files, ALLOWED, "a test", Screen())
+    told = capsys.readouterr().err
+    assert "sending 3 files, 0.0 MB, 0 s" in told and "push 3/3" in told
 
 
 def test_an_answer_lost_after_the_commit_is_looked_up_and_no_second_commit_is_made(

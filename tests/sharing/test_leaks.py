@@ -86,12 +86,13 @@ def test_a_clean_push_names_neither_the_run_s_folder_nor_the_corpus_folder(
     run = finished_run("gpt2")
     source = Path(run.recipe.corpus.source)
     assert source.is_absolute()
-    push(plan_of(run, scores=True), QUIET)
+    plan = plan_of(run, scores=True)
+    push(plan, QUIET)
     everything = sent(hub)
     assert b"adapter_model" in everything
     for private in (str(source.parent), str(run.folder), str(Path.home() / "x")[:-2], PLANTED["a host name"]):
         assert private == "/root" or private.encode() not in everything
-    recipe = yaml.safe_load((run.folder / "push/recipe.yaml").read_text())
+    recipe = yaml.safe_load(plan.files["recipe.yaml"].read_text())
     assert recipe["corpus"]["source"] == source.name
     assert recipe["base"] == run.recipe.base
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from hub_server import Fault, HubServer
+from hub_server import Fault, HubServer, Snapshot
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -22,6 +24,7 @@ from ft_toolkit.recipe import read_recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
 from ft_toolkit.sharing.staging import Contents, locate_base, shown_source
+from ft_toolkit.sharing.verification import verify
 from sharing.loopback import BASES, QUIET, plan_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -91,9 +94,11 @@ def test_without_a_yes_the_plan_is_printed_and_nothing_is_sent(
     assert (
         "visibility   public" in done.stdout and "licence      mit (base acme/tiny-gpt2: mit" in done.stdout
     )
-    for path in (run.folder / "push").rglob("*"):
+    (folder,) = (run.folder / "push").iterdir()
+    assert f"staged in {folder}\n" in done.stdout
+    for path in folder.rglob("*"):
         if path.is_file():
-            name = path.relative_to(run.folder / "push").as_posix()
+            name = path.relative_to(folder).as_posix()
             assert f"{path.stat().st_size:,}  {name}\n" in done.stdout
     assert f"recipe.yaml corpus.source: {run.recipe.corpus.source} → medicine" in done.stdout
     assert done.stdout.splitlines()[-1] == "nothing was sent; --yes sends it"
@@ -217,6 +222,56 @@ def test_make_hands_everything_on() -> None:
     asked = ["make", "-n", "push", "RUN=runs/x", "REPO=me/x-lora", "WITH_BASE=1", "YES=1"]
     done = subprocess.run(asked, capture_output=True, text=True, cwd=REPOSITORY)
     assert "ft push runs/x --to 'me/x-lora' --with-base --yes" in done.stdout
+
+
+def test_two_pushes_of_one_run_at_once_each_send_their_own(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    names = [f"me/number-{number}" for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        plans = list(pool.map(lambda name: plan_of(run, Destination(name), scores="0" in name), names))
+    pushed = {plan.to.repo: publish.push(plan, QUIET) for plan in plans}
+    for name in names:
+        folder = hub.repositories["models", name].commits[pushed[name].commit].folder
+        assert f'"{name}"' in (folder / "README.md").read_text()
+        assert (folder / "scores").is_dir() is ("0" in name)
+    assert {path.parent for path in (run.folder / "push").iterdir()} == {run.folder / "push"}
+    assert not list((run.folder / "push").glob(".unfinished*"))
+
+
+def test_the_same_push_is_staged_once_and_anew_where_it_was_edited(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    first = plan_of(run).files
+    assert plan_of(run).files == first and len(list((run.folder / "push").iterdir())) == 1
+    said = first["comparison.json"].read_text()
+    first["comparison.json"].write_text("{}")
+    assert plan_of(run).files["comparison.json"].read_text() == said
+    for path in (run.folder / "push").iterdir():
+        os.utime(path, (0, 0))  # left there long ago
+    plan_of(run, Destination("me/another"))
+    assert not first["README.md"].exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "recipe.yaml", "adapter_model.safetensors"])
+def test_verify_compares_each_file_with_the_one_that_was_sent(
+    name: str, hub: HubServer, finished_run: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished_run("gpt2")
+    plan = plan_of(run)
+    pushed = publish.push(plan, QUIET)
+    path = hub.repositories["models", "me/x-lora"].branches["main"].folder / name
+    path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
+    monkeypatch.setattr(
+        hub.repositories["models", "me/x-lora"], "snapshot", lambda revision: Snapshot(path.parent)
+    )
+    with pytest.raises(
+        IntegrityFailed, match=rf"{name}: expected the file that was sent, found another"
+    ) as failed:
+        verify(run, plan.files, plan.snippet, plan.to, pushed, QUIET)
+    assert failed.value.exit_code == 4
 
 
 def test_a_commit_is_no_branch(hub: HubServer, finished_run: Callable[[str], Run]) -> None:
