@@ -50,5 +50,5 @@ def recovered(run: Run, screen: Screen) -> Parts:
             held[row["split"]].append(Document(row["source"], row["row"], text))
     if not held["test"]:
         found = "no held-out document in the run folder or at the source"
-        raise FtError(run.folder, "the held-out text", found, "Put the corpus back where it was.")
+        raise FtError(run.folder, "the held-out text", found, "Put the corpus back, or use --on.")
     return Parts(**held)

@@ -1,24 +1,32 @@
-"""A run that somebody pushed, where a run folder is wanted: hub:owner/name[@revision]."""
+"""A run that somebody pushed, where a run folder is wanted: hub:owner/name[@revision].
+
+Its files are a stranger's. They are read as strictly as a recipe of one's own, and what they name is read
+from the Hub, from this package or from the pulled folder itself: never from a place of this machine.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ft_toolkit import strict_yaml
 from ft_toolkit.errors import FtError
-from ft_toolkit.network import hub_or_cache
+from ft_toolkit.network import hub_or_cache, step_seconds, within
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import SCHEMA, Run, read_json
 from ft_toolkit.sharing.staging import ADAPTER_FILES, BASE, MODEL_FILES, TOKENIZER_FILES
 
 PREFIX = "hub:"
-PUBLIC = ("package:", "hf:", "https://")  # sources that anybody can read
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_HUB_ID = re.compile(rf"{_NAME}(/{_NAME})?(@[\w./-]+)?")
+_HUB_DATA = re.compile(rf"hf:{_NAME}/{_NAME}(/{_NAME})?(@[\w./-]+)?")
+_STARTER = re.compile(rf"starter/{_NAME}")
 WANTED = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -40,16 +48,16 @@ def open_run(place: str, say: Callable[[str], object] = lambda words: None) -> R
 
 def pull_run(name: str, say: Callable[[str], object]) -> Run:
     """Download owner/name[@revision] and lay it out as a run folder, once a commit."""
-    from huggingface_hub import snapshot_download
-
-    from ft_toolkit.sharing.hub import told_plainly
+    from ft_toolkit.sharing.faults import told_plainly
 
     repo, _, revision = name.partition("@")
     with hub_or_cache() as silence:
         try:
             with told_plainly(repo):
-                wanted = revision or None
-                snapshot = Path(snapshot_download(repo, revision=wanted, allow_patterns=list(WANTED)))
+                wanted, size = revision or None, 0
+                if silence is None:
+                    size = within(step_seconds(), lambda: _wanted_bytes(repo, wanted))
+                snapshot = within(step_seconds(size), lambda: _download(repo, wanted))
         except FtError:
             if silence is None:
                 raise
@@ -63,21 +71,55 @@ def pull_run(name: str, say: Callable[[str], object]) -> Run:
     folder = _cache() / repo.replace("/", "--") / snapshot.name[:12] / repo.partition("/")[2]
     if not (folder / "run.json").is_file():
         try:
-            _lay_out(snapshot, folder)
-        except (KeyError, TypeError, ValueError, yaml.YAMLError):
-            wanted = "files that this ft-toolkit can read"
-            raise FtError(f"{PREFIX}{name}", wanted, "others", "Upgrade it, or name another one.") from None
+            recipe, comparison = _read(snapshot)
+        except (FtError, KeyError, TypeError, ValueError, RecursionError) as error:
+            wanted, found = "files that this ft-toolkit can read", f"others ({error})"
+            raise FtError(f"{PREFIX}{name}", wanted, found, "Upgrade it, or name another one.") from None
+        _lay_out(snapshot, folder, recipe, comparison, say)
     run = Run.open(folder)
+    _refuse_local_base(run, f"{PREFIX}{name}")
     if not (folder / "documents.parquet").is_file():
         _recover_documents(run, say)
     return run
 
 
-def _lay_out(snapshot: Path, folder: Path) -> None:
+def _download(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=list(WANTED)))
+
+
+def _wanted_bytes(repo: str, revision: str | None) -> int:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    entries = HfApi().list_repo_tree(repo, recursive=True, revision=revision)
+    return sum(
+        entry.size
+        for entry in entries
+        if isinstance(entry, RepoFile) and any(fnmatch(entry.path, pattern) for pattern in WANTED)
+    )
+
+
+def _read(snapshot: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The recipe, every key of it checked, and comparison.json with the facts of run.json."""
+    text = (snapshot / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = Recipe.model_validate(strict_yaml.parse(text, "recipe.yaml").value).model_dump()
+    comparison = read_json(snapshot / "comparison.json")
+    if not isinstance(comparison["run"], dict):
+        raise TypeError("comparison.json holds no facts of the run")
+    return recipe, comparison
+
+
+def _lay_out(
+    snapshot: Path,
+    folder: Path,
+    recipe: dict[str, Any],
+    comparison: dict[str, Any],
+    say: Callable[[str], object],
+) -> None:
     """Of a stranger's files only those that ft push sends. run.json is written last, when all is there."""
     shutil.rmtree(folder, ignore_errors=True)
-    comparison = read_json(snapshot / "comparison.json")
-    recipe = yaml.safe_load((snapshot / "recipe.yaml").read_text(encoding="utf-8"))
     base_files = [f"{BASE}/{name}" for name in (*MODEL_FILES, *TOKENIZER_FILES)]
     for name in (*ADAPTER_FILES, *TOKENIZER_FILES, *base_files):
         if (snapshot / name).is_file():
@@ -86,16 +128,38 @@ def _lay_out(snapshot: Path, folder: Path) -> None:
             shutil.copyfile(snapshot / name, place)
     if (folder / BASE).is_dir():
         recipe["base"] = str(folder / BASE)
-    Recipe.model_validate(recipe)
+    source, general = recipe["corpus"]["source"], recipe["judging"]["general"]
+    if not _is_public(source):  # ft push sends a local text's name; what bears it here is another's text
+        recipe["corpus"]["source"] = str(folder / "not-here" / re.sub(r"[^\w-]+", "-", Path(source).name))
+    if general is not None and not _is_public(general):
+        say(f"its general text, {Path(general).name}, is not here: what was forgotten is not measured again")
+        recipe["judging"]["general"] = None
     run = Run(folder)
-    run.write("recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    run.write("recipe.yaml", strict_yaml.dump(recipe))
     run.write_json("comparison.json", comparison)
     facts = {"schema": SCHEMA, "finished_at": "elsewhere", **comparison["run"]}
-    if facts.get(
-        "files"
-    ):  # of the weights as they were trained; what was rewritten on its way counts as pulled
+    if facts.get("files"):  # of the weights as trained; what was rewritten on its way counts as pulled
         facts["files"] = run.trained_files() | dict(facts["files"])
     run.write_json("run.json", facts)
+
+
+def _is_public(source: str) -> bool:
+    """Whether a source can be nothing but this package's, the Hub's or the web's."""
+    return source.startswith(("package:", "https://")) or _HUB_DATA.fullmatch(source) is not None
+
+
+def _refuse_local_base(run: Run, where: str) -> None:
+    """raises   FtError unless the base came along, or is a starter or a Hub id that names nothing here"""
+    base = run.recipe.base
+    name = base.partition("@")[0]
+    if base == str(run.folder / BASE) or _STARTER.fullmatch(base):
+        return
+    wanted, cure = "a starter, a Hub id, or its own base/", "Do not use it; its recipe names another place."
+    if not _HUB_ID.fullmatch(base) or len(base) > 200 or ".." in base or name.endswith(".gguf"):
+        raise FtError(f"{where}, base", wanted, base, cure)
+    if Path(base).exists() or Path(name).exists():  # a folder here would be taken for it
+        found = f"{base}, which is a place of this machine too"
+        raise FtError(f"{where}, base", wanted, found, "Change to another working folder.")
 
 
 def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
@@ -104,10 +168,10 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
 
     rows: list[dict[str, Any]] = []
     source, name = run.recipe.corpus.source, run.folder.name
-    is_public = source.startswith(PUBLIC)
+    is_public = _is_public(source)
     try:
-        if not is_public and Path(source).name != source:  # a stranger's path is not ours to read
-            raise FtError(source, "a name", "a path", "Name the text with --on.")
+        if not is_public:
+            raise FtError(source, "text that anybody can read", "none", "Name the text with --on.")
         parts = split(read_corpus(run.recipe.corpus).documents, run.recipe.corpus.split)
         for part, documents in parts:
             for document in documents:
@@ -127,4 +191,4 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
 
 def _cache() -> Path:
     cache = os.environ.get("FT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "ft_toolkit" / "pulled"
+    return Path(cache) / "ft_toolkit" / "pulled-2"  # in pulled/ stand recipes that were not checked so

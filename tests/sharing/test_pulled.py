@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -12,30 +14,40 @@ import yaml
 from hub_server import HubServer
 from typer.testing import CliRunner
 
-from ft_toolkit import compare
+from ft_toolkit import compare, shipped
 from ft_toolkit.errors import FtError, IntegrityFailed
+from ft_toolkit.finetune import finetune
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.publish import push
+from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.pulled import open_run
-from sharing.loopback import QUIET, plan_of, point_at
+from sharing.loopback import BASES, QUIET, plan_of, point_at
 
 
-def test_a_pulled_run_is_judged_again_on_its_own_text_where_that_can_be_read(
+def test_a_run_on_a_public_text_is_judged_again_and_its_trained_text_refused(
     hub: HubServer,
-    finished_run: Callable[[str], Run],
-    small_corpus: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
-    run = finished_run("bert")
+    commit = hub.add("models", BASES["gpt2"], checkpoints["gpt2"])
+    values: dict[str, Any] = {"name": "public", "base": f"{BASES['gpt2']}@{commit}"}
+    split = {"validation": 0.02, "test": 0.03}
+    values |= {"judging": {"general": None}, "corpus": {"source": "package:italian-cooking", "split": split}}
+    values |= {"training": {"steps": 1, "block_tokens": 32, "batch_tokens": 64}}
+    run = finetune(Recipe.model_validate(values), tmp_path / "runs", screen=QUIET)
     push(plan_of(run), QUIET)
-    monkeypatch.chdir(small_corpus.parent)  # recipe.yaml on the Hub says `medicine`, the folder's name
     app = typer.Typer()
     app.command()(compare.main)
     done = CliRunner().invoke(app, ["hub:me/x-lora", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["comparisons"][0]["corpora"]
     assert found == json.loads((run.folder / "comparison.json").read_text())["corpora"]
+
+    trained = next(row["source"] for row in run.read_table("documents.parquet") if row["split"] == "train")
+    text = shipped.corpus("italian-cooking") / trained
+    with pytest.raises(FtError, match="was not trained on"):
+        compare.compare_run(open_run("hub:me/x-lora"), str(text), screen=QUIET)
 
 
 def test_the_metric_takes_a_run_from_the_hub_and_says_what_it_says_here(
@@ -75,32 +87,76 @@ def test_weights_that_were_exchanged_on_the_hub_are_refused(
         open_run("hub:me/x-lora").check_trained()
 
 
-def test_text_of_the_same_name_that_is_another_text_is_not_taken_for_it(
-    hub: HubServer, finished_run: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    push(plan_of(finished_run("gpt2")), QUIET)
-    other = tmp_path / "elsewhere" / "medicine"
-    other.mkdir(parents=True)
-    for number in range(30):
-        (other / f"{number}.txt").write_text(f"Another text, number {number}.")
-    monkeypatch.chdir(other.parent)
-    told: list[str] = []
-    run = open_run("hub:me/x-lora", told.append)
-    assert run.read_table("documents.parquet") == [] and "cannot be checked" in told[0]
-
-
-def test_text_that_the_run_was_trained_on_is_refused_also_after_a_pull(
+def test_text_of_this_machine_is_not_read_whatever_its_name(
     hub: HubServer,
     finished_run: Callable[[str], Run],
     small_corpus: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = finished_run("gpt2")
-    push(plan_of(run), QUIET)
-    monkeypatch.chdir(small_corpus.parent)
-    trained = next(row["source"] for row in run.read_table("documents.parquet") if row["split"] == "train")
-    with pytest.raises(FtError, match="was not trained on"):
-        compare.compare_run(open_run("hub:me/x-lora"), str(small_corpus / trained), screen=QUIET)
+    push(plan_of(finished_run("gpt2")), QUIET)
+    monkeypatch.chdir(small_corpus.parent)  # recipe.yaml on the Hub says `medicine`, the folder's name
+    told: list[str] = []
+    run = open_run("hub:me/x-lora", told.append)
+    assert run.read_table("documents.parquet") == [] and "cannot be checked" in told[0]
+    assert not Path(run.recipe.corpus.source).exists()
+    with pytest.raises(FtError, match=r"expected the held-out text, found no .* or use --on"):
+        compare.compare_run(run, screen=QUIET)
+
+
+def spoil(hub: HubServer, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the recipe.yaml of me/x-lora as a stranger may."""
+    folder = hub.repositories["models", "me/x-lora"].branches["main"].folder
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    change(recipe)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    hub.add("models", "me/x-lora", folder)
+
+
+@pytest.mark.parametrize(
+    "base", ["../there", "./there", "there", "runs/foo", "model.gguf", "/etc", "~/x", "a/../b"]
+)
+def test_a_base_of_this_machine_is_refused_in_one_line(
+    base: str,
+    hub: HubServer,
+    finished_run: Callable[[str], Run],
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    push(plan_of(finished_run("gpt2")), QUIET)
+    working = tmp_path / "working"
+    for place in (tmp_path / "there", working / "there", working / "runs/foo", working / "b"):
+        shutil.copytree(checkpoints["gpt2"], place)
+    (working / "model.gguf").write_text("GGUF")
+    monkeypatch.chdir(working)
+    spoil(hub, lambda recipe: recipe.update(base=base))
+    with pytest.raises(FtError, match=r"hub:me/x-lora, base: expected a starter, a Hub id, or its own base/"):
+        open_run("hub:me/x-lora")
+
+
+def test_a_folder_that_later_bears_the_base_s_name_is_not_taken_for_it(
+    hub: HubServer,
+    finished_run: Callable[[str], Run],
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    push(plan_of(finished_run("gpt2")), QUIET)
+    open_run("hub:me/x-lora")
+    shutil.copytree(checkpoints["bert"], tmp_path / BASES["gpt2"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FtError, match=r"a place of this machine too\. Change to another working folder"):
+        open_run("hub:me/x-lora")
+
+
+def test_a_general_text_of_this_machine_is_not_read(
+    hub: HubServer, finished_run: Callable[[str], Run], small_corpus: Path
+) -> None:
+    push(plan_of(finished_run("gpt2")), QUIET)
+    spoil(hub, lambda recipe: recipe["judging"].update(general=str(small_corpus)))
+    told: list[str] = []
+    assert open_run("hub:me/x-lora", told.append).recipe.judging.general is None
+    assert "medicine, is not here" in told[0]
 
 
 def test_a_revision_is_pulled_as_it_was_and_a_missing_one_is_named(
@@ -146,6 +202,10 @@ def test_a_repository_that_ft_push_did_not_make_is_refused(hub: HubServer, tmp_p
         ("recipe.yaml", "key_of_the_future: 1"),
         ("recipe.yaml", "["),
         ("recipe.yaml", "5"),
+        ("recipe.yaml", "name: x\nbase: starter/gpt2\nbase: starter/bert\ncorpus: {source: x}"),
+        ("recipe.yaml", "name: &x x\nbase: starter/gpt2\ncorpus: {source: *x}"),
+        ("recipe.yaml", "name: x\nbase: starter/gpt2\ncorpus: {source: x}\ntraining: {steps: yes}"),
+        ("comparison.json", '{"run": 5}'),
     ],
 )
 def test_files_that_cannot_be_read_are_no_bug_of_ours(
@@ -155,7 +215,7 @@ def test_files_that_cannot_be_read_are_no_bug_of_ours(
     folder = hub.repositories["models", "me/x-lora"].branches["main"].folder
     (folder / file).write_text(text)
     hub.add("models", "me/x-lora", folder)
-    with pytest.raises(FtError, match="expected files that this ft-toolkit can read, found others"):
+    with pytest.raises(FtError, match=r"expected files that this ft-toolkit can read, found others \("):
         open_run("hub:me/x-lora")
 
 
