@@ -214,8 +214,8 @@ def compare_adapter(
         raise FtError("ft compare", "--base, --adapter and --on", f"no {missing}", "Give all three.")
     from ft_toolkit.judging.comparison import compare
     from ft_toolkit.judging.protocols import choose_protocol
-    from ft_toolkit.models.adapters import load_adapter
     from ft_toolkit.models.checkpoints import load_base
+    from ft_toolkit.models.foreign import load_foreign, other_name
     from ft_toolkit.runtime import prepare_torch
     from ft_toolkit.text.corpus import read_source
     from ft_toolkit.training.loop import make_accelerator
@@ -223,7 +223,10 @@ def compare_adapter(
     screen, how = screen or Screen(), how or How()
     prepare_torch()
     base = load_base(base_name, make_accelerator(how.device).device)
-    model = load_adapter(base, folder)
+    model = load_foreign(base, folder)
+    named = other_name(base, model)
+    if named is not None:
+        screen.say(f"{folder}: made for {named}, scored on {base.name}; its shapes fit both: are they one?")
     protocol = choose_protocol(
         base, how.protocol or "auto", how.window, how.stride, exact=how.exact, precision=how.precision
     )

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
-from ft_toolkit.models.adapters import load_adapter, load_trained
+from ft_toolkit.models.adapters import load_trained
 from ft_toolkit.models.checkpoints import Base, base_of, load_base
+from ft_toolkit.models.foreign import load_foreign
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.models.tokenizers import reader_of
 from ft_toolkit.runtime import prepare_torch
@@ -100,4 +101,4 @@ def _loaded(
             return reader_of(base, run.trained_folder), load_trained(base, run.trained_folder)
     else:
         base = load_base(str(model))
-    return base, base.model if adapter is None else load_adapter(base, Path(adapter))
+    return base, base.model if adapter is None else load_foreign(base, Path(adapter))

@@ -7,7 +7,6 @@ back, bitwise. A method that moves them (pissa, full, scratch) works on a copy, 
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    PEFT_TYPE_TO_TUNER_MAPPING,
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
@@ -25,10 +32,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.scratch import fresh_model
 from ft_toolkit.recipe import Adapter
 from ft_toolkit.run import read_json
-
-SINUSOIDAL_SCALE = 0.05  # of fresh position tables: docs/log.md
 
 
 def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel | PreTrainedModel:
@@ -43,7 +49,7 @@ def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel | PreTrain
     if plan.method == "full":
         return copy.deepcopy(base.model).requires_grad_(True)
     if plan.method == "scratch":
-        return _fresh(base)
+        return fresh_model(base)
     config = _ia3_config(base, plan) if plan.method == "ia3" else _lora_config(base, plan)
     # pissa takes the adapter's start out of the weights
     under = copy.deepcopy(base.model) if plan.method == "pissa" else base.model
@@ -65,25 +71,15 @@ def load_trained(base: Base, folder: Path) -> PeftModel | PreTrainedModel:
 def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> PeftModel:
     """Load a saved adapter onto a freshly loaded base, or beside another adapter of it, and switch it on.
 
-    onto   what an earlier call returned: where the two are of one kind its weights serve this adapter too
+    onto     what an earlier call returned: where the two are of one kind its weights serve this adapter too
+    raises   FtError for what is no adapter of layers, or adapts the output projection, which is read by its
+             matrix; for one that is damaged or made for another base
     """
-    if not (folder / "adapter_model.safetensors").is_file():
-        if (folder / "adapter_model.bin").is_file():
-            fix = "Save it again with PEFT."
-            raise FtError(folder, "adapter_model.safetensors", "adapter_model.bin, a pickle", fix)
-        raise FtError(
-            folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?"
-        )
-    if "peft_type" not in read_json(folder / "adapter_config.json", {"peft_type": str}):
-        fix = "Restore it, or make the adapter again."
-        raise FtError(folder / "adapter_config.json", "a PEFT adapter's settings", "no peft_type", fix)
-    try:
-        weights = load_file(folder / "adapter_model.safetensors")
-    except SafetensorError as error:
-        fix = "Copy it again, or train again."
-        raise FtError(folder, "whole weights", f"adapter_model.safetensors damaged: {error}", fix) from None
+    weights, made_for = _weights(folder), None
     try:
         config = PeftConfig.from_pretrained(str(folder))
+        made_for = config.base_model_name_or_path
+        _refuse_virtual_tokens(config, folder)
         exact = _switches_off_exactly(config)
         if onto is not None and exact and onto.peft_type == config.peft_type:
             name, model = f"beside_{len(onto.peft_config)}", onto
@@ -97,19 +93,47 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
                 under = copy.deepcopy(base.model)
             model = PeftModel.from_pretrained(under, str(folder), is_trainable=False)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = next((line.strip() for line in lines if "size mismatch" in line), lines[0])
+        raise _unfit(folder, base, made_for, reason) from None
+    if isinstance(model.get_base_model().get_submodule(base.family.output), BaseTunerLayer):
+        found = f"one on {base.family.output}"
         raise FtError(
-            folder, f"an adapter for {base.name}", reason, "Was it made for another base?"
-        ) from None
+            folder, "an adapter below the output projection", found, f"Train without {base.family.output}."
+        )
     strangers = (
         weights.keys()
         ^ get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).keys()
     )
     if strangers:  # PEFT leaves out what finds no place, and leaves at zero what finds no weights
-        found = f"{len(strangers)} matrices without a counterpart, such as {min(strangers)}"
-        raise FtError(folder, f"an adapter for {base.name}", found, "Was it made for another base?")
+        reason = f"{len(strangers)} matrices without a counterpart, such as {min(strangers)}"
+        if all(".base_layer." in name for name in strangers):  # PEFT adds the embedding that it adapted
+            raise FtError(folder, "an adapter alone", reason, "Save it with save_embedding_layers=False.")
+        raise _unfit(folder, base, made_for, reason)
     model.eval()
     return model
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """A saved adapter's matrices by name.
+
+    raises   FtError for files that are missing, damaged, or no adapter's
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        if (folder / "adapter_model.bin").is_file():
+            fix = "Save it again with PEFT."
+            raise FtError(folder, "adapter_model.safetensors", "adapter_model.bin, a pickle", fix)
+        raise FtError(
+            folder, "a saved adapter", "no adapter_model.safetensors", "Did the run's training finish?"
+        )
+    if "peft_type" not in read_json(folder / "adapter_config.json", {"peft_type": str}):
+        fix = "Restore it, or make the adapter again."
+        raise FtError(folder / "adapter_config.json", "a PEFT adapter's settings", "no peft_type", fix)
+    try:
+        return load_file(folder / "adapter_model.safetensors")
+    except SafetensorError as error:
+        fix = "Copy it again, or train again."
+        raise FtError(folder, "whole weights", f"adapter_model.safetensors damaged: {error}", fix) from None
 
 
 def load_whole(base: Base, folder: Path) -> PreTrainedModel:
@@ -254,27 +278,6 @@ def _task(base: Base) -> str | None:
     return "CAUSAL_LM" if base.family.objective == "causal" else None
 
 
-def _fresh(base: Base) -> PreTrainedModel:
-    """The base's architecture with weights that have learnt nothing.
-
-    A learned position table starts as sinusoids (Vaswani et al. 2017, section 3.5): from random rows a small
-    masked model does not leave the unigram level for millions of tokens (docs/log.md).
-    """
-    model: PreTrainedModel = type(base.model)(copy.deepcopy(base.model.config))
-    if base.family.position_table is not None:
-        table = model.get_parameter(f"{base.family.trunk}.{base.family.position_table}.weight")
-        with torch.no_grad():
-            table.copy_(SINUSOIDAL_SCALE * _sinusoids(*table.shape))
-    model.requires_grad_(True)
-    model.eval()
-    return model
-
-
-def _sinusoids(rows: int, width: int) -> Tensor:
-    angles = torch.arange(rows)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).reshape(rows, -1)[:, :width]
-
-
 def _save_pissa(model: PeftModel, folder: Path) -> None:
     """As a plain LoRA adapter of twice the rank: it then fits the base as it is, on any machine.
 
@@ -299,8 +302,28 @@ def _save_pissa(model: PeftModel, folder: Path) -> None:
         model.peft_config["default"] = config
 
 
+def _refuse_virtual_tokens(config: Any, folder: Path) -> None:
+    """Only adapters of layers work inside the trunk; others prepend rows, or steer from outside it."""
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type)
+    # an activated LoRA sleeps until PEFT's own forward sees its words
+    if not hasattr(tuner, "tuner_layer_cls") or getattr(config, "alora_invocation_tokens", None):
+        found = "an activated LoRA" if hasattr(tuner, "tuner_layer_cls") else config.peft_type.value
+        raise FtError(folder, "an adapter of layers, such as LoRA or IA3", found, "No other can be scored.")
+
+
+def _unfit(folder: Path, base: Base, made_for: str | None, reason: str) -> FtError:
+    wanted = f"an adapter for {base.name}"
+    if made_for in (None, base.name):
+        return FtError(folder, wanted, reason, "Was it made for another base?")
+    return FtError(
+        folder, wanted, f"one made for {made_for} ({reason.rstrip('.')})", f"Use --base {made_for}."
+    )
+
+
 def _switches_off_exactly(config: Any) -> bool:
     """Whether the base is itself again once the adapter is off; tests/models/test_adapters.py holds it."""
+    if config.peft_type not in ("LORA", "IA3"):
+        return False
     is_plain = getattr(config, "bias", "none") == "none" and not getattr(config, "modules_to_save", None)
     return is_plain and getattr(config, "init_lora_weights", True) in (True, False, "gaussian")
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from ft_toolkit import shipped, strict_yaml
 from ft_toolkit.errors import FtError
-from ft_toolkit.run import Run, read_json
-from ft_toolkit.sharing.snippet import Place, hash_file
+from ft_toolkit.run import Run, hash_file, read_json
+from ft_toolkit.sharing.snippet import Place
 
 KEPT_SECONDS = 86_400  # what an earlier push staged is looked at, or still being sent, no longer than that
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

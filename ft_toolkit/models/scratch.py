@@ -1,0 +1,35 @@
+"""Weights that have learnt nothing, for method scratch."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ft_toolkit.models.checkpoints import Base
+
+SINUSOIDAL_SCALE = 0.05  # of fresh position tables: docs/log.md
+
+
+def fresh_model(base: Base) -> PreTrainedModel:
+    """The base's architecture with weights that have learnt nothing.
+
+    A learned position table starts as sinusoids (Vaswani et al. 2017, section 3.5): from random rows a small
+    masked model does not leave the unigram level for millions of tokens (docs/log.md).
+    """
+    model: PreTrainedModel = type(base.model)(copy.deepcopy(base.model.config))
+    if base.family.position_table is not None:
+        table = model.get_parameter(f"{base.family.trunk}.{base.family.position_table}.weight")
+        with torch.no_grad():
+            table.copy_(SINUSOIDAL_SCALE * _sinusoids(*table.shape))
+    model.requires_grad_(True)
+    model.eval()
+    return model
+
+
+def _sinusoids(rows: int, width: int) -> Tensor:
+    angles = torch.arange(rows)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).reshape(rows, -1)[:, :width]
