@@ -90,12 +90,17 @@ def make_accelerator(
     return accelerator
 
 
-def learning_rate(step: int, steps: int, plan: Training) -> float:
-    """Linear warm-up to the peak, then a cosine to zero. Steps count from 0."""
+def learning_rate(step: int, steps: int, plan: Training, spent: float = 0.0) -> float:
+    """Linear warm-up to the peak, then a cosine to zero. Steps count from 0.
+
+    spent   share of the budget's time that is used up: where it is larger than the share of the steps, the
+            rate goes by it, so that a run that its budget cuts has come down to zero as well
+    """
+    place = max(float(step), min(spent, 1.0) * steps)
     warmup_steps = round(plan.warmup_fraction * steps)
-    if step < warmup_steps:
-        return plan.learning_rate * (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    if place < warmup_steps:
+        return plan.learning_rate * (place + 1) / (warmup_steps + 1)
+    progress = (place - warmup_steps) / max(1, steps - warmup_steps)
     return plan.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -134,12 +139,16 @@ def train(
     best: dict[str, Tensor] = {}
     best_nats, best_step, steps_done, tokens, without_gain = math.inf, 0, 0, 0, 0
     base_nats = validate()
+    first_step = time.monotonic()  # a slow first validation may not take the warm-up's share of a budget
     stopped_by: StopReason = "done"
     try:
         set_dropout(model, active=True)
         with screen.stage("training", steps) as advance:
             for step, (epoch, batch) in enumerate(_endless(rows, plan, base.family.packs), start=1):
-                set_learning_rate(optimizers, learning_rate(step - 1, steps, plan))
+                # the first step learns, however small the budget is
+                spent = _spent(accelerator, plan.budget, started, first_step) if step > 1 else 0.0
+                rate = learning_rate(step - 1, steps, plan, spent)
+                set_learning_rate(optimizers, rate)
                 if base.family.objective == "masked":
                     hidden_by, share = base.special.mask or 0, plan.mask_fraction
                     batch = [mask(row, plan.seed, epoch, hidden_by, plain_ids, share) for row in batch]
@@ -159,13 +168,13 @@ def train(
                     "step": step,
                     "epoch": epoch,
                     "loss_nats": nats / max(count, 1),
-                    "learning_rate": learning_rate(step - 1, steps, plan),
+                    "learning_rate": rate,
                     "gradient_norm": float(norm) if norm is not None else None,
                     "targets": count,
                     "tokens": tokens,
                     "seconds": round(seconds, 3),
                 }
-                over_budget = plan.budget is not None and _any(accelerator, seconds >= plan.budget)
+                over_budget = _spent(accelerator, plan.budget, started, started) >= 1
                 if step % validate_every == 0 or step == steps or over_budget:
                     set_dropout(model, active=False)
                     found = validate()
@@ -233,12 +242,18 @@ def _accumulate(
     return float(total)
 
 
-def _any(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether any process says so: clocks differ, and one that stops alone leaves the others waiting."""
-    if accelerator.num_processes == 1:
-        return flag
-    flags = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
-    return bool(flags > 0)
+def _spent(accelerator: Accelerator, budget: float | None, started: float, since: float) -> float:
+    """The share of the budget's time behind `since` that is used up, by the clock that went furthest.
+
+    One number for all processes: another rate in each would part their adapters, and one that stops alone
+    would leave the others waiting.
+    """
+    if budget is None:
+        return 0.0
+    share = (time.monotonic() - since) / max(budget - (since - started), 1e-9)
+    if accelerator.num_processes > 1:
+        share = float(accelerator.gather(torch.tensor([share], device=accelerator.device)).max())
+    return share
 
 
 def _endless(rows: Sequence[Row], plan: Training, packed: bool) -> Iterator[tuple[int, list[Row]]]:
@@ -250,15 +265,24 @@ def _endless(rows: Sequence[Row], plan: Training, packed: bool) -> Iterator[tupl
 
 
 def _batches(rows: Sequence[Row], plan: Training, packed: bool, epoch: int) -> list[list[Row]]:
-    """A step's rows each, in an order drawn from (seed, epoch) alone."""
-    block_tokens = plan.block_tokens or max(len(row.input_ids) for row in rows)
-    size = max(1, plan.batch_tokens // block_tokens)
+    """A step's rows each, in an order drawn from (seed, epoch) alone; an epoch's steps are nearly equal.
+
+    Every step moves the weights as far (Adam divides by the gradient's size), so a rest of a few rows at an
+    epoch's end would count as much as a full step: it is spread over all of them.
+    """
     draw = np.random.default_rng([plan.seed, epoch])
-    if packed:
-        order = draw.permutation(len(rows))
-        return [[rows[i] for i in order[start : start + size]] for start in range(0, len(rows), size)]
-    # rows of one length stay together, the batches are shuffled
-    batches = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+    order = draw.permutation(len(rows))
+    if packed:  # rows are full
+        block_tokens = plan.block_tokens or max(len(row.input_ids) for row in rows)
+        size = max(1, plan.batch_tokens // block_tokens)
+        return [[rows[i] for i in some] for some in np.array_split(order, math.ceil(len(rows) / size))]
+    # rows of one length stay together, for little padding; a row goes where its middle token falls
+    lengths = np.array([len(row.input_ids) for row in rows])
+    order = order[np.argsort(lengths[order], kind="stable")]
+    middles = np.cumsum(lengths[order]) - lengths[order] / 2
+    steps = math.ceil(lengths.sum() / plan.batch_tokens)
+    edges = np.flatnonzero(np.diff(middles * steps // lengths.sum())) + 1
+    batches = [[rows[i] for i in some] for some in np.split(order, edges)]
     return [batches[i] for i in draw.permutation(len(batches))]
 
 

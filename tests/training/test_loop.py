@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,11 @@ from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated
 from ft_toolkit.finetune import finetune
 from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.recipe import Adapter, Recipe, Training
-from ft_toolkit.text.blocks import Row, mask
+from ft_toolkit.text.blocks import Row, encode, mask, pack
+from ft_toolkit.text.corpus import Document
 from ft_toolkit.training import loop
 from ft_toolkit.training.loop import learning_rate
+from ft_toolkit.training.optimizers import set_learning_rate
 
 Checkpoints = dict[str, Path]
 OBJECTIVES = ("gpt2", "bert")  # a causal family and a masked one
@@ -86,6 +90,42 @@ def test_without_warm_up_the_first_step_has_the_peak_and_a_long_run_ends_at_noth
     assert learning_rate(0, 1000, plan) == 0.5
     assert learning_rate(999, 1000, plan) < 0.5e-5
     assert learning_rate(0, 1, plan) == 0.5
+
+
+def test_of_a_budget_the_rate_follows_the_time_where_that_is_further_than_the_steps() -> None:
+    plan = Training(learning_rate=0.9, warmup_fraction=0.2, budget="10s")
+    assert learning_rate(1, 1000, plan, spent=0.1) == pytest.approx(0.9 * 101 / 201)  # half of the warm-up
+    assert learning_rate(1, 1000, plan, spent=0.2) == 0.9
+    assert learning_rate(1, 1000, plan, spent=0.6) == pytest.approx(0.45)  # half way down
+    assert learning_rate(600, 1000, plan, spent=0.1) == pytest.approx(0.45)  # the steps are further
+    assert learning_rate(1, 1000, plan, spent=7.0) == 0.0
+
+
+def test_a_run_that_its_budget_cuts_ends_at_a_rate_near_zero(
+    checkpoints: Checkpoints, plan: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 100.0  # a clock on which every step takes one second, and the first validation five
+
+    def step_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+        nonlocal seconds
+        seconds += 1
+        set_learning_rate(optimizers, rate)
+
+    def validate() -> float:
+        nonlocal seconds
+        seconds += 5
+        return 1.0
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: seconds))
+    monkeypatch.setattr(loop, "set_learning_rate", step_rate)
+    lines: list[dict[str, Any]] = []
+    ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
+    asked = {"steps": 2000, "budget": 25.0, "warmup_fraction": 0.05, "patience": 10**6}
+    outcome = ready.train(plan.model_copy(update=asked), validate, lines.append)
+    assert (outcome.stopped_by, outcome.steps) == ("budget", 20)
+    cosine = [0.005 * (1 + math.cos(math.pi * nineteenth / 19)) for nineteenth in range(19)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.01 / 101, *cosine])
+    assert lines[-1]["learning_rate"] < 0.01 * 0.01
 
 
 @pytest.mark.parametrize("family", OBJECTIVES)
@@ -197,6 +237,41 @@ def test_how_many_tokens_are_read_at_once_does_not_matter(
     assert farthest(*adapters) < 1e-5
 
 
+def tokens_of_steps(lines: list[dict[str, Any]], epoch: int) -> list[int]:
+    ends = [0, *(line["tokens"] for line in lines)]
+    return [b - a for (a, b), line in zip(pairwise(ends), lines, strict=True) if line["epoch"] == epoch]
+
+
+@pytest.mark.parametrize(("family", "batch_tokens"), [("openai-gpt", 128), ("modernbert", 512)])
+def test_steps_of_a_family_that_is_not_packed_hold_the_tokens_that_were_asked_for_within_a_row(
+    checkpoints: Checkpoints, plan: Training, family: str, batch_tokens: int
+) -> None:
+    ready = bench(checkpoints[family], texts_of_unequal_length())
+    texts = [text[:length] for text in texts_of_unequal_length() for length in (9, 30, 60, 100, 400)]
+    documents = encode([Document(f"{i}", 0, text) for i, text in enumerate(texts)], ready.base.tokenizer)
+    special, objective = ready.base.special, ready.base.family.objective
+    ready.rows = pack(documents, objective, special.begin, special.end, 32, packed=False)
+    lengths = [len(row.input_ids) for row in ready.rows]
+    assert min(lengths) < 10 and max(lengths) == 32
+    lines: list[dict[str, Any]] = []
+    asked = {"steps": None, "epochs": 2, "batch_tokens": batch_tokens}
+    ready.train(plan.model_copy(update=asked), record=lines.append)
+    for epoch in (0, 1):
+        tokens = tokens_of_steps(lines, epoch)
+        assert len(tokens) == math.ceil(sum(lengths) / batch_tokens) > 1
+        assert sum(tokens) == sum(lengths)  # every row, once
+        assert all(abs(some - sum(lengths) / len(tokens)) <= 32 for some in tokens)
+    orders = [[line["targets"] for line in lines if line["epoch"] == epoch] for epoch in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+def test_the_rest_of_an_epoch_is_spread_over_its_steps(checkpoints: Checkpoints, plan: Training) -> None:
+    ready, lines = bench(checkpoints["gpt2"], texts_of_unequal_length()), []
+    ready.rows = [row for row in ready.rows if len(row.input_ids) == 32][:10]
+    ready.train(plan.model_copy(update={"steps": 8, "batch_tokens": 96}), record=lines.append)
+    assert [tokens_of_steps(lines, epoch) for epoch in (0, 1)] == [[96, 96, 64, 64]] * 2
+
+
 @pytest.fixture(scope="module")
 def by_two_processes(
     checkpoints: Checkpoints, small_corpus: Path, tmp_path_factory: pytest.TempPathFactory
@@ -222,7 +297,9 @@ def test_two_processes_give_the_adapter_of_one(
     assert farthest(load_file(by_two_processes / f"tiny-{family}.safetensors"), ready.adapter) < 1e-5
 
 
-def test_two_processes_stop_together_when_the_budget_of_one_is_used_up(by_two_processes: Path) -> None:
+def test_two_processes_slow_down_and_stop_together_when_the_budget_of_one_is_used_up(
+    by_two_processes: Path,
+) -> None:
     assert (by_two_processes / "budget-main").read_text() == (by_two_processes / "budget-other").read_text()
 
 

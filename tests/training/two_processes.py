@@ -86,13 +86,15 @@ def trained_on_ten_rows(checkpoint: Path) -> tuple[Bench, Outcome]:
     return ready, ready.train(PLAN)
 
 
-def stopped_by_one_clock(checkpoint: Path) -> Outcome:
-    """The budget is used up on the second process's clock alone."""
+def stopped_by_one_clock(checkpoint: Path) -> tuple[Outcome, list[object]]:
+    """The budget is used up on the second process's clock alone; and the rate of each step."""
     ready = bench(checkpoint, texts_of_unequal_length())
     if loop.make_accelerator().process_index == 1:
         exact = time.monotonic
         time.monotonic = lambda: exact() * SLOW_CLOCK_SECONDS
-    return ready.train(PLAN.model_copy(update={"epochs": 100, "budget": 60.0}))
+    rates: list[object] = []
+    plan = PLAN.model_copy(update={"epochs": 100, "budget": 60.0})
+    return ready.train(plan, record=lambda line: rates.append(line["learning_rate"])), rates
 
 
 def main(folder: Path, corpus: str, checkpoints: Sequence[str]) -> None:
@@ -105,8 +107,8 @@ def main(folder: Path, corpus: str, checkpoints: Sequence[str]) -> None:
             save_file(ready.adapter, folder / f"{checkpoint.name}.safetensors")
     training = {"steps": 2, "block_tokens": 32, "batch_tokens": 96}
     values = {"name": "both", "base": checkpoints[0], "corpus": {"source": corpus}, "training": training}
-    outcome = stopped_by_one_clock(Path(checkpoints[0]))
-    (folder / f"{outcome.stopped_by}-{'main' if is_main else 'other'}").write_text(str(outcome.steps))
+    outcome, rates = stopped_by_one_clock(Path(checkpoints[0]))
+    (folder / f"{outcome.stopped_by}-{'main' if is_main else 'other'}").write_text(f"{outcome.steps} {rates}")
     finetune(Recipe.model_validate(values | {"judging": {"general": None}}), folder / "runs")
 
 
