@@ -22,9 +22,10 @@ if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
     from ft_toolkit.judging.protocols import Protocol
     from ft_toolkit.models.checkpoints import Base
     from ft_toolkit.run import Run
-    from ft_toolkit.text.corpus import Document, Parts
+    from ft_toolkit.text.corpus import Document
+    from ft_toolkit.text.splitting import Parts
 
-JSON_SCHEMA = 3  # of what --json prints: docs/comparison.schema.json
+JSON_SCHEMA = 4  # of what --json prints: docs/comparison.schema.json
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,11 @@ def compare_runs(
     screen, how = screen or Screen(), how or How()
     prepare_torch()
     device = make_accelerator(how.device).device
-    others = [(source, read_other(runs, source)) for source in on]
+    others = [(source, read_other(runs, source, screen)) for source in on]
     for run in runs:
         run.check_trained(screen.say)
         for source, documents in others:
-            refuse_trained_text(run, documents, source)
+            refuse_trained_text(run, documents, source, screen)
     found: list[Comparison] = []
     for name in dict.fromkeys(run.recipe.base for run in runs):
         base, adapted = load_base(name, device), None
@@ -149,8 +150,8 @@ def compare_runs(
                 show(found[-1], run.trained_folder, screen)
             else:
                 parts = recovered(run, screen)
-                for other in runs:
-                    refuse_trained_text(other, parts.test, f"held-out text of {run.folder}")
+                for other in (other for other in runs if other.split_sha256 != run.split_sha256):
+                    refuse_trained_text(other, parts.test, f"held-out text of {run.folder}", screen)
                 found.append(judge_run(run, base, model, parts, screen, protocol, reader))
     if len(found) > 1:
         screen.result(ranking(found, common_text=bool(on)))

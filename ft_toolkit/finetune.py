@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ft_toolkit.errors import FtError, Terminated
 from ft_toolkit.judging.integrity import check, fingerprints, observe, require
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
+from ft_toolkit.judging.unseen import document_rows, hash_rows, keep_known_text
 from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapter
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
@@ -29,7 +29,8 @@ from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.text.blocks import Row, encode, pack
-from ft_toolkit.text.corpus import Document, Parts, read_corpus, split
+from ft_toolkit.text.corpus import Document, Reading, read_corpus
+from ft_toolkit.text.splitting import Parts, sample, split
 from ft_toolkit.training.loop import Outcome, make_accelerator, train
 from ft_toolkit.training.optimizers import make_optimizers
 
@@ -68,7 +69,7 @@ def finetune(
     accelerator = make_accelerator(device, trackers, str(runs_folder))
     screen = screen or Screen(quiet=not accelerator.is_main_process)
     reading = read_corpus(recipe.corpus)
-    parts = split(reading.documents, recipe.corpus.split)
+    parts = split(reading.documents, recipe.corpus.split, reading.copies)
     base = load_base(recipe.base, accelerator.device)
     learner = base
     if recipe.adapter.tokenizer == "train":
@@ -87,9 +88,9 @@ def finetune(
         if reading.not_nfc_documents:
             words = f"{reading.not_nfc_documents} documents are not in Unicode's NFC form (letters in parts)"
             screen.say(f"{words}; they are read as they stand")
-        _record_inputs(run, base, parts, reading.empty_documents, str(accelerator.device), screen)
+        _record_inputs(run, base, parts, reading, str(accelerator.device), screen)
         model = attach_adapter(learner, recipe.adapter, recipe.training.seed)
-        validate = _validation(learner, model, parts.validation)
+        validate = _validation(learner, model, sample(parts.validation, VALIDATION_DOCUMENTS))
         before = fingerprints(model)
         beside = learner.tokenizer if recipe.adapter.is_whole_model else None
         meter = metered(run.record) if energy else nullcontext()
@@ -198,8 +199,8 @@ def _training_rows(base: Base, parts: Parts, block_tokens: int) -> list[Row]:
 
 
 def _validation(base: Base, model: nn.Module, documents: Sequence[Document]) -> Callable[[], float]:
-    """Nats a token of the validation part, scored as the verdict will be, in float32."""
-    encoded = encode(documents[:VALIDATION_DOCUMENTS], base.tokenizer)
+    """Nats a token of validation documents, scored as the verdict will be, in float32."""
+    encoded = encode(documents, base.tokenizer)
     losses = TokenLosses(model, base.family)
     protocol = choose_protocol(base, "auto" if base.family.objective == "causal" else "covering")
 
@@ -212,33 +213,24 @@ def _validation(base: Base, model: nn.Module, documents: Sequence[Document]) -> 
     return validate
 
 
-def _record_inputs(run: Run, base: Base, parts: Parts, empty: int, device: str, screen: Screen) -> None:
-    keep = run.recipe.judging.keep_text
-    rows: list[dict[str, Any]] = [
-        {
-            "id": document.id,
-            "sha256": document.sha256,
-            "split": part,
-            "source": document.source,
-            "row": document.row,
-            "text": document.text if keep and part != "train" else None,
-        }
-        for part, documents in parts
-        for document in documents
-    ]
+def _record_inputs(run: Run, base: Base, parts: Parts, reading: Reading, device: str, screen: Screen) -> None:
+    rows = document_rows(parts, keep_text=run.recipe.judging.keep_text)
     run.write_table("documents.parquet", rows)
-    everything = sha256("".join(sorted(row["sha256"] for row in rows)).encode()).hexdigest()
-    placed = sha256("".join(sorted(row["sha256"] + row["split"] for row in rows)).encode()).hexdigest()
+    keep_known_text(run, parts)
     hashes = {
         **base.sha256s,
-        "corpus": everything,
-        "split": placed,
+        "corpus": hash_rows(rows, "sha256"),
+        "split": hash_rows(rows, "sha256", "split"),
     }
     sizes = {part: len(documents) for part, documents in parts}
-    run.record(versions=versions(), sha256=hashes, device=device, documents=sizes | {"empty": empty})
-    dropped = f"; {empty} empty ones left out" if empty else ""
+    left_out = {"empty": reading.empty_documents, "copies": reading.copies}
+    run.record(versions=versions(), sha256=hashes, device=device, documents=sizes | left_out)
     words = ", ".join(f"{size} {part}" for part, size in sizes.items())
-    screen.say(f"documents: {words} (by a hash of each text){dropped}")
+    dropped = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+    by = "file" if any(document.file_sha256 for document in reading.documents) else "text"
+    screen.say(f"documents: {words} (by a hash of each {by}){f'; {dropped} left out' if dropped else ''}")
+    read = min(sizes["validation"], VALIDATION_DOCUMENTS)
+    screen.say(f"validation: reads {read} of {sizes['validation']} documents, chosen by hash")
 
 
 def _validation_words(outcome: Outcome, name: str) -> str:

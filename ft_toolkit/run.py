@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from ft_toolkit.errors import FtError, IntegrityFailed, disk_full, is_disk_full
 from ft_toolkit.recipe import Recipe
@@ -186,6 +188,12 @@ class Run:
                 raise IntegrityFailed(self.folder / name, wanted, "a file that came later", "Move it away.")
 
     @property
+    def split_sha256(self) -> str | None:
+        """Over every document and its part: runs that share it share what they have and have not seen."""
+        found: str | None = self.facts.get("sha256", {}).get("split")
+        return found
+
+    @property
     def is_finished(self) -> bool:
         return "finished_at" in self.facts
 
@@ -211,13 +219,17 @@ class Run:
     def write_table(self, name: str, rows: Sequence[Row]) -> Path:
         """Write rows of equal keys as Parquet, atomically."""
         import pyarrow
+
+        return self._write_parquet(name, pyarrow.Table.from_pylist(list(rows)))
+
+    def _write_parquet(self, name: str, table: Any) -> Path:
         import pyarrow.parquet
 
         path = self.folder / name
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         with self.writing(path):
             path.parent.mkdir(exist_ok=True)
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), temporary)
+            pyarrow.parquet.write_table(table, temporary)
             os.replace(temporary, path)
         return path
 
@@ -234,6 +246,25 @@ class Run:
         if rows and (missing := COLUMNS.get(name, set()) - rows[0].keys()):
             raise FtError(path, f"a column {min(missing)}", f"only {', '.join(rows[0])}", _RESTORE)
         return rows
+
+    def write_column(self, name: str, column: str, values: NDArray[np.uint64]) -> Path:
+        """Write one column of numbers as Parquet, atomically."""
+        import pyarrow
+
+        return self._write_parquet(name, pyarrow.table({column: values}))
+
+    def read_column(self, name: str, column: str) -> NDArray[np.uint64]:
+        """raises   FtError for a file that is not what write_column wrote"""
+        import pyarrow
+        import pyarrow.parquet
+
+        path = self.folder / name
+        try:
+            values = pyarrow.parquet.read_table(path)[column].to_numpy()
+        except (OSError, KeyError, pyarrow.ArrowException):
+            fix = "Restore it, or train again."
+            raise FtError(path, "a file that ft wrote", "a damaged one", fix) from None
+        return np.asarray(values, dtype=np.uint64)
 
     def append_metrics(self, line: Mapping[str, object]) -> None:
         """Add a line to metrics.jsonl."""

@@ -72,10 +72,17 @@ MUTANTS = (
     ),
     Mutant(
         "split by index",
+        "ft_toolkit/text/splitting.py",
+        "rank = {group: number for number, group in enumerate(ranked)}",
+        "rank = {group: number for number, group in enumerate(places)}",
+        ("tests/text/test_splitting.py",),
+    ),
+    Mutant(
+        "pieces of a file taken for independent",
         "ft_toolkit/text/corpus.py",
-        'digest = sha256(f"{plan.seed}:{document.sha256}".encode()).digest()',
-        'digest = sha256(f"{plan.seed}:{sum(map(len, parts.values()))}".encode()).digest()',
-        ("tests/text/test_corpus.py",),
+        "return self.file_sha256 or self.sha256",
+        "return self.sha256",
+        ("tests/text/test_splitting.py",),
     ),
     Mutant(
         "mean of means",

@@ -12,7 +12,8 @@ import pytest
 
 from ft_toolkit import shipped
 from ft_toolkit.recipe import read_recipe
-from ft_toolkit.text.corpus import read_corpus, split
+from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.text.splitting import split
 
 DOMAINS = ("italian-cooking", "everyday-medicine")
 CORPORA = (*DOMAINS, "general-probe")

@@ -90,13 +90,13 @@ def json_of_ft_compare(judged: Run) -> str:
 
 
 def test_json_stands_alone_on_stdout(json_of_ft_compare: str, judged: Run) -> None:
-    assert json.loads(json_of_ft_compare) == {"schema": 3, "comparisons": [numbers(judged)]}
+    assert json.loads(json_of_ft_compare) == {"schema": 4, "comparisons": [numbers(judged)]}
 
 
 def test_json_keeps_to_its_published_schema(json_of_ft_compare: str, judged: Run) -> None:
     jsonschema.validate(json.loads(json_of_ft_compare), SCHEMA)
     kept = read_json(judged.folder / "comparison.json")
-    jsonschema.validate({"schema": 3, "comparisons": [kept]}, SCHEMA)
+    jsonschema.validate({"schema": 4, "comparisons": [kept]}, SCHEMA)
 
 
 def test_python_m_and_ft_say_the_same_in_another_process(json_of_ft_compare: str, judged: Run) -> None:
@@ -123,10 +123,10 @@ def test_the_verdict_of_a_masked_run_is_found_again_under_the_name_of_its_own_me
     pseudo = math.exp(totals["nll_nats"] / totals["tokens"])
     assert held_out(found)["base_pseudo_perplexity"] == pytest.approx(pseudo)
     assert "base_perplexity" not in held_out(found)
-    jsonschema.validate({"schema": 3, "comparisons": [found]}, SCHEMA)
+    jsonschema.validate({"schema": 4, "comparisons": [found]}, SCHEMA)
     mixed = found | {"corpora": [corpus | {"base_perplexity": pseudo} for corpus in found["corpora"]]}
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"schema": 3, "comparisons": [mixed]}, SCHEMA)
+        jsonschema.validate({"schema": 4, "comparisons": [mixed]}, SCHEMA)
 
 
 def test_other_text_is_scored_in_place_of_the_held_out(judged: Run, unseen: Path) -> None:
@@ -169,6 +169,53 @@ def test_trained_paragraphs_are_known_again_inside_their_file(
     trained = first_of(run, "train")
     with pytest.raises(FtError, match="was not trained on"):
         compare_run(run, str(small_corpus / trained["source"]), screen=QUIET)
+
+
+def test_training_text_with_another_newline_or_cut_or_joined_otherwise_is_refused(
+    judged: Run, corpus: Path, tmp_path: Path
+) -> None:
+    trained = [row for row in judged.read_table("documents.parquet") if row["split"] == "train"][:3]
+    texts = [(corpus / row["source"]).read_text() for row in trained]
+    others = [
+        texts[0].rstrip() + "\r\n\r\n",
+        "\n".join(texts),
+        texts[0][len(texts[0]) // 3 :],
+        " ".join(texts[1].split()),
+    ]
+    for number, text in enumerate(others):
+        (tmp_path / f"{number}.txt").write_bytes(text.encode())
+        with pytest.raises(FtError, match="was not trained on"):
+            compare_run(judged, str(tmp_path / f"{number}.txt"), screen=QUIET)
+    rows = [{"text": line} for line in texts[2].split("\n") if line.strip()]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(FtError, match=r"found \d+ % of rows\.jsonl"):
+        compare_run(judged, str(tmp_path / "rows.jsonl"), screen=QUIET)
+
+
+def test_a_run_of_an_older_release_is_judged_with_a_word_about_its_documents(
+    a_copy: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = a_copy.read_table("documents.parquet")
+    old = [{k: v for k, v in row.items() if k not in ("group", "text_sha256")} for row in rows]
+    for row, new in zip(old, rows, strict=True):
+        row["sha256"] = new["text_sha256"]
+    a_copy.write_table("documents.parquet", old)
+    (a_copy.folder / "known_text.parquet").unlink()
+    comparison = compare_run(a_copy, screen=Screen()).as_dict()
+    assert held_out(comparison)["difference"] == held_out(numbers(a_copy))["difference"]
+    assert "is of an older ft-toolkit" in capsys.readouterr().err
+
+
+def test_pieces_of_files_are_judged_by_file(
+    tiny_recipe: TinyRecipe, small_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_pieces = {"source": str(small_corpus), "documents": "paragraph"}
+    run = finetune(tiny_recipe(corpus=in_pieces, training={"steps": 1}), tmp_path, gate=False)
+    found = held_out(numbers(run))["difference"]
+    rows = [row for row in run.read_table("documents.parquet") if row["split"] == "test"]
+    assert found["groups"] == len({row["source"] for row in rows}) == len({row["group"] for row in rows})
+    assert found["documents"] == len(rows) > found["groups"]
+    assert "the interval is over files" in capsys.readouterr().err
 
 
 def test_a_newer_schema_is_refused(a_copy: Run) -> None:

@@ -5,7 +5,6 @@ A family that is not tested here reads "not tested" in the README's table.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,11 +54,11 @@ def stored(run: Run, side: str) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def few_documents(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen real documents, three of them held out: masked scoring is what takes the time."""
+    """The beginnings of twenty real documents, eight held out: masked scoring is what takes the time."""
     folder = tmp_path_factory.mktemp("few") / "medicine"
     folder.mkdir()
-    for path in sorted(small_corpus.iterdir())[10:26]:
-        shutil.copy(path, folder)
+    for path in sorted(small_corpus.iterdir())[10:30]:
+        (folder / path.name).write_text(path.read_text()[:400])
     return folder
 
 

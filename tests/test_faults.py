@@ -54,10 +54,10 @@ class Ground:
         return path.name
 
     def text(self, text: str) -> dict[str, str]:
-        """A corpus of twelve documents that differ in one word."""
+        """A corpus of 24 documents that differ in one word."""
         folder = self.folder / "texts"
         folder.mkdir()
-        for number in range(12):
+        for number in range(24):
             (folder / f"{number}.txt").write_text(text and f"{text} {number}")
         return {"source": str(folder)}
 

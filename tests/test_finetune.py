@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_toolkit import shipped
 from ft_toolkit.compare import compare_run
+from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
@@ -83,6 +84,7 @@ def test_a_finished_run_holds_all_that_a_later_stage_reads(finished: Finished) -
         "run.json",
         "run.log",
         "documents.parquet",
+        "known_text.parquet",
         "metrics.jsonl",
         "comparison.json",
         "adapter",
@@ -108,7 +110,7 @@ def test_run_json_says_with_what_on_what_and_how_the_run_was_made(finished: Fini
     assert {"python", "torch", "transformers", "peft", "ft-toolkit"} <= set(facts["versions"])
     assert set(facts["sha256"]) == {"base", "config", "tokenizer", "corpus", "split"}
     assert all(len(digest) == 64 for digest in facts["sha256"].values())
-    assert facts["documents"] == {"train": 30, "validation": 1, "test": 9, "empty": 0}
+    assert facts["documents"] == {"train": 28, "validation": 4, "test": 8, "empty": 0, "copies": 0}
     assert facts["training"]["stopped_by"] == "done"
     assert facts["training"]["steps"] == facts["training"]["planned_steps"] == 4
     assert facts["device"].startswith(("cpu", "cuda", "mps"))
@@ -121,7 +123,7 @@ def test_run_log_keeps_the_words_of_the_verdict(finished: Finished) -> None:
     verdict = read_json(finished.run.folder / "comparison.json")["verdict"]
     for words in (verdict["headline"], "excess ", verdict["memorised"], *verdict["caveats"]):
         assert words in finished.said
-    for words in ("held-out text", "general text", "training text", "30 train, 1 validation, 9 test"):
+    for words in ("held-out text", "general text", "training text", "28 train, 4 validation, 8 test"):
         assert words in finished.said
 
 
@@ -132,9 +134,39 @@ def test_the_text_of_held_out_documents_is_kept_and_of_trained_ones_is_not(
     rows = finished.run.read_table("documents.parquet")
     assert {row["source"] for row in rows} == set(texts)
     for row in rows:
-        assert row["sha256"] == sha256(texts[row["source"]].encode()).hexdigest()
+        assert row["text_sha256"] == sha256(texts[row["source"]].encode()).hexdigest()
+        assert row["sha256"] == row["group"] == sha256(texts[row["source"]].strip().encode()).hexdigest()
         assert row["id"] == f"{row['source']}#0"
         assert row["text"] == (None if row["split"] == "train" else texts[row["source"]])
+
+
+def test_copies_are_left_out_of_every_part_and_counted(
+    small_corpus: Path, tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number, path in enumerate(sorted(small_corpus.iterdir())[:24]):
+        text = path.read_text()
+        (folder / f"{number}.md").write_text(text)
+        (folder / f"{number}-copy.md").write_bytes(text.strip().replace("\n", "\r\n").encode())
+    recipe = tiny_recipe(corpus={"source": str(folder)}, training={"steps": 1})
+    run = finetune(recipe, tmp_path / "runs", judge=False, gate=False, screen=Screen(quiet=True))
+    rows = run.read_table("documents.parquet")
+    assert len(rows) == len({row["sha256"] for row in rows}) == 24
+    assert run.facts["documents"]["copies"] == 24
+    said = (run.folder / "run.log").read_text()
+    assert "24 copies left out" in said
+    assert "validation: reads 4 of 4 documents, chosen by hash" in said
+
+
+def test_a_corpus_that_is_too_small_is_refused_before_a_run_folder_exists(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text(f"note {number}")
+    with pytest.raises(FtError, match=r"corpus: expected at least 20 documents .*found 3\. Add 17 more\."):
+        finetune(tiny_recipe(corpus={"source": str(tmp_path)}), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_keep_text_no_text_is_kept(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
@@ -152,7 +184,7 @@ def test_scores_add_up_to_the_comparison(finished: Finished) -> None:
         assert {(row["corpus"], row["split"]) for row in rows} == {(corpus["corpus"], corpus["kind"])}
         for side in ("base", "adapter"):
             mine = [row for row in rows if row["side"] == side]
-            assert len(mine) == corpus["difference"]["documents"] == 9
+            assert len(mine) == corpus["difference"]["documents"] == (9 if corpus["kind"] == "general" else 8)
             assert math.fsum(row["nll_nats"] for row in mine) == corpus[side]["nll_nats"]
             for unit in ("tokens", "bytes", "words"):
                 assert sum(row[unit] for row in mine) == corpus[side][unit]

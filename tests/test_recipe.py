@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from ft_toolkit.errors import FtError, RecipeError
 from ft_toolkit.recipe import Recipe, Resolved, Training, find_recipe, gallery, read_recipe
 from ft_toolkit.run import Run
-from ft_toolkit.text.corpus import read_corpus, split
+from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.text.splitting import split
 
 LEAST = "base: starter/gpt2\ncorpus: {source: texts}\n"  # two lines, so an addition begins on line 3
 

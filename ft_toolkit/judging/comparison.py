@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.effects import train_sample
 from ft_toolkit.judging.protocols import EXACT_TOKENS, Protocol, prepare, sampled_fraction, score
 from ft_toolkit.judging.statistics import (
+    Columns,
     Difference,
     Gap,
+    by_group,
     generalisation_gap,
     holm,
     paired_difference,
@@ -34,8 +35,9 @@ from ft_toolkit.runtime import versions
 from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
+from ft_toolkit.text.splitting import sample
 
-SCHEMA = 3
+SCHEMA = 4
 FORECAST_TOKENS = 64  # scored to tell how long --exact will take
 Kind = Literal["held-out", "general", "train", "other"]
 
@@ -63,9 +65,9 @@ class CorpusScores:
             for document, totals in zip(self.documents, scored, strict=True)
         ]
 
-    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(base nats, adapter nats, tokens) of the documents that have a scored token, each (n,)."""
-        return _columns(self.base, self.adapter)
+    def columns(self) -> Columns:
+        """Of each group of documents that has a scored token."""
+        return by_group(*_columns(self.documents, self.base, self.adapter))
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def score_parts(
     if general is not None:
         parts.append((source_label(general), "general", read_source(general).documents))
     if train:
-        parts.append((label, "train", train_sample(train, len(held_out))))
+        parts.append((label, "train", sample(train, len(held_out))))
     return [
         score_both(model, base, protocol, name, kind, documents, repeated, screen, store, reader)
         for name, kind, documents in parts
@@ -268,8 +270,8 @@ def _compared(scored: CorpusScores, protocol: Protocol) -> CorpusComparison:
     fresh_tokens = sum(totals.tokens for totals in scored.fresh_base)
     outside = None
     if 0 < fresh_tokens < base.tokens:
-        outside = paired_difference(*_columns(scored.fresh_base, scored.fresh_adapter))
-    difference = paired_difference(*scored.columns())
+        outside = _difference(scored.documents, scored.fresh_base, scored.fresh_adapter)
+    difference = _difference(scored.documents, scored.base, scored.adapter)
     if protocol.is_approximate and difference.method == "bootstrap":
         difference = replace(difference, method="bootstrap, approximate")
     return CorpusComparison(
@@ -286,13 +288,23 @@ def _compared(scored: CorpusScores, protocol: Protocol) -> CorpusComparison:
     )
 
 
-def _columns(base: Sequence[Totals], adapter: Sequence[Totals]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    pairs = [(b, a) for b, a in zip(base, adapter, strict=True) if b.tokens]
-    return (
-        np.array([b.nll_nats for b, _ in pairs]),
-        np.array([a.nll_nats for _, a in pairs]),
-        np.array([b.tokens for b, _ in pairs]),
+def _columns(
+    documents: Sequence[Encoded], base: Sequence[Totals], adapter: Sequence[Totals]
+) -> tuple[list[str], Columns]:
+    """The groups and the totals of the documents that have a scored token."""
+    scored = [each for each in zip(documents, base, adapter, strict=True) if each[1].tokens]
+    return [d.document.group for d, _, _ in scored], (
+        np.array([b.nll_nats for _, b, _ in scored]),
+        np.array([a.nll_nats for _, _, a in scored]),
+        np.array([b.tokens for _, b, _ in scored]),
     )
+
+
+def _difference(
+    documents: Sequence[Encoded], base: Sequence[Totals], adapter: Sequence[Totals]
+) -> Difference:
+    groups, columns = _columns(documents, base, adapter)
+    return paired_difference(*columns, groups=groups)
 
 
 def _forecast(

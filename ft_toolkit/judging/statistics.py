@@ -1,6 +1,7 @@
 """Intervals for paired differences. Documents are the unit: tokens of one document are not independent.
 
-A token-wise interval that should hold the truth 95 % of the time held it 51 to 72 % (docs/log.md).
+A token-wise interval that should hold the truth 95 % of the time held it 51 to 72 % (docs/log.md). Where
+documents are pieces of files, files are the unit: `by_group` adds pieces up before anything is resampled.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ DRAWS = 5000
 _DRAW_BYTES = 150e6
 Method = Literal["bootstrap", "bootstrap, approximate", "t, few documents", "too few documents"]
 Values = NDArray[np.float64]
+Columns = tuple[Values, Values, NDArray[np.int64]]  # base nats, adapter nats, tokens; each (n,)
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,11 @@ class Difference:
     high: float | None
     method: Method
     documents: int
+    groups: int  # what was resampled: the documents, or the files that they are pieces of
     better: int
     worse: int
-    smallest_visible: float | None  # nats a token that this many documents would have shown, with 80 % power
-    p_value: float | None  # two-sided, signs of the documents' differences flipped
+    smallest_visible: float | None  # nats a token that this many groups would have shown, with 80 % power
+    p_value: float | None  # two-sided, signs of the groups' differences flipped
 
     @property
     def percent(self) -> float:
@@ -53,15 +56,32 @@ def as_percent(nats_per_token: float) -> float:
     return float(100 * np.expm1(nats_per_token))
 
 
+def by_group(groups: Sequence[str], columns: Columns) -> Columns:
+    """Add up the documents of each group: columns of (n,) become columns of (number of groups,)."""
+    number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    member = [number[group] for group in groups]
+    base, adapter, tokens = (np.bincount(member, column, len(number)) for column in columns)
+    return base.astype(np.float64), adapter.astype(np.float64), tokens.astype(np.int64)
+
+
 def paired_difference(
-    base_nats: Values, adapter_nats: Values, tokens: NDArray[np.int64], seed: int = 0
+    base_nats: Values,
+    adapter_nats: Values,
+    tokens: NDArray[np.int64],
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
 ) -> Difference:
-    """Difference of two models on the same documents, with a 95 % interval over documents.
+    """Difference of two models on the same documents, with a 95 % interval over documents or their groups.
 
     base_nats, adapter_nats, tokens   (n,) totals of each document
+    groups     of each document, what it belongs to; by default each is independent
     interval   percentile bootstrap of the ratio of sums; t of the linearised ratio below FEW_DOCUMENTS
     """
     change = adapter_nats - base_nats
+    documents, better, worse = len(change), int((change < 0).sum()), int((change > 0).sum())
+    if groups is not None:
+        base_nats, adapter_nats, tokens = by_group(groups, (base_nats, adapter_nats, tokens))
+        change = adapter_nats - base_nats
     n = len(change)
     ratio = float(change.sum() / tokens.sum())
     error = _standard_error(change, tokens, ratio)
@@ -78,9 +98,8 @@ def paired_difference(
     visible = None
     if n >= TOO_FEW_DOCUMENTS:
         visible = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) + stats.t.ppf(POWER, n - 1)) * error
-    better, worse = int((change < 0).sum()), int((change > 0).sum())
     p_value = _sign_flip(change, seed) if n >= TOO_FEW_DOCUMENTS else None
-    return Difference(ratio, low, high, method, n, better, worse, visible, p_value)
+    return Difference(ratio, low, high, method, documents, n, better, worse, visible, p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -114,13 +133,13 @@ class Gap:
 
 
 def generalisation_gap(
-    held_out: tuple[Values, Values, NDArray[np.int64]],
-    train: tuple[Values, Values, NDArray[np.int64]],
+    held_out: Columns,
+    train: Columns,
     seed: int = 0,
 ) -> Gap:
     """The adapter's gap against its base's own, with a 95 % interval (two independent sets of documents).
 
-    held_out, train   (base_nats, adapter_nats, tokens), each (n,)
+    held_out, train   of independent documents, or their sums by group
     """
     base_gap, adapter_gap = (
         float(held_out[side].sum() / held_out[2].sum() - train[side].sum() / train[2].sum())

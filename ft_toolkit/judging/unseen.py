@@ -3,52 +3,122 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
+from itertools import groupby
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
-from ft_toolkit.run import Run
-from ft_toolkit.text.corpus import Document, Parts, read_corpus, read_source
+from ft_toolkit.run import Row, Run
+from ft_toolkit.text.corpus import Document, read_corpus, read_source
+from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 from ft_toolkit.text.readers import TABLE_ENDINGS
+from ft_toolkit.text.splitting import Parts
+
+KNOWN_TEXT = "known_text.parquet"  # hashes of the word runs of the training and validation parts
 
 
-def read_other(runs: Sequence[Run], source: str) -> list[Document]:
+def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Document]:
     """Text to judge on, cut as the runs' own was, so that a trained line is known again in a longer file."""
     corpus = runs[0].recipe.corpus
     is_table = source.startswith("hf:") or source.lower().removesuffix(".gz").endswith(TABLE_ENDINGS)
     unit = corpus.documents if corpus.documents in ("paragraph", "line") and not is_table else None
-    return read_source(source, corpus.text, unit).documents
+    reading = read_source(source, corpus.text, unit)
+    if reading.copies:
+        screen.say(f"{source}: {reading.copies} copies left out")
+    return reading.documents
 
 
-def refuse_trained_text(run: Run, documents: Sequence[Document], on: str) -> None:
-    """raises   FtError naming the first document that the run learnt or was chosen by"""
-    known = {row["sha256"]: row for row in run.read_table("documents.parquet") if row["split"] != "test"}
-    trained = [document for document in documents if document.sha256 in known]
+def document_rows(parts: Parts, *, keep_text: bool = False) -> list[Row]:
+    """Rows of documents.parquet; keep_text keeps the text of all but the training part."""
+    return [
+        {
+            "id": document.id,
+            "sha256": document.sha256,
+            "text_sha256": document.text_sha256,
+            "group": document.group,
+            "split": part,
+            "source": document.source,
+            "row": document.row,
+            "text": document.text if keep_text and part != "train" else None,
+        }
+        for part, documents in parts
+        for document in documents
+    ]
+
+
+def hash_rows(rows: Sequence[Row], *columns: str) -> str:
+    """sha256 over some columns of documents.parquet, whatever the order of the rows."""
+    return sha256(
+        "".join(sorted("".join(row[name] for name in columns) for row in rows)).encode()
+    ).hexdigest()
+
+
+def keep_known_text(run: Run, parts: Parts) -> None:
+    """Keep what tells trained text again later, without keeping the text."""
+    run.write_column(KNOWN_TEXT, "run", word_runs([*parts.train, *parts.validation]))
+
+
+def refuse_trained_text(run: Run, documents: Sequence[Document], on: str, screen: Screen) -> None:
+    """raises   FtError naming the first document that the run learnt or was chosen by
+
+    A document is known again whole, or where half of it stands in the training text (text/known.py); pieces
+    of one source also together, as rows of a table may be lines of a file.
+    """
+    rows = run.read_table("documents.parquet")
+    known = {row["sha256"]: row["split"] for row in rows if row["split"] != "test"}
+    trained = [d for d in documents if d.sha256 in known or d.text_sha256 in known]
     if trained:
-        split = known[trained[0].sha256]["split"]
+        split = known.get(trained[0].sha256) or known[trained[0].text_sha256]
         found = f"{len(trained)} of {len(documents)} in its {split} part, first {trained[0].id}"
-        raise FtError(
-            f"--on {on}", f"text that {run.folder} was not trained on", found, "Choose unseen text."
-        )
+        raise _trained_on(run, on, found)
+    if not (run.folder / KNOWN_TEXT).is_file():
+        if known:  # a run whose documents are unknown said so when it was pulled
+            screen.say(
+                f"{run.folder} is of an older ft-toolkit: training text cut otherwise is not known again"
+            )
+        return
+    runs, identities = run.read_column(KNOWN_TEXT, "run"), frozenset(known)
+    texts = [(document.id, document.text) for document in documents]
+    for source, together in groupby(documents, key=lambda document: document.source):
+        texts.append((source, "\n".join(document.text for document in together)))
+    for name, text in texts:
+        share = known_fraction(text, identities, runs)
+        if share >= KNOWN_FRACTION:
+            raise _trained_on(run, on, f"{100 * share:.0f} % of {name} in its training text")
+
+
+def _trained_on(run: Run, on: str, found: str) -> FtError:
+    wanted = f"text that {run.folder} was not trained on"
+    return FtError(f"--on {on}", wanted, found, "Choose unseen text.")
 
 
 def recovered(run: Run, screen: Screen) -> Parts:
-    """The run's documents, read again and matched by hash; kept text stands in for lost files."""
+    """The run's documents, read again and matched by hash; kept text stands in for lost files.
+
+    In runs of an older ft-toolkit each document stands alone, and its sha256 is of the exact text.
+    """
     rows = run.read_table("documents.parquet")
+    if any("group" not in row for row in rows):
+        screen.say(
+            f"{run.folder} is of an older ft-toolkit: copies and pieces of one file count as independent"
+        )
     texts: dict[str, str] = {}
     try:
-        texts = {document.sha256: document.text for document in read_corpus(run.recipe.corpus).documents}
+        texts = {document.text_sha256: document.text for document in read_corpus(run.recipe.corpus).documents}
     except FtError as error:
         screen.say(f"the corpus cannot be read again ({error}); kept text is used")
-    lost = [row for row in rows if row["sha256"] not in texts]
+    exact = [str(row.get("text_sha256", row["sha256"])) for row in rows]
+    lost = [row["id"] for row, digest in zip(rows, exact, strict=True) if digest not in texts]
     if lost and texts:
-        names = ", ".join(row["id"] for row in lost[:3])
+        names = ", ".join(lost[:3])
         screen.say(f"{len(lost)} documents changed or are missing since training: {names}; kept text is used")
-    held: dict[str, list[Document]] = {"train": [], "validation": [], "test": []}
-    for row in rows:
-        text = texts.get(row["sha256"]) or row["text"]
+    parts = Parts([], [], [])
+    held = dict(parts)
+    for row, digest in zip(rows, exact, strict=True):
+        text = texts.get(digest) or row["text"]
         if text is not None:
-            held[row["split"]].append(Document(row["source"], row["row"], text))
-    if not held["test"]:
+            held[row["split"]].append(Document(row["source"], row["row"], text, row.get("group")))
+    if not parts.test:
         found = "no held-out document in the run folder or at the source"
         raise FtError(run.folder, "the held-out text", found, "Put the corpus back, or use --on.")
-    return Parts(**held)
+    return parts

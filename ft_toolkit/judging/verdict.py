@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -16,6 +17,9 @@ FORGOTTEN_MUCH_PERCENT = 10.0
 MEMORISED_LITTLE_NATS = 0.10
 MEMORISED_MUCH_NATS = 0.50
 UNKNOWN_TOO_MANY = 0.01  # of the tokens: above, a warning
+# A tokenizer made for a text's language gives 2.5 bytes a token and more, one made for another script hardly
+# more than 1 (docs/numbers.md): below this, a warning.
+FITTING_BYTES_PER_TOKEN = 1.5
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ def judge(comparison: Comparison) -> Verdict:
     general = comparison.of_kind("general")
     caveats = ["The interval speaks of documents, not of training luck: another seed may shift the gain."]
     if any(subject.difference.method == "t, few documents" for subject in subjects):
-        caveats.append("Few documents: the interval is Student's t on document differences.")
+        caveats.append(f"Few {_units(subjects)}: the interval is Student's t on their differences.")
+    if _units(subjects) == "files":
+        caveats.append("Pieces of one file are not independent: the interval is over files.")
     if metric == "pseudo-perplexity":
         words = comparison.protocol.words()
         caveats.append(f"Pseudo-perplexity by {words}: comparable only with itself on this tokenizer.")
@@ -58,6 +64,12 @@ def judge(comparison: Comparison) -> Verdict:
         if corpus.unknown_fraction > UNKNOWN_TOO_MANY:
             share = f"{100 * corpus.unknown_fraction:.1f} %"
             caveats.append(f"{_row_name(corpus)}: {share} of the tokens are [UNK], which is easy to guess.")
+        bytes_per_token = corpus.base.bytes * corpus.scored_fraction / corpus.base.tokens
+        if bytes_per_token < FITTING_BYTES_PER_TOKEN:
+            caveats.append(
+                f"{_row_name(corpus)}: the tokenizer does not fit, {bytes_per_token:.1f} bytes a token: "
+                f"{metric} is of single bytes. Choose a base made for this language."
+            )
     return Verdict(
         f"{comparison.name}: {headline}",
         forgotten_words(general[0].difference) if general else "not measured: no general text",
@@ -69,7 +81,7 @@ def judge(comparison: Comparison) -> Verdict:
 def gain_words(difference: Difference, metric: str) -> str:
     """better or worse only if the interval excludes zero."""
     if difference.low is None:
-        return f"cannot tell: {difference.documents} documents are too few for an interval"
+        return f"cannot tell: {difference.groups} {_unit(difference)} are too few for an interval"
     if not difference.excludes_zero:
         visible = abs(as_percent(-(difference.smallest_visible or 0.0)))
         return f"cannot tell a difference from the base (one of {visible:.1f} % would have shown)"
@@ -100,6 +112,16 @@ def memorised_words(gap: Gap) -> str:
     if gap.excess_nats < MEMORISED_LITTLE_NATS:
         return "slightly"
     return "much" if gap.excess_nats >= MEMORISED_MUCH_NATS else "somewhat"
+
+
+def _unit(difference: Difference) -> str:
+    """What the interval is over."""
+    return "documents" if difference.groups == difference.documents else "files"
+
+
+def _units(subjects: Sequence[CorpusComparison]) -> str:
+    """The same of several texts: files, if any of them was read in pieces."""
+    return max((_unit(subject.difference) for subject in subjects), default="documents")
 
 
 def verdict_table(comparison: Comparison, verdict: Verdict) -> Table:
@@ -155,8 +177,9 @@ def detail_lines(comparison: Comparison) -> list[str]:
         tested.append(f"{difference.better} better, {difference.worse} worse")
         if difference.smallest_visible is not None:
             tested.append(f"{difference.smallest_visible:.4f} would have shown")
+        files = f" of {difference.groups} files" if _unit(difference) == "files" else ""
         lines += [
-            f"{_row_name(corpus)}: {difference.documents} documents, {base.tokens:,} tokens scored, "
+            f"{_row_name(corpus)}: {difference.documents} documents{files}, {base.tokens:,} tokens scored, "
             f"{base.bytes:,} bytes, {base.words:,} words",
             f"  {', '.join(figures)}",
             f"  {', '.join(tested)}",

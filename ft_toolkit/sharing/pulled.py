@@ -11,7 +11,6 @@ import re
 import shutil
 from collections.abc import Callable
 from fnmatch import fnmatch
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -164,28 +163,27 @@ def _refuse_local_base(run: Run, where: str) -> None:
 
 def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
     """Read the training text again where anybody can: it must never be scored as unseen."""
-    from ft_toolkit.text.corpus import read_corpus, split
+    from ft_toolkit.judging.unseen import document_rows, hash_rows, keep_known_text
+    from ft_toolkit.text.corpus import read_corpus
+    from ft_toolkit.text.splitting import Parts, split
 
     rows: list[dict[str, Any]] = []
+    parts = Parts([], [], [])
     source, name = run.recipe.corpus.source, run.folder.name
     is_public = _is_public(source)
     try:
         if not is_public:
             raise FtError(source, "text that anybody can read", "none", "Name the text with --on.")
         parts = split(read_corpus(run.recipe.corpus).documents, run.recipe.corpus.split)
-        for part, documents in parts:
-            for document in documents:
-                row = {"id": document.id, "sha256": document.sha256, "split": part}
-                rows.append(row | {"source": document.source, "row": document.row, "text": None})
+        rows = document_rows(parts)
     except FtError:
         rows = []
-    placed = sha256("".join(sorted(row["sha256"] + row["split"] for row in rows)).encode()).hexdigest()
-    if placed != run.facts.get("sha256", {}).get("split"):
-        if is_public and rows:
-            say(f"the text at {source} changed since {name} was trained on it")
-        else:  # what has the same name here may be any text
-            say(f"the training text of {name} is not here: whether --on is unseen cannot be checked")
-            rows = []
+    if hash_rows(rows, "sha256", "split") == run.split_sha256:
+        keep_known_text(run, parts)
+    else:  # an older release split otherwise, and what has the same name may be any text
+        changed = "changed or was split otherwise" if is_public and rows else "is not here"
+        say(f"the training text of {name} {changed}: whether --on is unseen cannot be checked")
+        rows = []
     run.write_table("documents.parquet", rows)
 
 

@@ -1,7 +1,8 @@
-"""Sources to documents, and documents to a split that nothing moves.
+"""Sources to documents.
 
 Text reaches a model as the exact strings of the file: every reader takes strings as they stand, and
-`_clean` is the one place that changes any (a byte order mark is removed, CRLF and CR become LF).
+`_clean` is the one place that changes any (a byte order mark is removed, CRLF and CR become LF). `identity`
+normalises more, but only to tell whether two texts are the same one.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import io
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby, takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.network import hub_or_cache, hub_reason
-from ft_toolkit.recipe import Corpus, Split
+from ft_toolkit.recipe import Corpus
 from ft_toolkit.text.readers import TABLE_ENDINGS, TEXT_ENDINGS, decode, ending_of, table_rows
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -30,7 +31,15 @@ _ID = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _DATASET = re.compile(rf"(?P<owner>{_ID})/(?P<name>{_ID})(?:/(?P<config>[^@]+))?(?:@.+)?")
 _CHECK = "Check corpus.source."
 _HUB_OR_FOLDER = "Write hf:owner/name, or a local folder without hf:."
-Part = Literal["train", "validation", "test"]
+
+
+def identity(text: str) -> str:
+    """sha256 of a text in NFC, with line feeds, without blanks at its ends and at the ends of its lines.
+
+    Copies that differ by a final newline, by Windows line ends or by macOS's decomposed letters are one text.
+    """
+    lines = unicodedata.normalize("NFC", _line_feeds(text)).split("\n")
+    return sha256("\n".join(line.rstrip() for line in lines).strip().encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Document:
     source: str
     row: int
     text: str
+    file_sha256: str | None = None  # identity of the file that this is a paragraph or line of; else None
 
     @property
     def id(self) -> str:
@@ -47,34 +57,32 @@ class Document:
 
     @cached_property
     def sha256(self) -> str:
+        """The text's identity."""
+        return identity(self.text)
+
+    @cached_property
+    def text_sha256(self) -> str:
+        """Of the exact text, which is what a model reads."""
         return sha256(self.text.encode()).hexdigest()
+
+    @property
+    def group(self) -> str:
+        """What is split and resampled as one: pieces of one file are not independent of each other."""
+        return self.file_sha256 or self.sha256
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a source held; empty documents are counted and left out."""
+    """What a source held; empty documents and later copies of a text are counted and left out."""
 
     documents: list[Document]
     empty_documents: int
+    copies: int
 
     @property
     def not_nfc_documents(self) -> int:
         """How many have letters apart from their marks, or Hangul in jamo, as macOS writes it: kept so."""
         return sum(not unicodedata.is_normalized("NFC", document.text) for document in self.documents)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The three parts of a corpus: learn from, choose by, judge on."""
-
-    train: list[Document]
-    validation: list[Document]
-    test: list[Document]
-
-    def __iter__(self) -> Iterator[tuple[Part, list[Document]]]:
-        yield "train", self.train
-        yield "validation", self.validation
-        yield "test", self.test
 
 
 def read_corpus(corpus: Corpus) -> Reading:
@@ -87,46 +95,41 @@ def read_corpus(corpus: Corpus) -> Reading:
 
 def read_source(source: str, text: str = "text", unit: str | None = None) -> Reading:
     """Read a source; see recipe.Corpus for the meaning of `text` and `unit` (documents)."""
-    documents = []
-    empty = 0
-    for name, row, raw in _raw_documents(source, text, unit):
-        cleaned = _clean(raw, f"{name}, row {row}")
-        if cleaned.strip():
-            documents.append(Document(name, row, cleaned))
-        else:
+    documents: dict[str, Document] = {}
+    empty = copies = 0
+    for name, row, raw, file_sha256 in _raw_documents(source, text, unit):
+        document = Document(name, row, _clean(raw, f"{name}, row {row}"), file_sha256)
+        if not document.text.strip():
             empty += 1
+        elif document.sha256 in documents:
+            copies += 1
+        else:
+            documents[document.sha256] = document
     if not documents:
         found = f"{empty} empty documents" if empty else "nothing"
         raise FtError(f"corpus {source}", "at least one document with text", found, _CHECK)
-    return Reading(documents, empty)
+    return Reading(list(documents.values()), empty, copies)
 
 
-def split(documents: Iterable[Document], plan: Split) -> Parts:
-    """Put each document in a part by a hash of its text and the seed: adding one never moves another.
-
-    Equal texts share a part, so no exact copy of a held-out document is trained on.
-    """
-    parts: dict[Part, list[Document]] = {"train": [], "validation": [], "test": []}
-    for document in documents:
-        digest = sha256(f"{plan.seed}:{document.sha256}".encode()).digest()
-        place = int.from_bytes(digest[:8]) / 2**64
-        part: Part = (
-            "test" if place < plan.test else "validation" if place < plan.test + plan.validation else "train"
-        )
-        parts[part].append(document)
-    for part, held in parts.items():
-        if not held:
-            sizes = ", ".join(f"{len(d)} {p}" for p, d in parts.items())
-            raise FtError(
-                "corpus.split", f"a document in every part, {part} included", sizes, "Add documents."
-            )
-    return Parts(**parts)
+def pieces(text: str, unit: str) -> Iterator[str]:
+    """A text whole (`file`), by its paragraphs or by its lines."""
+    if unit == "file":
+        yield text
+    elif unit == "line":
+        yield from io.StringIO(_line_feeds(text))
+    else:
+        lines = _line_feeds(text).split("\n")
+        for blank, group in groupby(lines, key=lambda line: not line.strip()):
+            if not blank:
+                yield "\n".join(group)
 
 
-def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[str, int, str]]:
+def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[str, int, str, str | None]]:
+    """(source, row, text, identity of the file that the text is a piece of)"""
     kind, colon, name = source.partition(":")
     if colon and kind == "hf":
-        yield from _hub_rows(name, text)
+        for split_name, row, raw in _hub_rows(name, text):
+            yield split_name, row, raw, None
         return
     root, files = _files(shipped.corpus(name) if colon and kind == "package" else Path(source), source)
     for path in files:
@@ -136,14 +139,16 @@ def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[s
                 raise FtError(f"{path}: corpus.documents", "row, for a table", unit, "Leave documents out.")
             fill = _template(text)
             for row, columns in enumerate(table_rows(path)):
-                yield relative, row, fill(columns, f"{path}, row {row}")
+                yield relative, row, fill(columns, f"{path}, row {row}"), None
         elif unit == "row":
             raise FtError(
                 f"{path}: corpus.documents", "file, paragraph or line, for text", unit, "Change it."
             )
         else:
-            for row, raw in enumerate(_pieces(decode(path), unit or "file")):
-                yield relative, row, raw
+            whole = decode(path)
+            file_sha256 = identity(whole) if unit in ("paragraph", "line") else None
+            for row, raw in enumerate(pieces(whole, unit or "file")):
+                yield relative, row, raw, file_sha256
 
 
 def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
@@ -200,18 +205,6 @@ def _clean(raw: str, where: str) -> str:
 
 def _line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _pieces(text: str, unit: str) -> Iterator[str]:
-    if unit == "file":
-        yield text
-    elif unit == "line":
-        yield from io.StringIO(_line_feeds(text))
-    else:
-        lines = _line_feeds(text).split("\n")
-        for blank, group in groupby(lines, key=lambda line: not line.strip()):
-            if not blank:
-                yield "\n".join(group)
 
 
 def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:

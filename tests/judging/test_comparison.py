@@ -21,7 +21,6 @@ from ft_toolkit.judging.comparison import (
     score_parts,
     source_label,
 )
-from ft_toolkit.judging.effects import train_sample
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.adapters import attach_adapter, trainable
@@ -217,16 +216,6 @@ def test_without_general_text_or_training_text_only_held_out_text_is_scored(
     assert compare("run", pair.base, protocol, scored).gap is None
 
 
-def test_the_training_sample_does_not_depend_on_the_order_of_the_documents(
-    documents: list[Document],
-) -> None:
-    sample = train_sample(documents, 7)
-    assert len({document.sha256 for document in sample}) == 7
-    assert train_sample(documents[::-1], 7) == sample
-    assert train_sample(documents, 12)[:7] == sample
-    assert len(train_sample(documents[:3], 7)) == 3
-
-
 def test_the_gap_is_held_out_minus_train_of_each_side(
     parts: tuple[list[CorpusScores], Comparison],
 ) -> None:
@@ -253,7 +242,7 @@ def test_comparison_json_holds_numbers_and_no_text(
     scored, comparison = parts
     written = json.dumps(comparison.as_dict(), allow_nan=False)
     read = json.loads(written)
-    assert read["schema"] == 3
+    assert read["schema"] == 4
     assert read["protocol"] == {
         "metric": "perplexity", "name": "document", "window_tokens": 64, "stride_tokens": 32,
         "precision": "float32",

@@ -28,7 +28,7 @@ def comparison(
     nats: float = 300.0,
 ) -> Comparison:
     middle = -0.1 if low is None or high is None else (low + high) / 2
-    difference = Difference(middle, low, high, "bootstrap", 40, 20, 20, 0.01, 0.5)
+    difference = Difference(middle, low, high, "bootstrap", 40, 40, 20, 20, 0.01, 0.5)
     totals = Totals(nats, 100, 400, 80)
     corpus = CorpusComparison("notes", "other", totals, totals, difference, None, None, 0.0, 1.0, 0.0)
     return Comparison(name, "base", tokenizer, None, True, protocol, [corpus], None)

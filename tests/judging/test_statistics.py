@@ -69,7 +69,9 @@ def test_the_difference_weighs_documents_by_their_tokens() -> None:
 )
 def test_nats_become_a_change_of_perplexity_in_per_cent(nats: float, percent: float) -> None:
     assert as_percent(nats) == pytest.approx(percent, rel=1e-9)
-    assert Difference(nats, None, None, "too few documents", 1, 0, 0, None, None).percent == as_percent(nats)
+    assert Difference(nats, None, None, "too few documents", 1, 1, 0, 0, None, None).percent == as_percent(
+        nats
+    )
 
 
 @pytest.mark.parametrize("documents", [1, 2, 7, 8, 29, 30, 200])
@@ -138,7 +140,7 @@ def test_swapping_the_models_turns_the_sign_and_nothing_else() -> None:
     [(-0.2, -0.1, True), (0.1, 0.2, True), (-0.1, 0.1, False), (0.0, 0.1, False), (-0.1, 0.0, False)],
 )
 def test_an_interval_that_touches_zero_does_not_exclude_it(low: float, high: float, excludes: bool) -> None:
-    assert Difference(0.0, low, high, "bootstrap", 30, 0, 0, 0.1, 0.5).excludes_zero is excludes
+    assert Difference(0.0, low, high, "bootstrap", 30, 30, 0, 0, 0.1, 0.5).excludes_zero is excludes
     assert Gap(0.0, 0.0, low, high).excludes_zero is excludes
 
 

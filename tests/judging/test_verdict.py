@@ -37,10 +37,11 @@ def difference(
     high: float | None = None,
     *,
     documents: int = 56,
+    groups: int | None = None,
     method: Method = "bootstrap",
     visible: float | None = 0.01,
 ) -> Difference:
-    return Difference(nats, low, high, method, documents, documents - 2, 2, visible, 0.5)
+    return Difference(nats, low, high, method, documents, groups or documents, documents - 2, 2, visible, 0.5)
 
 
 def certain(nats: float) -> Difference:
@@ -196,8 +197,29 @@ def test_the_verdict_admits_that_it_knows_nothing_of_training_luck() -> None:
     assert any("another seed" in caveat for caveat in judge(comparison()).caveats)
 
 
+def test_pieces_of_files_are_called_files() -> None:
+    pieces = difference(-0.5, -0.6, -0.4, documents=90, groups=12, method="t, few documents")
+    caveats = judge(comparison(held_out=pieces)).caveats
+    assert any("Few files" in caveat for caveat in caveats)
+    assert any("interval is over files" in caveat for caveat in caveats)
+    few = difference(-0.5, documents=90, groups=3, method="too few documents", visible=None)
+    assert gain_words(few, "perplexity") == "cannot tell: 3 files are too few for an interval"
+    assert "90 documents of 12 files" in detail_lines(comparison(held_out=pieces))[0]
+
+
+@pytest.mark.parametrize(("bytes_per_token", "fits"), [(1.0, False), (1.49, False), (1.5, True), (3.2, True)])
+def test_a_tokenizer_that_cuts_text_into_bytes_is_said(bytes_per_token: float, fits: bool) -> None:
+    whole = comparison()
+    (held_out,) = whole.corpora
+    sampled = replace(  # a tenth of the tokens was scored: the text's bytes are those of all
+        held_out, base=replace(held_out.base, bytes=round(10_000 * bytes_per_token)), scored_fraction=0.1
+    )
+    caveats = judge(replace(whole, corpora=[sampled])).caveats
+    assert any("tokenizer does not fit" in caveat for caveat in caveats) is not fits
+
+
 def test_few_documents_are_a_caveat() -> None:
-    few = replace(certain(-0.5), method="t, few documents", documents=12)
+    few = replace(certain(-0.5), method="t, few documents", documents=12, groups=12)
     assert any("Few documents" in caveat for caveat in judge(comparison(held_out=few)).caveats)
     assert not any("Few documents" in caveat for caveat in judge(comparison()).caveats)
 

@@ -1,25 +1,21 @@
-"""Sources to documents: nothing of a file's text is changed or lost, and a split moves nobody."""
+"""Sources to documents: nothing of a file's text is changed or lost, and a copy of a text counts once."""
 
 from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.recipe import Corpus, Split
-from ft_toolkit.text.corpus import Document, Parts, read_corpus, read_source, split
+from ft_toolkit.recipe import Corpus
+from ft_toolkit.text.corpus import Document, identity, read_corpus, read_source
 
 # what a careless reader turns into a date, a missing value, 7 or 100000.0
 AWKWARD = ["2024-01-01", "NA", "null", "007", "1e5", "", "True"]
@@ -135,7 +131,7 @@ def test_windows_and_old_mac_line_ends_become_line_feeds(tmp_path: Path, unit: s
 def test_crlf_inside_table_cells_becomes_a_line_feed(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b'text\r\n"uno\r\ndue"\r\n')
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "uno\\r\\ndue"}\r\n')
-    assert texts(tmp_path) == ["uno\ndue", "uno\ndue"]
+    assert texts(tmp_path / "a.csv") == texts(tmp_path / "b.jsonl") == ["uno\ndue"]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +306,7 @@ def test_a_corpus_below_a_hidden_folder_is_read(tmp_path: Path) -> None:
 def test_a_glob_reads_what_it_matches(tmp_path: Path, pattern: str, expected: list[str]) -> None:
     for name in ("a.txt", "x/note.md", "y/note.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("text")
+        (tmp_path / name).write_text(name)
     assert ids(f"{tmp_path}/{pattern}") == expected
 
 
@@ -386,62 +382,6 @@ def test_a_dataset_that_is_neither_cached_nor_reachable_is_named() -> None:
     assert "corpus hf:no-such/dataset: " in fault(lambda: texts("hf:no-such/dataset"))
 
 
-# --- split -----------------------------------------------------------------------------------------
-
-
-def numbered(count: int) -> list[Document]:
-    return [Document(f"{n}.txt", 0, f"document number {n}") for n in range(count)]
-
-
-def place_of(parts: Parts) -> dict[str, str]:
-    return {document.id: part for part, documents in parts for document in documents}
-
-
-def test_every_document_is_in_exactly_one_part() -> None:
-    documents = numbered(300)
-    found = [document for _, held in split(documents, Split()) for document in held]
-    assert Counter(document.id for document in found) == Counter(document.id for document in documents)
-
-
-@settings(derandomize=True, deadline=None, max_examples=50)
-@given(added=st.lists(st.integers(0, 90), max_size=5), at=st.integers(0, 60), reverse=st.booleans())
-def test_adding_or_moving_documents_moves_no_other(added: list[int], at: int, reverse: bool) -> None:
-    documents = numbered(60)
-    before = place_of(split(documents, Split()))
-    new = [Document(f"new{i}", 0, f"document number {n}") for i, n in enumerate(added)]  # copies too
-    more = documents[:at] + new + documents[at:]
-    after = place_of(split(reversed(more) if reverse else more, Split()))
-    assert {document.id: after[document.id] for document in documents} == before
-
-
-def test_equal_texts_share_a_part() -> None:
-    documents = numbered(200)
-    copies = [Document(f"copy of {document.source}", 7, document.text) for document in documents]
-    place = place_of(split(documents + copies, Split()))
-    assert all(place[a.id] == place[b.id] for a, b in zip(documents, copies, strict=True))
-
-
-@pytest.mark.parametrize(("validation", "test"), [(0.1, 0.2), (0.25, 0.25), (0.05, 0.6)])
-def test_shares_are_near_those_asked_for(validation: float, test: float) -> None:
-    parts = split(numbered(2000), Split(validation=validation, test=test))
-    # four standard errors of a share of 2000 draws are at most 0.045
-    assert len(parts.validation) / 2000 == pytest.approx(validation, abs=0.045)
-    assert len(parts.test) / 2000 == pytest.approx(test, abs=0.045)
-
-
-def test_another_seed_is_another_split_and_the_same_seed_the_same() -> None:
-    documents = numbered(300)
-    first, again, other = (place_of(split(documents, Split(seed=seed))) for seed in (0, 0, 1))
-    assert first == again
-    # two independent draws of 0.7, 0.1, 0.2 agree for 0.49 + 0.01 + 0.04 of the documents
-    assert sum(first[key] == other[key] for key in first) / 300 == pytest.approx(0.54, abs=0.12)
-
-
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_an_empty_part_is_refused(count: int) -> None:
-    assert fault(lambda: split(numbered(count), Split())).startswith("corpus.split: ")
-
-
 KOREAN = [
     "감기에는 물을 많이 마시고 푹 쉰다. 열이 나면 해열제를 먹는다.\n",
     "\u1100\u1161\u11b7\u1100\u1175",  # 감기 in jamo, as macOS decomposes it
@@ -452,20 +392,20 @@ KOREAN = [
 def test_korean_text_comes_through_byte_for_byte(tmp_path: Path) -> None:
     for number, text in enumerate(KOREAN):
         (tmp_path / f"{number}.txt").write_bytes(text.encode())
+    (tmp_path / "rows").mkdir()
     rows = "".join(json.dumps({"text": text}) + "\n" for text in KOREAN)
-    (tmp_path / "rows.jsonl").write_text(rows)
-    documents = read_source(str(tmp_path)).documents
-    assert [document.text.encode() for document in documents] == [text.encode() for text in KOREAN] * 2
-    for document, text in zip(documents, KOREAN * 2, strict=True):
-        assert document.sha256 == hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "rows" / "rows.jsonl").write_text(rows)
+    (tmp_path / "rows" / "rows.csv").write_bytes(table(".csv", [{"text": text} for text in KOREAN]))
+    for source in (tmp_path / "*.txt", tmp_path / "rows" / "rows.jsonl", tmp_path / "rows" / "rows.csv"):
+        assert [text.encode() for text in texts(source)] == [text.encode() for text in KOREAN]
 
 
 def test_text_in_parts_is_counted_and_never_put_together(tmp_path: Path) -> None:
     for number, text in enumerate([*KOREAN, "café", "cafe\u0301"]):
         (tmp_path / f"{number}.txt").write_bytes(text.encode())
     reading = read_source(str(tmp_path))
-    assert reading.not_nfc_documents == 2
-    assert "cafe\u0301" in {document.text for document in reading.documents}
+    assert reading.not_nfc_documents == 1
+    assert "\u1100\u1161\u11b7\u1100\u1175" in {document.text for document in reading.documents}
 
 
 def test_a_file_of_korean_windows_is_named_as_such_with_the_command_that_converts_it(tmp_path: Path) -> None:
@@ -482,3 +422,66 @@ def test_other_bytes_are_not_taken_for_korean(tmp_path: Path, data: bytes) -> No
     (tmp_path / "x.txt").write_bytes(data)
     with pytest.raises(FtError, match=r"x\.txt, byte \d+: expected UTF-8, found 0x"):
         read_source(str(tmp_path))
+
+
+# --- copies and pieces ------------------------------------------------------------------------------
+
+SAME = [
+    "caf\u00e9\nnero\n",
+    "caf\u00e9\nnero",
+    "cafe\u0301\nnero",
+    "\n caf\u00e9  \nnero \n\n",
+    "caf\u00e9\r\nnero",
+]
+
+
+@pytest.mark.parametrize("text", SAME[1:])
+def test_texts_that_differ_by_line_ends_outer_blanks_or_letters_in_parts_are_one_text(text: str) -> None:
+    assert identity(text) == identity(SAME[0])
+
+
+@pytest.mark.parametrize(
+    "text", ["caf\u00e9 nero", "cafe\nnero", "Caf\u00e9\nnero", "caf\u00e9\n\nnero", "caf\u00e9\n nero"]
+)
+def test_texts_that_differ_otherwise_are_two(text: str) -> None:
+    assert identity(text) != identity(SAME[0])
+
+
+def test_the_first_of_several_copies_is_read_as_it_stands_and_the_others_are_counted(tmp_path: Path) -> None:
+    for number, text in enumerate([*SAME, "another"]):
+        (tmp_path / f"{number}.txt").write_bytes(text.encode())
+    reading = read_source(str(tmp_path))
+    assert [document.text for document in reading.documents] == [SAME[0], "another"]
+    assert (reading.copies, reading.empty_documents) == (4, 0)
+
+
+def test_what_a_model_reads_is_hashed_apart_from_what_a_text_is() -> None:
+    one, other = Document("a.txt", 0, "text\n"), Document("b.txt", 0, "text")
+    assert one.sha256 == other.sha256
+    assert one.text_sha256 != other.text_sha256
+
+
+def test_pieces_of_a_file_are_one_group_and_rows_and_files_stand_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("uno\n\ndue\n")
+    (tmp_path / "b.txt").write_text("tre\n\nquattro\n")
+    (tmp_path / "c.jsonl").write_text('{"text": "cinque"}\n{"text": "sei"}\n')
+    by_file = {d.text: d.group for d in read_source(str(tmp_path)).documents}
+    assert len(set(by_file.values())) == 4  # two files, two rows
+    groups = {d.text: d.group for d in read_source(str(tmp_path / "*.txt"), unit="paragraph").documents}
+    assert groups["uno"] == groups["due"] != groups["tre"] == groups["quattro"]
+
+
+def test_a_group_is_known_by_what_its_file_says_and_not_by_where_it_is(tmp_path: Path) -> None:
+    for name in ("here/a.txt", "there/b.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("uno\n\ndue\n" if name[0] == "h" else "uno\r\n\r\ndue")
+    here, there = (read_source(str(tmp_path / place), unit="line").documents for place in ("here", "there"))
+    assert {d.group for d in here} == {d.group for d in there}
+
+
+def test_a_paragraph_that_several_files_have_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("shared\n\nuno\n")
+    (tmp_path / "b.txt").write_text("due\n\nshared\n")
+    reading = read_source(str(tmp_path), unit="paragraph")
+    assert [document.id for document in reading.documents] == ["a.txt#0", "a.txt#1", "b.txt#0"]
+    assert reading.copies == 1

@@ -1,0 +1,79 @@
+"""Which text is known from training, also where it was joined or cut in another way.
+
+A text is compared by its runs of 13 words (Brown et al. 2020, arXiv:2005.14165, appendix C): unseen text of
+the same domain shares hardly any of them, a copy nearly all. Of each run a hash is kept, never its words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ft_toolkit.text.blocks import scrambled
+from ft_toolkit.text.corpus import Document, identity, pieces
+
+RUN_WORDS = 13
+KNOWN_FRACTION = 0.5  # from this share on, a document counts as known
+KEPT_RUNS = 2**21  # 16 MB; of a larger corpus the runs of the smallest hashes are kept, a random sample
+LEAST_SAMPLED_RUNS = 8  # fewer sampled runs of a document say nothing about its share
+# Thai, Lao, Myanmar, Khmer, kana and Chinese characters stand without spaces: each counts as a word
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_PUNCTUATION = "!-/:-@\\[-`{-~\u00a1-\u00bf\u2010-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20"
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}{_PUNCTUATION}]+")
+Runs = NDArray[np.uint64]
+
+
+def word_runs(documents: Iterable[Document], most: int = KEPT_RUNS) -> Runs:
+    """Hashes of all runs of 13 words of some documents, sorted; at most the `most` smallest of them."""
+    kept, waiting, size = np.empty(0, dtype=np.uint64), [np.empty(0, dtype=np.uint64)], 0
+    for document in documents:
+        waiting.append(_runs(document.text))
+        size += len(waiting[-1])
+        if size > most:  # of a large corpus never all runs at once
+            kept, waiting, size = np.unique(np.concatenate([kept, *waiting]))[:most], [], 0
+    return np.unique(np.concatenate([kept, *waiting]))[:most]
+
+
+def known_fraction(text: str, identities: frozenset[str], runs: Runs, most: int = KEPT_RUNS) -> float:
+    """Which share of a text stands in the training text that `identities` and `runs` were taken from.
+
+    The largest of four shares: of its characters in whole documents that were trained on (itself, its
+    paragraphs, its lines), and of its runs of 13 words. A text shorter than that is known as a whole or not.
+    """
+    shares = [0.0]
+    for unit in ("file", "paragraph", "line"):
+        found = [(len(piece.strip()), identity(piece) in identities) for piece in pieces(text, unit)]
+        shares.append(sum(size for size, is_known in found if is_known) / max(1, sum(s for s, _ in found)))
+    own, is_sample = _runs(text), len(runs) == most
+    if is_sample:
+        own = own[own <= runs[-1]]
+    if len(own) >= (LEAST_SAMPLED_RUNS if is_sample else 1):
+        shares.append(float(np.isin(own, runs).mean()))
+    return max(shares)
+
+
+def _runs(text: str) -> Runs:
+    """A hash of each run of RUN_WORDS words, without case and punctuation."""
+    words = _WORD.findall(unicodedata.normalize("NFC", text).casefold())
+    hashes = np.array([_hash(word) for word in words], dtype=np.uint64)
+    count = len(hashes) - RUN_WORDS + 1
+    if count < 1:
+        return np.empty(0, dtype=np.uint64)
+    found = hashes[:count]
+    for offset in range(1, RUN_WORDS):  # the order of the words counts
+        found = scrambled(found, offset) ^ hashes[offset : offset + count]
+    return scrambled(found, RUN_WORDS)
+
+
+@lru_cache(maxsize=2**16)
+def _hash(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode(), digest_size=8).digest())

@@ -1,0 +1,89 @@
+"""Documents to parts that nothing moves: learn from, choose by, judge on."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.recipe import Split
+from ft_toolkit.text.corpus import Document
+
+Part = Literal["train", "validation", "test"]
+# Fewest independent documents of each part. Fewer than 8 to judge on would have no interval (statistics.py);
+# fewer than 4 to choose by would let one document choose.
+LEAST_TRAIN, LEAST_VALIDATION, LEAST_TEST = 8, 4, 8
+LEAST = LEAST_TRAIN + LEAST_VALIDATION + LEAST_TEST
+BOOK_CHARACTERS = 20_000  # a document longer than this, some ten pages, can be cut
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of a corpus: learn from, choose by, judge on."""
+
+    train: list[Document]
+    validation: list[Document]
+    test: list[Document]
+
+    def __iter__(self) -> Iterator[tuple[Part, list[Document]]]:
+        yield "train", self.train
+        yield "validation", self.validation
+        yield "test", self.test
+
+
+def split(documents: Sequence[Document], plan: Split, copies: int = 0) -> Parts:
+    """Put each document in a part by a hash of the seed and its group: adding one never moves another.
+
+    A group is a document, or all pieces of one file. Where a part would have fewer groups than it must have,
+    the groups of the nearest hashes are moved into it; only there does a part depend on the other documents.
+
+    copies   how many documents were left out as copies, for the message
+    raises   FtError when there are too few groups for all three parts
+    """
+    places = {group: _place(group, plan.seed) for group in dict.fromkeys(d.group for d in documents)}
+    ranked = sorted(places, key=lambda group: places[group])
+    if len(ranked) < LEAST:
+        raise _too_few(documents, len(ranked), copies)
+    values = [places[group] for group in ranked]
+    test_end = bisect_left(values, plan.test)
+    validation_end = bisect_left(values, plan.test + plan.validation)
+    test_end = min(max(test_end, LEAST_TEST), len(ranked) - LEAST_VALIDATION - LEAST_TRAIN)
+    validation_end = min(max(validation_end, test_end + LEAST_VALIDATION), len(ranked) - LEAST_TRAIN)
+    rank = {group: number for number, group in enumerate(ranked)}
+    parts = Parts([], [], [])
+    for document in documents:
+        at = rank[document.group]
+        part = parts.test if at < test_end else parts.validation if at < validation_end else parts.train
+        part.append(document)
+    return parts
+
+
+def sample(documents: Sequence[Document], size: int) -> list[Document]:
+    """At most `size` documents, chosen by a hash of their text: never the first files, one topic alone."""
+    ranked = sorted(documents, key=lambda document: sha256(f"sample:{document.sha256}".encode()).digest())
+    return ranked[:size]
+
+
+def _place(group: str, seed: int) -> float:
+    """In [0, 1): test from 0 upwards, then validation, then train."""
+    return int.from_bytes(sha256(f"{seed}:{group}".encode()).digest()[:8]) / 2**64
+
+
+def _too_few(documents: Sequence[Document], groups: int, copies: int) -> FtError:
+    wanted = (
+        f"{LEAST} documents ({LEAST_TRAIN} to train, {LEAST_VALIDATION} to choose, {LEAST_TEST} to judge)"
+    )
+    found = f"{groups}, without {copies} copies" if copies else f"{groups}"
+    fix = f"Add {LEAST - groups} more."
+    if any(document.file_sha256 for document in documents):
+        wanted = wanted.replace("documents", "files", 1)
+        found = f"{found}, of {len(documents)} pieces"
+        fix = "Pieces of a file stay in one part: cut it in files, or put independent lines in a .jsonl."
+    elif groups and sum(len(document.text) for document in documents) > BOOK_CHARACTERS * groups:
+        fix = "Cut it, one file a chapter (documents: paragraph keeps a file in one part)."
+    elif copies:
+        fix = f"Add {LEAST - groups} more; a copy is no second document."
+    return FtError("corpus", f"at least {wanted}", found, fix)
