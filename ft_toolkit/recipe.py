@@ -59,7 +59,7 @@ class Split(Section):
     validation: float = Field(0.1, gt=0, lt=1, description="share of documents that choose the best adapter")
     test: float = Field(0.2, gt=0, lt=1, description="share of documents kept for the verdict")
     seed: NonNegativeInt = Field(
-        0, description="another seed, another split; each document's part depends on it alone"
+        0, description="another seed, another split; a part depends on it and on the document (or file) alone"
     )
 
     @model_validator(mode="after")
