@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated
 from ft_toolkit.judging.integrity import check, fingerprints, observe, require
 from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.statistics import as_percent
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.judging.unseen import document_rows, hash_rows, keep_known_text
 from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapter
@@ -239,7 +239,7 @@ def _validation_words(outcome: Outcome, name: str) -> str:
         if outcome.best_validation_nats is not None
         else outcome.base_validation_nats
     )
-    change = 100 * math.expm1(best - outcome.base_validation_nats)
+    change = as_percent(best - outcome.base_validation_nats)
     return (
         f"{name}: validation {outcome.base_validation_nats:.4f} → {best:.4f} nats a token, "
         f"perplexity {change:+.1f} %, step {outcome.best_step} of {outcome.planned_steps}; "

@@ -37,7 +37,8 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
     adapter    folder of a PEFT adapter for it; a run brings its own
     protocol   auto, or a name from judging.protocols; window and stride in tokens
     returns    {"perplexity" or "pseudo_perplexity", "nll_nats", "tokens", "bytes", "words", "protocol"}, and
-               "bits_per_byte", "word_perplexity" for causal models
+               "bits_per_byte", "word_perplexity" for causal models; "words" and "word_perplexity" are None
+               for texts that are written without spaces
     """
 
     def __init__(

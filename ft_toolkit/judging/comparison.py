@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -86,16 +87,22 @@ class CorpusComparison:
     unknown_fraction: float
 
     def as_dict(self, metric: str) -> dict[str, Any]:
-        """The numbers, and what follows from them."""
+        """The numbers, and what follows from them; for inf, which JSON lacks, the largest float."""
         figure = metric.replace("-", "_")
-        derived = {f"base_{figure}": self.base.perplexity, f"adapter_{figure}": self.adapter.perplexity}
+        derived: dict[str, float | None] = {
+            f"base_{figure}": self.base.perplexity,
+            f"adapter_{figure}": self.adapter.perplexity,
+        }
         if metric == "perplexity":  # no code length, and so no bits, comes from a masked model
             for side, totals in (("base", self.base), ("adapter", self.adapter)):
                 derived |= {
                     f"{side}_word_perplexity": totals.word_perplexity,
                     f"{side}_bits_per_byte": totals.bits_per_byte,
                 }
-        return asdict(self) | derived | {"percent": self.difference.percent}
+        derived["percent"] = self.difference.percent
+        return asdict(self) | {
+            name: None if value is None else min(value, sys.float_info.max) for name, value in derived.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,9 @@ class Difference:
 
 
 def as_percent(nats_per_token: float) -> float:
-    """A difference in nats a token as a change of perplexity in per cent."""
-    return float(100 * np.expm1(nats_per_token))
+    """A difference in nats a token as a change of perplexity in per cent; inf beyond what a float holds."""
+    with np.errstate(over="ignore"):
+        return float(100 * np.expm1(nats_per_token))
 
 
 def by_group(groups: Sequence[str], columns: Columns) -> Columns:

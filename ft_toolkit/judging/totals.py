@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -12,6 +13,11 @@ from numpy.typing import NDArray
 from ft_toolkit.errors import NumbersGoneWrong
 from ft_toolkit.text.blocks import Encoded
 
+# Thai, Lao, Tibetan, Myanmar; Khmer; kana and Han
+_WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
 TokenNll = NDArray[np.float64]  # (n,) nats of each token of one document; NaN where the protocol asks nothing
 
 
@@ -22,7 +28,7 @@ class Totals:
     nll_nats: float
     tokens: int
     bytes: int
-    words: int
+    words: int | None  # as white space parts them; None where a text is written without it
 
     def __add__(self, other: Totals) -> Totals:
         return corpus_totals([self, other])
@@ -33,20 +39,24 @@ class Totals:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats / tokens): of a masked model's totals it is a pseudo-perplexity."""
-        return math.exp(self.nats_per_token)
+        """exp(nats / tokens), inf beyond a float; of a masked model's totals it is a pseudo-perplexity."""
+        return _exp(self.nats_per_token)
 
     @property
-    def word_perplexity(self) -> float:
-        """exp(nats / words), words as white space parts them: causal models only."""
-        return math.exp(self.nll_nats / self.words)
+    def word_perplexity(self) -> float | None:
+        """exp(nats / words): causal models only.
+
+        None where words cannot be counted, or are so long that it is beyond a float
+        """
+        found = _exp(self.nll_nats / self.words) if self.words else math.inf
+        return found if math.isfinite(found) else None
 
     @property
     def bits_per_byte(self) -> float:
         """nats / (bytes ln 2): the figure that tokenizers share; a code length for causal models only."""
         return self.nll_nats / (self.bytes * math.log(2))
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         return asdict(self)
 
 
@@ -54,18 +64,35 @@ def document_totals(document: Encoded, nll: TokenNll) -> Totals:
     """Sum one document's token scores in float64; tokens that were not asked for do not count."""
     scored = nll[~np.isnan(nll)]
     text = document.document.text
-    return Totals(math.fsum(scored), len(scored), len(text.encode()), len(text.split()))
+    return Totals(math.fsum(scored), len(scored), len(text.encode()), count_words(text))
+
+
+def count_words(text: str) -> int | None:
+    """Words as white space parts them; None where most letters are of scripts that are written without it."""
+    letters = "".join(filter(str.isalpha, text))
+    return len(text.split()) if 2 * len(_WITHOUT_SPACES.findall(letters)) <= len(letters) else None
 
 
 def corpus_totals(totals: Iterable[Totals]) -> Totals:
-    """Add up documents; the order does not matter to the last bit that is shown."""
+    """Add up documents; the order does not matter to the last bit that is shown.
+
+    Words are counted where they can be in every document.
+    """
     parts: Sequence[Totals] = list(totals)
+    words = [part.words for part in parts if part.words is not None]
     return Totals(
         math.fsum(part.nll_nats for part in parts),
         sum(part.tokens for part in parts),
         sum(part.bytes for part in parts),
-        sum(part.words for part in parts),
+        sum(words) if len(words) == len(parts) else None,
     )
+
+
+def _exp(nats: float) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:  # beyond 709 nats
+        return math.inf
 
 
 def finite(nll: NDArray[np.float64], document: Encoded) -> NDArray[np.float64]:

@@ -162,10 +162,12 @@ def detail_lines(comparison: Comparison) -> list[str]:
         base, adapter, difference = corpus.base, corpus.adapter, corpus.difference
         figures = [f"{metric} {base.perplexity:,.2f} → {adapter.perplexity:,.2f}"]
         if metric == "perplexity":
-            figures += [
-                f"word perplexity {base.word_perplexity:,.1f} → {adapter.word_perplexity:,.1f}",
-                f"bits per byte {base.bits_per_byte:.4f} → {adapter.bits_per_byte:.4f}",
-            ]
+            if base.word_perplexity is not None and adapter.word_perplexity is not None:
+                figures.append(
+                    f"word perplexity {base.word_perplexity:,.1f} → {adapter.word_perplexity:,.1f}"
+                )
+            figures.append(f"bits per byte {base.bits_per_byte:.4f} → {adapter.bits_per_byte:.4f}")
+        words = "written without spaces" if base.words is None else f"{base.words:,} words"
         tested = [f"{_signed(difference.nats_per_token, 4)} nats a token"]
         if difference.low is not None and difference.high is not None:
             interval = f"{_signed(difference.low, 4)} … {_signed(difference.high, 4)}"
@@ -180,7 +182,7 @@ def detail_lines(comparison: Comparison) -> list[str]:
         files = f" of {difference.groups} files" if _unit(difference) == "files" else ""
         lines += [
             f"{_row_name(corpus)}: {difference.documents} documents{files}, {base.tokens:,} tokens scored, "
-            f"{base.bytes:,} bytes, {base.words:,} words",
+            f"{base.bytes:,} bytes, {words}",
             f"  {', '.join(figures)}",
             f"  {', '.join(tested)}",
         ]

@@ -6,13 +6,14 @@ so.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ft_toolkit.judging.statistics import as_percent
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.sharing.licences import OWN, Licence
 from ft_toolkit.sharing.staging import BaseOnTheHub
@@ -285,7 +286,7 @@ def _interval(difference: Json) -> list[float] | None:
     """As changes of perplexity in per cent."""
     if difference["low"] is None or difference["high"] is None:
         return None
-    return [round(100 * math.expm1(difference[side]), 4) for side in ("low", "high")]
+    return [round(min(as_percent(difference[side]), sys.float_info.max), 4) for side in ("low", "high")]
 
 
 def _signed(percent: float) -> str:

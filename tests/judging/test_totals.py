@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from ft_toolkit.errors import NumbersGoneWrong
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.judging.totals import Totals, corpus_totals, document_totals, finite
+from ft_toolkit.judging.statistics import as_percent
+from ft_toolkit.judging.totals import Totals, corpus_totals, count_words, document_totals, finite
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import Encoded, encode
@@ -74,6 +75,44 @@ def test_a_score_carries_the_size_of_its_text_in_tokens_bytes_and_words() -> Non
 def test_a_token_that_the_protocol_leaves_out_does_not_count() -> None:
     document = Encoded(Document("a.md", 0, "one two"), *(np.arange(2, dtype=np.int32),) * 3)
     assert document_totals(document, np.array([math.nan, 2.0])) == Totals(2.0, 1, 7, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Boil the pasta in salted water.", 6),
+        ("물을 끓이고 소금을 넣으세요.", 4),  # Korean has spaces
+        ("水を沸かして塩を入れます。", None),
+        ("把水烧开，然后加盐。", None),
+        ("ต้มน้ำให้เดือดแล้วใส่เกลือ", None),
+        ("ຕົ້ມນ້ຳໃຫ້ຟົດ", None),
+        ("ရေကိုဆူအောင်တည်ပါ", None),
+        ("ដាំទឹកឱ្យពុះ", None),
+        ("ཆུ་བསྐོལ།", None),
+        ("The sign 水 means water, 塩 salt.", 7),  # most letters are Latin
+        ("12 + 30 = 42", 5),
+        ("", 0),
+    ],
+)
+def test_words_are_counted_only_where_most_letters_are_of_a_script_with_spaces(
+    text: str, words: int | None
+) -> None:
+    assert count_words(text) == words
+
+
+def test_a_text_has_a_word_count_if_each_of_its_documents_has() -> None:
+    assert Totals(1.0, 2, 3, None) + Totals(1.0, 2, 3, 4) == Totals(2.0, 4, 6, None)
+    assert Totals(1.0, 2, 3, None).word_perplexity is None
+    assert Totals(math.log(8), 2, 3, 3).word_perplexity == pytest.approx(2)
+
+
+def test_no_figure_overflows() -> None:
+    assert Totals(710.0, 10, 3000, 1).word_perplexity is None  # one long word
+    assert Totals(709.0, 10, 3000, 1).word_perplexity == pytest.approx(8.2e307, rel=0.01)
+    hostile = Totals(8000.0, 10, 30, 5)
+    assert hostile.perplexity == math.inf
+    assert as_percent(800.0) == math.inf
+    assert as_percent(-800.0) == -100
 
 
 def test_totals_add_field_by_field() -> None:
