@@ -107,7 +107,6 @@ def push(
     merged: Annotated[bool, typer.Option("--merged", help="Base and adapter as one model.")] = False,
     with_base: Annotated[bool, typer.Option("--with-base", help="Send a local base along.")] = False,
     scores: Annotated[bool, typer.Option("--scores", help="Send the per-document scores.")] = False,
-    report: Annotated[bool, typer.Option("--report", help="Send report.html.")] = False,
     license: Annotated[str | None, typer.Option(help="Of what is published, such as apache-2.0.")] = None,
     base_license: Annotated[str | None, typer.Option(help="Of the base, where unknown.")] = None,
     corpus_license: Annotated[str | None, typer.Option(help="Of the text; own: you wrote it.")] = None,
@@ -124,7 +123,7 @@ def push(
     publish.publish(
         Run.open(run),
         publish.Target(to, revision, public, pr, tag),
-        Contents(merged, scores, report),
+        Contents(merged, scores),
         publish.Rights(license, base_license, corpus_license, i_have_the_rights),
         with_base=with_base,
         is_agreed=True if yes else None,

@@ -168,7 +168,7 @@ def _fits(sizes: Sizes, plan: Adapter, devices: Devices, tokens_at_once: int, dt
         f"{int(-(-alone.known // left)):,} of them would do" if left > 0 else "no number of them would do"
     )
     asked = _size(one.known + one.activations_checkpointed)
-    return f"does not fit    {asked} of {devices.gigabytes:g} GB with checkpointing; {enough} would do"
+    return f"does not fit    {asked} of {devices.gigabytes:g} GB with checkpointing; {enough}"
 
 
 def _size(number: float) -> str:

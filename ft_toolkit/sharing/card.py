@@ -28,6 +28,14 @@ _TEXTS = {
     "train": "training text of",
     "other": "other text:",
 }
+_METHODS = {  # of adapters; full and scratch have none
+    "lora": "LoRA",
+    "rslora": "rank-stabilised LoRA",
+    "dora": "DoRA",
+    "pissa": "PiSSA",
+    "lora+": "LoRA+",
+    "ia3": "(IA)³",
+}
 _TASKS = {"perplexity": "text-generation", "pseudo-perplexity": "fill-mask"}
 
 Json = Mapping[str, Any]
@@ -82,8 +90,10 @@ def write_card(it: Published) -> str:
 
 
 def _metadata(it: Published) -> ModelCardData:
-    tags = ["ft-toolkit", *([] if it.merged else ["lora", "peft"]), *it.recipe.publish.tags]
-    on_the_hub = it.base.folder is None
+    method = it.recipe.adapter.method
+    kinds = [] if it.merged else ["ia3" if method == "ia3" else "lora", "peft"]
+    tags = ["ft-toolkit", *kinds, *it.recipe.publish.tags]
+    on_the_hub = it.base.folder is None and method != "scratch"  # which has nothing of its base's weights
     return ModelCardData(
         base_model=it.base.place.name if on_the_hub else None,
         base_model_relation=("finetune" if it.merged else "adapter") if on_the_hub else None,
@@ -128,10 +138,9 @@ def _eval_results(it: Published) -> list[EvalResult] | None:
 
 def _sections(it: Published) -> Iterator[str]:
     name = it.repo.partition("/")[2]
-    what = "model, merged from a LoRA adapter and its base" if it.merged else "LoRA adapter"
     yield f"# {name}"
     yield f"**{it.comparison['verdict']['headline']}**"
-    yield f"A {what} for {_link(it)}, trained with ft-toolkit to read {_text_name(it)}."
+    yield f"{_what(it)} ft-toolkit, to read {_text_name(it)}."
     if it.is_medical:
         yield (
             "> **Not medical advice.** It has learnt how medical text is written, not whether it is true.\n"
@@ -157,6 +166,20 @@ def _sections(it: Published) -> Iterator[str]:
         "`comparison.json` holds the totals behind every figure above, `recipe.yaml` how to train it again. "
         f"`ft compare hub:{it.repo} --on FILE` (ft-toolkit) scores it against its base on your own text."
     )
+
+
+def _what(it: Published) -> str:
+    """What was made of the base, up to the words: trained with."""
+    method, base = it.recipe.adapter.method, _link(it)
+    if method == "full":
+        return f"{base} with all of its weights trained further, with"
+    if method == "scratch":
+        return f"A model of the architecture of {base}, trained from fresh weights with"
+    article = "An" if method == "ia3" else "A"
+    adapter = f"{_METHODS[method]} adapter"
+    if it.merged:
+        return f"A model merged from {article.lower()} {adapter} and its base, {base}, trained with"
+    return f"{article} {adapter} for {base}, trained with"
 
 
 def _how_to_load(it: Published) -> str:
@@ -190,9 +213,16 @@ def _method(it: Published) -> str:
     caveats = " ".join(it.comparison["verdict"]["caveats"])
     return (
         f"{it.metric.capitalize()} is exp(total nats / total tokens); protocol `{protocol['name']}` ({how}). "
-        "Base and adapter score the same ids at the same positions; differences are paired by document. "
-        f"{caveats}"
+        f"{_paired(it)}; differences are paired by document. {caveats}"
     )
+
+
+def _paired(it: Published) -> str:
+    adapter = it.recipe.adapter
+    if adapter.tokenizer == "train":
+        return "Base and model read the same documents, each with its own tokenizer"
+    made = "model" if adapter.is_whole_model else "adapter"
+    return f"Base and {made} score the same ids at the same positions"
 
 
 def _effects(it: Published) -> Iterator[str]:
@@ -213,11 +243,14 @@ def _effects(it: Published) -> Iterator[str]:
 
 def _data(it: Published) -> Iterator[str]:
     split, documents = it.recipe.corpus.split, it.facts.get("documents", {})
-    sizes = ", ".join(f"{size} {part}" for part, size in documents.items()) or NOT_MEASURED
+    parts = [part for part in ("train", "validation", "test") if part in documents]
+    sizes = ", ".join(f"{documents[part]} {part}" for part in parts) or NOT_MEASURED
+    empty = documents.get("empty", 0)
     yield f"- **Text**: {_text_name(it)}."
     yield (
         f"- **Split**: {sizes}; by a hash of each text (validation {split.validation:g}, test "
-        f"{split.test:g}, seed {split.seed}), so equal texts share a part."
+        f"{split.test:g}, seed {split.seed}), so equal texts share a part"
+        f"{f'; {empty} empty documents were left out' if empty else ''}."
     )
     for part in it.comparison["corpora"]:
         if part["kind"] == "held-out":
@@ -230,12 +263,12 @@ def _data(it: Published) -> Iterator[str]:
 
 def _procedure(it: Published) -> Iterator[str]:
     recipe, training = it.recipe, it.facts.get("training", {})
-    adapter = recipe.adapter
-    yield f"- **Adapter**: LoRA, rank {adapter.rank}, alpha {adapter.alpha}, dropout {adapter.dropout:g}."
+    yield _trained(recipe)
     if training:
         yield (
             f"- **Training**: {training['steps']} of {training['planned_steps']} steps, {training['tokens']} "
-            f"tokens, learning rate {recipe.training.learning_rate:g}, {training['precision']}; the adapter "
+            f"tokens, learning rate {recipe.training.learning_rate:g}, {training['precision']}; the "
+            f"{'weights' if recipe.adapter.is_whole_model else 'adapter'} "
             f"of step {training['best_step']}, chosen on the validation part. Seed {recipe.training.seed}."
         )
     device = it.facts.get("device", NOT_MEASURED)
@@ -247,6 +280,19 @@ def _procedure(it: Published) -> Iterator[str]:
     yield f"- **Versions**: {versions or NOT_MEASURED}."
     for what, digest in it.facts.get("sha256", {}).items():
         yield f"- **sha256 of the {what}**: `{digest}`"
+
+
+def _trained(recipe: Recipe) -> str:
+    adapter = recipe.adapter
+    if adapter.method == "full":
+        return "- **Weights**: all of the base's, trained further."
+    if adapter.method == "scratch":
+        tokenizer = "trained on the training part" if adapter.tokenizer == "train" else "the base's"
+        return f"- **Weights**: all, from a fresh start; the tokenizer is {tokenizer}."
+    if adapter.method == "ia3":
+        return "- **Adapter**: (IA)³: factors for keys, values and feed-forward; it has no rank."
+    words = f"rank {adapter.rank}, alpha {adapter.alpha}, dropout {adapter.dropout:g}"
+    return f"- **Adapter**: {_METHODS[adapter.method]}, {words}."
 
 
 def _limits(it: Published) -> Iterator[str]:

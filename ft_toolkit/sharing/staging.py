@@ -59,7 +59,6 @@ ALLOWED = frozenset(
         "README.md",
         "comparison.json",
         "recipe.yaml",
-        "report.html",
         *(f"scores/{kind}.parquet" for kind in SCORES),
         *(f"{BASE}/{name}" for name in (*MODEL_FILES, *TOKENIZER_FILES, "README.md")),
     )
@@ -81,7 +80,6 @@ class Contents:
 
     merged: bool = False
     scores: bool = False
-    report: bool = False
 
 
 def locate_base(run: Run, repo: str, revision: str | None, *, with_base: bool) -> BaseOnTheHub:
@@ -224,8 +222,6 @@ def _sources(
     if contents.scores:
         for path in sorted((run.folder / "scores").glob("*.parquet")):
             yield f"scores/{path.name}", path
-    if contents.report:
-        yield "report.html", run.folder / "report.html"
     if base.folder is not None and model_folder is None:
         for name in (*MODEL_FILES, *TOKENIZER_FILES, "README.md"):
             if (base.folder / name).is_file():

@@ -133,6 +133,45 @@ def test_a_merged_model_is_a_finetune_for_transformers() -> None:
     assert "lora" not in data.tags
 
 
+@pytest.mark.parametrize(
+    ("method", "merged", "says", "tag"),
+    [
+        ("lora", False, "A LoRA adapter for", "lora"),
+        ("dora", False, "A DoRA adapter for", "lora"),
+        ("lora+", True, "A model merged from a LoRA+ adapter and its base, [acme/base]", None),
+        ("ia3", False, "An (IA)³ adapter for", "ia3"),
+        ("ia3", True, "A model merged from an (IA)³ adapter and its base", None),
+        ("full", True, "with all of its weights trained further, with ft-toolkit", None),
+        ("scratch", True, "A model of the architecture of [acme/base]", None),
+    ],
+)
+def test_the_card_says_by_which_method_it_was_made(
+    method: str, merged: bool, says: str, tag: str | None
+) -> None:
+    it = published()
+    values = it.recipe.model_dump() | {"adapter": {"method": method}}
+    card = write_card(replace(it, recipe=Recipe.model_validate(values), merged=merged))
+    assert says in card
+    data = ModelCard(card).data
+    assert [name for name in ("lora", "ia3") if name in data.tags] == ([tag] if tag else [])
+    assert ("rank 8, alpha 16" in card) is (method in ("lora", "dora", "lora+"))
+    assert ("LoRA" in card) is method.startswith("lora")
+    assert ("adapter" in card.partition("## How to get")[0].partition("\n# ")[2]) is (
+        method not in ("full", "scratch")
+    )
+    assert (data.base_model is None) is (method == "scratch")
+
+
+@pytest.mark.parametrize(
+    ("empty", "says"), [(0, "100 train, 40 test; by a hash"), (3, "; 3 empty documents were")]
+)
+def test_the_split_line_names_parts_alone(empty: int, says: str) -> None:
+    it = published()
+    run = it.comparison["run"] | {"documents": {"train": 100, "test": 40, "empty": empty}}
+    card = write_card(replace(it, comparison=dict(it.comparison) | {"run": run}))
+    assert says in card and f"{empty} empty," not in card and "0 empty" not in card
+
+
 def test_the_rights_that_were_stated_stand_on_the_card() -> None:
     it = published()
     assert "states that they have the rights" not in write_card(it)
