@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
     from ft_toolkit.text.corpus import Document
     from ft_toolkit.text.splitting import Parts
 
+Keep = Callable[["Comparison", "Sequence[CorpusScores]"], object]  # told each comparison and its scores
 JSON_SCHEMA = 4  # of what --json prints: docs/comparison.schema.json
 
 
@@ -62,6 +63,9 @@ def main(
     require_gain: Annotated[str | None, typer.Option(help="Exit 3 unless surely so much better: 5%.")] = None,
     details: Annotated[bool, typer.Option("--details", help="Also print every number of each text.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Save comparison.json and each document's scores in a new folder.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     base: Annotated[str | None, typer.Option(help="With --adapter: what it was made for.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter's folder, made elsewhere.")] = None,
@@ -69,8 +73,16 @@ def main(
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
         from ft_toolkit.judging.gates import check, required_gain
+        from ft_toolkit.judging.saving import Scored, refuse_taken, save
         from ft_toolkit.judging.verdict import detail_lines
         from ft_toolkit.sharing.pulled import open_run
+
+        if out is not None:
+            refuse_taken(out)
+        scored: list[Scored] = []
+
+        def keep(comparison: Comparison, scores: Sequence[CorpusScores]) -> None:
+            scored.append((comparison, scores))
 
         gain = required_gain(require_gain) if require_gain is not None else None
         prepare_process()
@@ -80,10 +92,13 @@ def main(
             if runs:
                 wanted = "runs, or --base and --adapter"
                 raise FtError("ft compare", wanted, "both", "Ask for one of them at a time.")
-            found = [compare_adapter(base, adapter, on or [], how, screen=screen)]
+            found = [compare_adapter(base, adapter, on or [], how, screen=screen, keep=keep)]
         else:
             opened = [open_run(run, screen.say) for run in runs or []]
-            found = compare_runs(opened, on or [], how, screen=screen)
+            found = compare_runs(opened, on or [], how, screen=screen, keep=keep)
+        if out is not None:
+            save(out, scored)
+            screen.say(f"saved: {out}")
         if details:
             for comparison in found:
                 screen.result("\n".join(["", f"{comparison.name} in detail", *detail_lines(comparison)]))
@@ -102,7 +117,12 @@ def compare_run(
 
 
 def compare_runs(
-    runs: Sequence[Run], on: Sequence[str], how: How | None = None, *, screen: Screen | None = None
+    runs: Sequence[Run],
+    on: Sequence[str],
+    how: How | None = None,
+    *,
+    screen: Screen | None = None,
+    keep: Keep = lambda comparison, scores: None,
 ) -> list[Comparison]:
     """Score runs anew, each on its own held-out text or all on every source of `on`.
 
@@ -147,12 +167,15 @@ def compare_runs(
             if others:
                 scores = _score_others(base, model, protocol, others, screen, reader)
                 found.append(compare(run.folder.name, _without_its_folder(base), protocol, scores, reader))
+                keep(found[-1], scores)
                 show(found[-1], run.trained_folder, screen)
             else:
                 parts = recovered(run, screen)
                 for other in (other for other in runs if other.split_sha256 != run.split_sha256):
                     refuse_trained_text(other, parts.test, f"held-out text of {run.folder}", screen)
-                found.append(judge_run(run, base, model, parts, screen, protocol, reader))
+                comparison, scored = _judged(run, base, model, parts, screen, protocol, reader)
+                found.append(comparison)
+                keep(comparison, scored)
     if len(found) > 1:
         screen.result(ranking(found, common_text=bool(on)))
     return found
@@ -171,8 +194,22 @@ def judge_run(
 
     reader   whose tokenizer reads for the model, where it is not the base's
     """
+    return _judged(run, base, model, parts, screen, protocol, reader)[0]
+
+
+def _judged(
+    run: Run,
+    base: Base,
+    model: nn.Module,
+    parts: Parts,
+    screen: Screen,
+    protocol: Protocol | None,
+    reader: Base | None,
+) -> tuple[Comparison, list[CorpusScores]]:
     from ft_toolkit.judging.comparison import compare, score_parts
+    from ft_toolkit.judging.saving import write
     from ft_toolkit.judging.store import Store
+    from ft_toolkit.run import now
 
     protocol = protocol or _protocol(run, base, How())
     recipe = run.recipe
@@ -190,9 +227,10 @@ def judge_run(
     )
     comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, reader)
     if not run.is_finished:
-        _keep(run, comparison, scored)
+        write(run, comparison, scored)
+        run.record(finished_at=now())
     show(comparison, run.trained_folder, screen)
-    return comparison
+    return comparison, scored
 
 
 def compare_adapter(
@@ -202,6 +240,7 @@ def compare_adapter(
     how: How | None = None,
     *,
     screen: Screen | None = None,
+    keep: Keep = lambda comparison, scores: None,
 ) -> Comparison:
     """Score an adapter that was not made here against its base, on every source of `on`.
 
@@ -236,6 +275,7 @@ def compare_adapter(
     comparison = compare(
         folder.resolve().name, _without_its_folder(base), protocol, scores, knows_training_text=False
     )
+    keep(comparison, scores)
     show(comparison, folder, screen)
     return comparison
 
@@ -299,16 +339,6 @@ def show(comparison: Comparison, trained: Path, screen: Screen) -> None:
     size = sum(weights.stat().st_size for weights in trained.glob("*.safetensors"))
     kind = "adapter" if (trained / "adapter_config.json").is_file() else "model"
     screen.say(f"{kind}: {trained} ({size / 1e6:.1f} MB)")
-
-
-def _keep(run: Run, comparison: Comparison, scored: Sequence[CorpusScores]) -> None:
-    from ft_toolkit.judging.verdict import judge
-    from ft_toolkit.run import now
-
-    for part in scored:
-        run.write_table(f"scores/{part.kind}.parquet", part.rows())
-    run.write_json("comparison.json", comparison.as_dict() | {"verdict": asdict(judge(comparison))})
-    run.record(finished_at=now())
 
 
 def _without_its_folder(base: Base) -> Base:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -260,3 +263,18 @@ def test_json_of_no_run_is_one_line_on_stderr_and_nothing_on_stdout(tmp_path: Pa
     assert len(result.stderr.splitlines()) == 1
     with pytest.raises(ValueError, match="Expecting value"):
         json.loads(result.stdout)
+
+
+def test_every_library_that_the_package_imports_is_declared() -> None:
+    root = Path(__file__).resolve().parents[1]
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = [*declared["dependencies"], *chain(*declared["optional-dependencies"].values())]
+    names = {re.split(r"[^A-Za-z0-9_.-]", line)[0].lower().replace("-", "_") for line in wanted} | {"yaml"}
+    imported = set()
+    for path in (root / "ft_toolkit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            imported |= {module.partition(".")[0] for module in modules}
+    ours = imported - set(sys.stdlib_module_names) - {"ft_toolkit", "__future__"}
+    assert ours - names == set()

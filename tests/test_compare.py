@@ -283,3 +283,73 @@ def test_an_adapter_of_another_base_is_refused(
     a_copy.write("recipe.yaml", recipe.replace(str(checkpoints["gpt2"]), str(checkpoints["bert"])))
     with pytest.raises(FtError, match="expected the base of training"):
         compare_run(Run.open(a_copy.folder), screen=QUIET)
+
+
+def ft_compare(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    return done.exit_code, done.output
+
+
+def test_out_saves_the_comparison_and_the_scores_that_it_rests_on(
+    judged: Run, unseen: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "kept"
+    second = tmp_path / "one.txt"
+    second.write_text("A soup wants salt, time and a lid.")
+    code, _ = ft_compare(judged.folder, "--on", unseen, "--on", second, "--out", out, "--require-gain", "99%")
+    assert code == 3  # saved all the same
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
+        "comparison.json",
+        "scores/other.parquet",
+    ]
+    kept, rows = read_json(out / "comparison.json"), Run(out).read_table("scores/other.parquet")
+    assert {row["corpus"] for row in rows} == {part["corpus"] for part in kept["corpora"]}
+    for part in kept["corpora"]:
+        for side in ("base", "adapter"):
+            own = [row for row in rows if (row["corpus"], row["side"]) == (part["corpus"], side)]
+            assert len(own) == part["difference"]["documents"]
+            assert math.fsum(row["nll_nats"] for row in own) == pytest.approx(
+                part[side]["nll_nats"], rel=1e-12
+            )
+    assert kept["verdict"]["headline"]
+    assert [path.name for path in out.parent.iterdir()] == ["kept"]
+
+
+def test_out_holds_what_the_run_folder_holds_and_several_runs_a_subfolder_each(
+    judged: Run, a_copy: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "kept"
+    out.mkdir()
+    assert ft_compare(judged.folder, a_copy.folder, "--out", out)[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == ["judged", "judged-2"]
+    for place in (out / "judged", out / "judged-2"):
+        assert read_json(place / "comparison.json") == read_json(judged.folder / "comparison.json")
+        for kind in ("held-out", "train"):
+            name = f"scores/{kind}.parquet"
+            assert Run(place).read_table(name) == judged.read_table(name)
+
+
+@pytest.mark.parametrize("taken", ["a folder", "a file"])
+def test_an_out_that_is_taken_is_refused_before_anything_is_scored(
+    taken: str, judged: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "taken"
+    kept = out / "mine" if taken == "a folder" else out
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    monkeypatch.setattr("ft_toolkit.compare.compare_runs", lambda *a, **k: pytest.fail("it was scored"))
+    code, said = ft_compare(judged.folder, "--out", out)
+    assert code == 2 and said.count("\n") == 1 and "expected a new or an empty folder, found" in said
+    assert kept.read_text() == "mine"
+
+
+def test_nothing_is_left_where_saving_fails(
+    judged: Run, unseen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Run, name: str, rows: object) -> Path:
+        raise OSError(28, "No space left on device", name)
+
+    monkeypatch.setattr(Run, "write_table", full)
+    code, said = ft_compare(judged.folder, "--on", unseen, "--out", tmp_path / "out" / "kept")
+    assert code == 2 and "free disk space" in said
+    assert list((tmp_path / "out").iterdir()) == []
