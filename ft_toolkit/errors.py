@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from errno import ENAMETOOLONG
 
 LINE_CHARACTERS = 200
 INTERRUPTED = 130
@@ -71,6 +72,10 @@ def one_line_errors() -> Iterator[None]:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            wanted, found = "a name that the file system can hold", f"{len(str(error.filename))} characters"
+            print(FtError(error.filename, wanted, found, "Check the path."), file=sys.stderr)
+            sys.exit(FtError.exit_code)
         if not is_disk_full(error):
             raise
         print(disk_full(error.filename or "disk"), file=sys.stderr)

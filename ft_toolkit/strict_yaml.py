@@ -14,14 +14,15 @@ import yaml
 
 from ft_toolkit.errors import FtError, RecipeError
 
+_DIGITS = 100  # a longer number is no integer: Python refuses to print it, and no key takes it
 # The core schema of YAML 1.2.2, section 10.3.2.
 _SCALARS = (
     (re.compile(r"(?:null|Null|NULL|~|)"), lambda text: None),
     (re.compile(r"(?:true|True|TRUE)"), lambda text: True),
     (re.compile(r"(?:false|False|FALSE)"), lambda text: False),
-    (re.compile(r"[-+]?[0-9]+"), int),
-    (re.compile(r"0o[0-7]+"), lambda text: int(text[2:], 8)),
-    (re.compile(r"0x[0-9a-fA-F]+"), lambda text: int(text[2:], 16)),
+    (re.compile(rf"[-+]?[0-9]{{1,{_DIGITS}}}"), int),
+    (re.compile(rf"0o[0-7]{{1,{_DIGITS}}}"), lambda text: int(text[2:], 8)),
+    (re.compile(rf"0x[0-9a-fA-F]{{1,{_DIGITS}}}"), lambda text: int(text[2:], 16)),
     (re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"), float),
     (re.compile(r"[-+]?(?:\.inf|\.Inf|\.INF)"), lambda text: float(text.replace(".", ""))),
     (re.compile(r"(?:\.nan|\.NaN|\.NAN)"), lambda text: float("nan")),
@@ -81,6 +82,9 @@ def parse(text: str, name: str) -> Parsed:
         where = f"{name}:{mark.line + 1}" if mark else name
         found = getattr(error, "problem", None) or str(error)
         raise FtError(where, "YAML", found, "Mind indentation, colons and quotes.") from None
+    except RecursionError:
+        fix = "Recipes are three levels deep."
+        raise FtError(name, "YAML", "brackets nested too deep", fix) from None
     parsed = Parsed(None)
     if root is not None and not faults:
         parsed.value = _build(root, (), parsed.lines, faults, name)

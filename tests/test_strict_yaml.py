@@ -168,3 +168,16 @@ def test_what_is_written_is_read_again_as_it_was() -> None:
     shared = ["one", "list"]
     values = {"texts": texts, "a": shared, "b": shared, "n": [2e-05, 1e300, 3, None, True], "d": {"x": {}}}
     assert parse(dump(values), "x").value == values
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 5000, "a: " + "{a: " * 5000, "\n".join(" " * n + "a:" for n in range(2000))]
+)
+def test_yaml_that_is_nested_too_deep_is_one_line(text: str) -> None:
+    with pytest.raises(FtError, match=r"^mine\.yaml: expected YAML, found brackets nested too deep"):
+        parse(text, "mine.yaml")
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "0x" + "f" * 5000, "0o" + "7" * 5000])
+def test_a_number_of_five_thousand_digits_is_no_integer(number: str) -> None:
+    assert not isinstance(scalar(number), int)

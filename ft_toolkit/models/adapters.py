@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.checkpoints import Base, load_base, load_model
 from ft_toolkit.models.scratch import fresh_model
+from ft_toolkit.models.untrusted import refuse_adapter
 from ft_toolkit.recipe import Adapter
 from ft_toolkit.run import read_json
 
@@ -69,6 +70,7 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
              matrix; for one that is damaged or made for another base
     """
     weights, made_for = _weights(folder), None
+    refuse_adapter(folder, base.model)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         made_for = config.base_model_name_or_path
@@ -85,7 +87,9 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
             elif not exact:
                 under = copy.deepcopy(base.model)
             model = PeftModel.from_pretrained(under, str(folder), is_trainable=False)
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+    except FtError:
+        raise
+    except Exception as error:  # PEFT fails in every way at a stranger's config
         lines = str(error).splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in lines if "size mismatch" in line), lines[0])
         raise _unfit(folder, base, made_for, reason) from None
@@ -137,9 +141,15 @@ def load_whole(base: Base, folder: Path) -> PreTrainedModel:
     if not (folder / "model.safetensors").is_file():
         raise FtError(folder, "a saved model", "no model.safetensors", "Did the run's training finish?")
     try:
-        model = type(base.model).from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise FtError(folder, "a readable model", str(error).splitlines()[0], "Train again.") from None
+        model = load_model(str(folder), "main", str(folder))
+    except FtError:
+        raise
+    except Exception as error:  # the libraries fail in every way at a damaged file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FtError(folder, "a readable model", reason, "Train again.") from None
+    if type(model) is not type(base.model):
+        wanted, found = type(base.model).__name__, type(model).__name__
+        raise FtError(folder, f"a {wanted}, as its base", found, "Was it made for another base?")
     model.to(base.model.device)  # type: ignore[arg-type]  # transformers types it so
     model.requires_grad_(False)
     model.eval()

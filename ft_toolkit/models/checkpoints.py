@@ -6,16 +6,15 @@ import json
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from os.path import isdir  # False for a name that no file system holds, where pathlib raises
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
-    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -24,12 +23,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import resolve_revision
 
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.families import Family, SpecialTokens, special_tokens
 from ft_toolkit.models.gguf import load_gguf
 from ft_toolkit.models.inspection import family_for, objective_of
+from ft_toolkit.models.untrusted import refuse_config, refuse_size, weight_files
 from ft_toolkit.network import hub_or_cache, hub_reason
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
@@ -83,20 +84,39 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
     where = f"base {name}"
     if place.endswith(".gguf") and Path(place).is_file():
         return base_of(name, *load_gguf(Path(place), where, device))
-    with nullcontext() if Path(place).is_dir() else hub_or_cache() as silence:
+    with nullcontext() if isdir(place) else hub_or_cache() as silence:
         try:
-            config = _config(place, revision, where)
-            model, loading = _AUTO[objective_of(config, where)].from_pretrained(
-                place,
-                revision=revision,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
+            model = load_model(place, revision, where)
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
-        except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        except FtError:
+            raise
+        except Exception as error:  # the libraries fail in every way at a stranger's files
             raise _unreadable(where, place, error, silence) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up where there is no file
+        raise FtError(where, "a tokenizer", "one without a vocabulary", "Save it beside the weights.")
+    return base_of(name, model.to(device), tokenizer)  # type: ignore[arg-type]  # transformers types it so
+
+
+def load_model(place: str, revision: str, where: str) -> PreTrainedModel:
+    """The weights of a folder or a Hub id in float32, once config and files have been looked at.
+
+    raises   FtError for what they ask for in vain; whatever the libraries raise at a file that is damaged
+    """
+    revision = resolve_revision(place, revision) or revision  # what is looked at is what is loaded
+    config = _config(place, revision, where)
+    kind, files = _AUTO[objective_of(config, where)], weight_files(place, revision, where)
+    if not files:
+        raise OSError("no safetensors weights")
+    refuse_size(kind.from_config, config, files, where)
+    model, loading = kind.from_pretrained(
+        place,
+        config=config,
+        revision=revision,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
     if any("discriminator_predictions" in key for key in loading["unexpected_keys"]):
         found = "a discriminator, which predicts no tokens"
         raise FtError(where, "an ELECTRA generator", found, "Use the generator's checkpoint.")
@@ -104,18 +124,18 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
         missing = ", ".join(sorted(map(str, loading["missing_keys"] or loading["mismatched_keys"]))[:3])
         wanted = f"weights for every part of {type(model).__name__}"
         raise FtError(where, wanted, f"no {missing}", "Use a checkpoint that was trained with its head.")
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up where there is no file
-        raise FtError(where, "a tokenizer", "one without a vocabulary", "Save it beside the weights.")
-    return base_of(name, model.to(device), tokenizer)
+    return model  # type: ignore[no-any-return]
 
 
 def base_config(name: str) -> PretrainedConfig:
     """The config alone of a starter, a folder or a Hub id: its shape, without its weights."""
     place, revision = _place(name)
-    with nullcontext() if Path(place).is_dir() else hub_or_cache() as silence:
+    with nullcontext() if isdir(place) else hub_or_cache() as silence:
         try:
             return _config(place, revision, f"base {name}")
-        except (OSError, ValueError) as error:
+        except FtError:
+            raise
+        except Exception as error:  # likewise
             raise _unreadable(f"base {name}", place, error, silence) from None
 
 
@@ -189,14 +209,11 @@ def hash_weights(model: nn.Module) -> str:
 
 def _config(place: str, revision: str, where: str) -> PretrainedConfig:
     written, _ = PretrainedConfig.get_config_dict(place, revision=revision)
-    if "model_type" not in written:
-        found = "one without" if written else "no config.json"
-        raise FtError(where, "a config.json with its model_type", found, _SAVE)
-    if written["model_type"] not in CONFIG_MAPPING:
-        found, fix = written["model_type"], "Code that comes with a checkpoint is never run."
-        raise FtError(where, "an architecture that transformers knows", found, fix)
-    config: PretrainedConfig = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
-    return config
+    refuse_config(written, where)
+    config: Any = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+    # attention as transformers itself chooses it: a config may name code of the Hub for it
+    config._attn_implementation = config._experts_implementation = None
+    return config  # type: ignore[no-any-return]
 
 
 def _place(name: str) -> tuple[str, str]:
@@ -204,7 +221,7 @@ def _place(name: str) -> tuple[str, str]:
     shelf, _, starter = name.partition("/")
     if shelf == "starter":
         return str(shipped.starter(starter)), "main"
-    if Path(name).is_dir() or name.endswith(".gguf"):
+    if isdir(name) or name.endswith(".gguf"):
         return name, "main"
     hub_id, _, revision = name.partition("@")
     return hub_id, revision or "main"
@@ -212,7 +229,7 @@ def _place(name: str) -> tuple[str, str]:
 
 def _unreadable(where: str, place: str, error: Exception, silence: str | None) -> FtError:
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if Path(place).is_dir():
+    if isdir(place):
         return _fault_of_folder(where, Path(place)) or FtError(where, "a readable checkpoint", reason, _AGAIN)
     wanted = "a checkpoint on the Hub, in the cache, or a folder"
     fix = f"Check the {'network' if silence else 'name'}, or use starter/gpt2."
@@ -221,27 +238,14 @@ def _unreadable(where: str, place: str, error: Exception, silence: str | None) -
 
 def _fault_of_folder(where: str, folder: Path) -> FtError | None:
     """What is plainly wrong with a checkpoint's files."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            found = f"no {', '.join(missing)}"
-            return FtError(where, f"all {len(shards)} shards of the weights", found, "Download it again.")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and any(folder.glob("*.bin")):
         kind = "AutoModelForCausalLM"
-        with suppress(FtError, OSError, ValueError):
+        with suppress(Exception):
             kind = _AUTO[objective_of(AutoConfig.from_pretrained(folder), where)].__name__
         command = f"import transformers as t; t.{kind}.from_pretrained('.').save_pretrained('.')"
         place = f"base {folder.name}"
         return FtError(place, "safetensors", "pytorch_model.bin", f'In it: python -c "{command}"')
     if not weights:
         return FtError(where, "safetensors weights", "no weights", _SAVE)
-    for path in weights:
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except SafetensorError as error:
-            return FtError(where, "whole weights", f"{path.name} cut short: {error}", _AGAIN)
     return None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby, takewhile
+from os.path import isdir, isfile  # False for a name that no file system holds, where pathlib raises
 from pathlib import Path
 from typing import Any
 
@@ -153,18 +154,14 @@ def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[s
 
 def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
     """The corpus root, and the files below it in a fixed order; no folder below it is entered by a link."""
-    try:
-        is_file = path.is_file()
-    except OSError as error:  # such as a name that is too long for the file system
-        raise FtError(f"corpus {source}", "a file, folder or glob", error.strerror, _CHECK) from None
-    if is_file:
+    if isfile(path):
         if ending_of(path) not in TEXT_ENDINGS + TABLE_ENDINGS:
             wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
             raise FtError(
                 path, f"a file ending in {wanted} (or .gz after it)", path.name, "Convert or rename it."
             )
         return path.parent, [path]
-    if path.is_dir():
+    if isdir(path):
         root, found = path, sorted(path.rglob("*"))
     elif glob.has_magic(source):
         root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
