@@ -57,9 +57,11 @@ def finetune(
     energy: Annotated[bool, typer.Option("--energy", help="Measure energy (extra: energy).")] = False,
 ) -> None:
     """Train an adapter from a recipe, judge it, and print the verdict."""
+    from ft_toolkit import preflight
     from ft_toolkit.recipe import read_recipe
 
     resolved = read_recipe(recipe, overrides or [])
+    preflight.check(resolved.recipe, runs, track or (), energy=energy)
     from ft_toolkit import finetune as journey  # only now: a fault is told without waiting for torch
 
     if seeds > 1:
@@ -136,17 +138,17 @@ def push(
 def plan(
     recipe: Annotated[str | None, typer.Argument(help="A recipe; or say --family, or --config.")] = None,
     family: Annotated[str | None, typer.Option(help="An architecture of the README's table.")] = None,
-    layers: Annotated[int, typer.Option(min=1)] = 12,
-    width: Annotated[int, typer.Option(min=1)] = 768,
-    heads: Annotated[int, typer.Option(min=1)] = 12,
-    vocabulary: Annotated[int | None, typer.Option(min=1, help="By default the family's.")] = None,
-    positions: Annotated[int | None, typer.Option(min=1, help="By default the family's.")] = None,
+    layers: Annotated[int, typer.Option()] = 12,
+    width: Annotated[int, typer.Option()] = 768,
+    heads: Annotated[int, typer.Option()] = 12,
+    vocabulary: Annotated[int | None, typer.Option(help="By default the family's.")] = None,
+    positions: Annotated[int | None, typer.Option(help="By default the family's.")] = None,
     config: Annotated[Path | None, typer.Option(help="A config.json, in place of a family.")] = None,
     method: Annotated[str, typer.Option(help="lora, dora, ia3, full …")] = "lora",
-    rank: Annotated[int, typer.Option(min=1)] = 8,
+    rank: Annotated[int, typer.Option()] = 8,
     targets: Annotated[str, typer.Option(help="auto or attention.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many, and how large: 64x80GB.")] = "1x24GB",
-    at_once: Annotated[int, typer.Option(min=1, help="Tokens in a forward pass on a device.")] = 2048,
+    at_once: Annotated[int, typer.Option(help="Tokens in a forward pass on a device.")] = 2048,
     dtype: Annotated[str, typer.Option(help="Of the frozen base: float32 or bfloat16.")] = "float32",
     tokens: Annotated[float | None, typer.Option(help="To read in training.")] = None,
     tokens_per_second: Annotated[float | None, typer.Option(help="As measured on such devices.")] = None,
@@ -155,11 +157,11 @@ def plan(
     from ft_toolkit import plan as story
 
     asked = story.Asked(family, layers, width, heads, vocabulary, positions, config)
+    equal_devices = story.parse_devices(devices)
+    story.check(asked, at_once, dtype, tokens, tokens_per_second)
     adapter = story.adapter_plan(recipe, method, rank, targets)
     sizes = story.sizes_of(recipe, asked, adapter)
-    for line in story.lines(
-        sizes, adapter, story.parse_devices(devices), at_once, dtype, tokens, tokens_per_second
-    ):
+    for line in story.lines(sizes, adapter, equal_devices, at_once, dtype, tokens, tokens_per_second):
         print(line)
 
 

@@ -24,6 +24,7 @@ from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapte
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.models.tokenizers import train_tokenizer, with_tokenizer
+from ft_toolkit.preflight import check as check_before
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
@@ -65,6 +66,7 @@ def finetune(
              adapter so far saved
     """
     started = time.monotonic()
+    check_before(recipe, runs_folder, trackers, energy=energy)
     prepare_torch()
     accelerator = make_accelerator(device, trackers, str(runs_folder))
     screen = screen or Screen(quiet=not accelerator.is_main_process)

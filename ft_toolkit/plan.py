@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,15 @@ OPTIMIZER_BYTES = 8  # AdamW: two float32 moments; Muon has one
 # equation 2 without the attention scores, which scaled_dot_product_attention does not keep
 ACTIVATION_BYTES = 34
 CHECKPOINT_BYTES = 2  # a layer's input alone, in 16 bits
+# beyond any model; a layer takes a millisecond to count
+LIMITS = {
+    "layers": 1000,
+    "width": 1_000_000,
+    "heads": 10_000,
+    "vocabulary": 100_000_000,
+    "positions": 10_000_000,
+    "at_once": 1_000_000_000,
+}
 _DEVICES = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*GB", re.IGNORECASE)
 
 
@@ -76,6 +86,25 @@ def adapter_plan(recipe: str | None, method: str, rank: int, targets: str) -> Ad
         raise FtError(
             where, fault["msg"].removeprefix("Input should be "), fault["input"], "Change it."
         ) from None
+
+
+def check(
+    asked: Asked, at_once: int, dtype: str, tokens: float | None, tokens_per_second: float | None
+) -> None:
+    """raises   FtError for a number or a file that no model can be counted from, before torch is imported"""
+    for option, most in LIMITS.items():
+        value = at_once if option == "at_once" else getattr(asked, option)
+        if value is not None and not 1 <= value <= most:
+            raise FtError(f"--{option.replace('_', '-')}", f"1 to {most:,}", value, "Change it.")
+    if dtype not in DTYPE_BYTES:
+        raise FtError("--dtype", "float32 or bfloat16", dtype, "Leave it at float32.")
+    for option, number in (("--tokens", tokens), ("--tokens-per-second", tokens_per_second)):
+        if number is not None and not 0 < number < math.inf:
+            raise FtError(option, "a number above zero", number, "Change it, or leave it out.")
+    if asked.config is not None:
+        file = asked.config / "config.json" if asked.config.is_dir() else asked.config
+        if not file.is_file():  # transformers would ask the Hub for it
+            raise FtError(asked.config, "a config.json with a model_type", "nothing there", "Check the path.")
 
 
 def sizes_of(recipe: str | None, asked: Asked, plan: Adapter) -> Sizes:

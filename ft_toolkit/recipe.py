@@ -18,7 +18,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -30,6 +29,8 @@ from ft_toolkit.errors import FtError, RecipeError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_LETTERS = 100  # a file system takes 255, and a number may stand behind it
+SEEDS = 2**63  # every generator takes these
 
 
 def _seconds(value: object) -> object:
@@ -43,6 +44,8 @@ def _seconds(value: object) -> object:
 
 
 def _folder_name(value: str) -> str:
+    if len(value) > NAME_LETTERS:
+        raise ValueError(f"a name of at most {NAME_LETTERS} letters")
     if not _NAME.fullmatch(value):
         raise ValueError("a name of letters, digits, '.', '_' and '-'")
     return value
@@ -58,8 +61,11 @@ class Section(BaseModel):
 class Split(Section):
     validation: float = Field(0.1, gt=0, lt=1, description="share of documents that choose the best adapter")
     test: float = Field(0.2, gt=0, lt=1, description="share of documents kept for the verdict")
-    seed: NonNegativeInt = Field(
-        0, description="another seed, another split; a part depends on it and on the document (or file) alone"
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=SEEDS,
+        description="another seed, another split; a part depends on it and on the document (or file) alone",
     )
 
     @model_validator(mode="after")
@@ -88,8 +94,8 @@ class Adapter(Section):
     method: Literal["lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch"] = Field(
         "lora", description="full trains the base itself; scratch its architecture from fresh weights"
     )
-    rank: PositiveInt = Field(8, description="rows of A, columns of B (arXiv:2106.09685)")
-    alpha: PositiveInt = Field(16, description="the update is scaled by alpha / rank")
+    rank: int = Field(8, gt=0, le=4096, description="rows of A, columns of B (arXiv:2106.09685)")
+    alpha: int = Field(16, gt=0, le=1_000_000, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, in training only")
     targets: Literal["auto", "attention", "all-linear"] | list[str] = Field(
         "auto", description="auto or all-linear: every matrix of the trunk; attention: its own; or names"
@@ -136,7 +142,7 @@ class Training(Section):
     )
     warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
     patience: PositiveInt = Field(3, description="validations without improvement before stopping early")
-    seed: NonNegativeInt = Field(0, description="adapter initialisation, order of rows, masks, dropout")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="adapter initialisation, order of rows, masks, dropout")
 
 
 class Judging(Section):
@@ -316,7 +322,7 @@ def _faults(error: ValidationError, path: Path, origins: dict[str, str]) -> list
             )
             separator = ": " if dotted else " "
             faults[dotted] = (
-                f"{where}{separator}expected {wanted}, found {found}. Mend it; ft recipes show explains."
+                f"{where}{separator}expected {wanted}, found {found}. Fix it; see `ft recipes show`."
             )
     return list(faults.values())
 

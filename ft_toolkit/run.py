@@ -62,7 +62,9 @@ class Run:
                     runs_folder, "a folder we may write", "no permission", "Use --runs FOLDER."
                 ) from None
             except OSError as error:
-                raise disk_full(runs_folder) if is_disk_full(error) else error from None
+                if is_disk_full(error):
+                    raise disk_full(runs_folder) from None
+                raise FtError(folder, "a folder we may write", error.strerror, "Use --runs FOLDER.") from None
             run = cls(folder)
             text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
             run.write("recipe.yaml", "# as resolved: every default filled in\n" + text)

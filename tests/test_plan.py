@@ -142,7 +142,24 @@ def test_a_recipe_or_a_config_file_will_do(asked: list[str]) -> None:
         (["--family", "opt", "--devices", "64"], "--devices: expected a number and a size, such as 64x80GB"),
         (["--family", "opt", "--method", "olora"], "--method: expected 'lora', 'rslora'"),
         ([], "ft plan: expected a recipe, --family or --config, found none or several"),
-        (["--config", "nowhere.json"], "nowhere.json: expected a config.json with a model_type"),
+        (
+            ["--config", "nowhere.json"],
+            "nowhere.json: expected a config.json with a model_type, found nothing",
+        ),
+        (["--family", "gpt2", "--dtype", "int8"], "--dtype: expected float32 or bfloat16, found int8"),
+        (["--family", "gpt2", "--layers", "999999999"], "--layers: expected 1 to 1,000, found 999999999"),
+        (["--family", "gpt2", "--layers", "0"], "--layers: expected 1 to 1,000, found 0"),
+        (["--family", "gpt2", "--width", "99999999999"], "--width: expected 1 to 1,000,000, found"),
+        (["--family", "gpt2", "--positions", "999999999999"], "--positions: expected 1 to 10,000,000, found"),
+        (["--family", "gpt2", "--at-once", "0"], "--at-once: expected 1 to 1,000,000,000, found 0"),
+        (["--family", "gpt2", "--rank", "999999999"], "--rank: expected less than or equal to 4096"),
+        (["--family", "gpt2", "--tokens", "-5"], "--tokens: expected a number above zero, found -5"),
+        (["--family", "gpt2", "--tokens", "nan"], "--tokens: expected a number above zero, found nan"),
+        (["--family", "gpt2", "--tokens", "inf"], "--tokens: expected a number above zero, found inf"),
+        (
+            ["--family", "gpt2", "--tokens", "9", "--tokens-per-second", "0"],
+            "--tokens-per-second: expected a number above zero, found 0",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(asked: list[str], said: str) -> None:

@@ -123,7 +123,7 @@ training:
   quantum_entanglement: 1
 """
     write(text)
-    cure = ". Mend it; ft recipes show explains."
+    cure = ". Fix it; see `ft recipes show`."
     others = (
         "epochs, steps, budget, block_tokens, batch_tokens, learning_rate, mask_fraction, warmup_fraction, "
         "patience, seed"
@@ -139,6 +139,20 @@ training:
         f"mine.yaml:12: training.quantum_entanglement: unknown key; known here: {others}",
         "mine.yaml: base: expected a value, found none. Add this key.",
     }
+
+
+def test_a_seed_has_63_bits_wherever_it_stands() -> None:
+    most = 2**63 - 1
+    found = recipe(LEAST, f"training.seed={most}", f"corpus.split.seed={most}")
+    assert (found.training.seed, found.corpus.split.seed) == (most, most)
+    (line,) = faults(lambda: recipe(LEAST, f"corpus.split.seed={most + 1}"))
+    assert line.startswith("corpus.split.seed (given as an override): expected less than 9223372036854775808")
+
+
+def test_a_name_of_300_letters_is_refused_and_one_of_100_is_not() -> None:
+    assert recipe(f"{LEAST}name: {'x' * 100}\n").name == "x" * 100
+    (line,) = faults(lambda: recipe(f"{LEAST}name: {'x' * 300}\n"))
+    assert "name: expected a name of at most 100 letters, found 'xxx" in line
 
 
 def test_a_recipe_without_base_and_corpus_is_told_of_both() -> None:
@@ -158,6 +172,10 @@ def test_a_recipe_without_base_and_corpus_is_told_of_both() -> None:
         ("training: {epochs: 0}", "training.epochs"),
         ("training: {epochs: null}", "training.epochs"),
         ("training: {steps: 0}", "training.steps"),
+        ("training: {seed: 9223372036854775808}", "training.seed"),
+        ("training: {seed: -1}", "training.seed"),
+        ("adapter: {rank: 4097}", "adapter.rank"),
+        ("adapter: {alpha: 1000001}", "adapter.alpha"),
         ("training: {block_tokens: 7}", "training.block_tokens"),
         ("training: {learning_rate: true}", "training.learning_rate"),
         ("training: {learning_rate: 0}", "training.learning_rate"),
@@ -189,6 +207,7 @@ def test_a_recipe_without_base_and_corpus_is_told_of_both() -> None:
         ("name: ..", "name"),
         ("name: -rf", "name"),
         ("name: ''", "name"),
+        (f"name: {'x' * 101}", "name"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_with_its_key_and_line(text: str, key: str) -> None:

@@ -25,13 +25,13 @@ from transformers import (
 )
 from transformers.utils.hub import resolve_revision
 
-from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.families import Family, SpecialTokens, special_tokens
 from ft_toolkit.models.gguf import load_gguf
 from ft_toolkit.models.inspection import family_for, objective_of
 from ft_toolkit.models.untrusted import refuse_config, refuse_size, weight_files
 from ft_toolkit.network import hub_or_cache, hub_reason
+from ft_toolkit.places import place_of
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
 _MOVES_NO_SCORE = (
@@ -80,7 +80,7 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
 
     raises   FtError for an architecture that is not understood, missing weights, a checkpoint not there
     """
-    place, revision = _place(name)
+    place, revision = place_of(name)
     where = f"base {name}"
     if place.endswith(".gguf") and Path(place).is_file():
         return base_of(name, *load_gguf(Path(place), where, device))
@@ -129,7 +129,7 @@ def load_model(place: str, revision: str, where: str) -> PreTrainedModel:
 
 def base_config(name: str) -> PretrainedConfig:
     """The config alone of a starter, a folder or a Hub id: its shape, without its weights."""
-    place, revision = _place(name)
+    place, revision = place_of(name)
     with nullcontext() if isdir(place) else hub_or_cache() as silence:
         try:
             return _config(place, revision, f"base {name}")
@@ -214,17 +214,6 @@ def _config(place: str, revision: str, where: str) -> PretrainedConfig:
     # attention as transformers itself chooses it: a config may name code of the Hub for it
     config._attn_implementation = config._experts_implementation = None
     return config  # type: ignore[no-any-return]
-
-
-def _place(name: str) -> tuple[str, str]:
-    """Where to load from, and which revision of it."""
-    shelf, _, starter = name.partition("/")
-    if shelf == "starter":
-        return str(shipped.starter(starter)), "main"
-    if isdir(name) or name.endswith(".gguf"):
-        return name, "main"
-    hub_id, _, revision = name.partition("@")
-    return hub_id, revision or "main"
 
 
 def _unreadable(where: str, place: str, error: Exception, silence: str | None) -> FtError:

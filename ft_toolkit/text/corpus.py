@@ -98,7 +98,7 @@ def read_source(source: str, text: str = "text", unit: str | None = None) -> Rea
     """Read a source; see recipe.Corpus for the meaning of `text` and `unit` (documents)."""
     documents: dict[str, Document] = {}
     empty = copies = 0
-    for name, row, raw, file_sha256 in _raw_documents(source, text, unit):
+    for name, row, raw, file_sha256 in raw_documents(source, text, unit):
         document = Document(name, row, _clean(raw, f"{name}, row {row}"), file_sha256)
         if not document.text.strip():
             empty += 1
@@ -125,7 +125,7 @@ def pieces(text: str, unit: str) -> Iterator[str]:
                 yield "\n".join(group)
 
 
-def _raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[str, int, str, str | None]]:
+def raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[str, int, str, str | None]]:
     """(source, row, text, identity of the file that the text is a piece of)"""
     kind, colon, name = source.partition(":")
     if colon and kind == "hf":
@@ -239,7 +239,7 @@ def _template(text: str) -> Callable[[dict[str, Any], str], str]:
     try:
         parsed = [field[1:] for field in string.Formatter().parse(text) if field[1] is not None]
     except ValueError as error:
-        raise FtError("corpus.text", "a template like {title}", text, f"Mend it: {error}.") from None
+        raise FtError("corpus.text", "a template like {title}", text, f"Fix it: {error}.") from None
     fields = [name for name, _, _ in parsed if name is not None]
     # {title:>10000000} and {title!r} would write what no file holds
     if any(spec or conversion or not (name or "").isidentifier() for name, spec, conversion in parsed):

@@ -67,6 +67,7 @@ def make_accelerator(
     trackers  names that accelerate knows, such as tensorboard; they write below `folder`
     """
     if device != "auto":
+        _require_device(device)
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
     on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
     try:
@@ -88,6 +89,18 @@ def make_accelerator(
         reason = str(error).splitlines()[0]
         raise FtError("--device or --track", "one that is here", reason, "See ft doctor.") from None
     return accelerator
+
+
+def _require_device(name: str) -> None:
+    """raises   FtError for a device that is not here, where torch would fail an assertion"""
+    here = torch.accelerator.current_accelerator(check_available=True)
+    counts = {"cpu": 1} | ({here.type: torch.accelerator.device_count()} if here else {})
+    try:
+        wanted = torch.device(name)
+    except RuntimeError:
+        wanted = torch.device("meta")  # never here
+    if (wanted.index or 0) >= counts.get(wanted.type, 0):
+        raise FtError("--device", f"auto or {' or '.join(counts)}, which is here", name, "See ft doctor.")
 
 
 def learning_rate(step: int, steps: int, plan: Training, spent: float = 0.0) -> float:
