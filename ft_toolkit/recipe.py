@@ -26,6 +26,7 @@ from pydantic import (
 
 from ft_toolkit import shipped, strict_yaml
 from ft_toolkit.errors import FtError, RecipeError
+from ft_toolkit.recipe_faults import faults
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -214,7 +215,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Resolved:
     try:
         return Resolved(Recipe.model_validate(values), origins)
     except ValidationError as error:
-        raise RecipeError(_faults(error, path, origins)) from None
+        raise RecipeError(faults(error, Recipe, path, origins)) from None
 
 
 def gallery() -> list[Path]:
@@ -294,52 +295,6 @@ def _put(values: dict[str, Any], keys: Sequence[str], value: object, where: str)
             raise FtError(where, "a section", inner, f"{key} is a value, not a section; see ft recipes show.")
         values = inner
     values[keys[-1]] = value
-
-
-def _faults(error: ValidationError, path: Path, origins: dict[str, str]) -> list[str]:
-    faults: dict[str, str] = {}
-    for fault in error.errors():
-        keys = [str(part) for part in fault["loc"]]
-        section = _section(keys[:-1])
-        if section is None:  # inside a union such as targets: the branch's name is not a key
-            keys = keys[:2]
-        dotted = ".".join(keys)
-        place = next((origins[k] for k in _prefixes(keys) if k in origins), str(path))
-        where = f"{dotted} (given as an override)" if place == "override" else f"{place}: {dotted}"
-        if fault["type"] == "extra_forbidden":
-            fields = list(section.model_fields) if section else []
-            near = get_close_matches(keys[-1], fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(fields)}"
-            faults[dotted] = f"{where}: unknown key; {hint}"
-        elif fault["type"] == "missing":
-            faults[dotted] = f"{path}: {dotted}: expected a value, found none. Add this key."
-        else:
-            wanted = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            found = (
-                repr(fault["input"])
-                if isinstance(fault["input"], str | int | float | list | None)
-                else "this"
-            )
-            separator = ": " if dotted else " "
-            faults[dotted] = (
-                f"{where}{separator}expected {wanted}, found {found}. Fix it; see `ft recipes show`."
-            )
-    return list(faults.values())
-
-
-def _prefixes(keys: list[str]) -> Iterator[str]:
-    for length in range(len(keys), 0, -1):
-        yield ".".join(keys[:length])
-
-
-def _section(keys: Sequence[str]) -> type[BaseModel] | None:
-    section: type[BaseModel] = Recipe
-    for key in keys:
-        inner = section.model_fields[key].annotation if key in section.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return None
-        section = inner
-    return section
 
 
 def _explain(
