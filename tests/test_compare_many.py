@@ -163,7 +163,8 @@ def test_an_adapter_that_does_nothing_differs_by_exactly_nothing_and_nothing_is_
         for corpus in found.corpora:
             difference = corpus.difference
             assert corpus.adapter == corpus.base
-            assert (difference.documents, difference.better, difference.worse) == (9, 0, 0)
+            documents = 9 if corpus.kind == "other" else 8
+            assert (difference.documents, difference.better, difference.worse) == (documents, 0, 0)
             assert (difference.nats_per_token, difference.low, difference.high) == (0.0, 0.0, 0.0)
             assert (difference.smallest_visible, difference.p_value) == (0.0, 1.0)
         assert "cannot tell a difference from the base" in judge(found).headline

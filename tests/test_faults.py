@@ -201,7 +201,7 @@ class Fault:
     code: int = 2
 
 
-WANTS_TEXT = "expected at least one document with text, found 12 empty documents."
+WANTS_TEXT = "expected at least one document with text, found 24 empty documents."
 WANTS_UTF8 = "5.txt, byte 1: expected UTF-8, found 0xe4. Convert the file"
 WANTS_FAMILY = "expected a causal or a masked language model, found t5, an encoder-decoder."
 WANTS_HEAD = "expected weights for every part of BertForMaskedLM, found no "
@@ -217,7 +217,9 @@ FAULTS = [
     Fault(documents_without_text, ("texts", WANTS_TEXT, "Check corpus.source.")),
     Fault(text_in_another_encoding, (WANTS_UTF8,)),
     Fault(less_than_a_row, ("corpus: expected at least one row of 64 training tokens, found ", "Add text")),
-    Fault(too_few_documents, ("corpus.split: expected a document in every part, ", "Add documents.")),
+    Fault(
+        too_few_documents, ("corpus: expected at least 20 documents (8 to train, 4 to choose, 8 ", "Add 19")
+    ),
     Fault(unknown_family, ("t5", WANTS_FAMILY, "Choose")),
     Fault(no_masked_head, ("headless", WANTS_HEAD, "cls.predictions", "Use a checkpoint")),
     Fault(no_checkpoint, ("base: expected a config.json with its model_type, found no config.json. Save",)),

@@ -74,13 +74,16 @@ def write_pieces(folder: Path, files: int, paragraphs: int) -> None:
         (folder / f"{number}.txt").write_text(text)
 
 
-def clustered_coverage(documents: Sequence[Document], runs: int = RUNS, *, alone: bool = False) -> float:
+def clustered_coverage(
+    documents: Sequence[Document], runs: int = RUNS, *, alone: bool = False, pieces: int = 1
+) -> float:
     """Share of simulated scorings of these documents whose interval holds the truth, in per cent.
 
     Each file has an effect of its own (sd 0.1 nats a token) that its pieces share, beside the tokens' noise;
-    equal texts have equal scores. Lengths are log-normal(4, 0.5).
+    equal texts have equal scores.
 
-    alone   the interval that takes each document for independent, instead of ours
+    alone    the interval that takes each document for independent, instead of ours
+    pieces   how long a document is: so many log-normal(4, 0.5) together
     """
     draw = np.random.default_rng([len(documents), 7])
     effect_of = {group: n for n, group in enumerate(dict.fromkeys(d.source for d in documents))}
@@ -90,7 +93,8 @@ def clustered_coverage(documents: Sequence[Document], runs: int = RUNS, *, alone
     effects = np.array([first[text] for text in range(len(text_of))])
     held = 0
     for seed in range(runs):
-        tokens = np.maximum(1, draw.lognormal(4, 0.5, len(text_of)).round()).astype(np.int64)
+        lengths = draw.lognormal(4, 0.5, (len(text_of), pieces))
+        tokens = np.maximum(1, lengths.round()).sum(1).astype(np.int64)
         noise = draw.normal(0, 1, len(text_of)) * np.sqrt(tokens)
         change = (tokens * (TRUTH_NATS + draw.normal(0, 0.1, len(effect_of))[effects]) + noise)[texts]
         base = 4.0 * tokens[texts]
@@ -120,14 +124,14 @@ def test_paragraphs_of_few_files_have_the_interval_of_so_many_files(
     files = len({document.source for document in test})
     assert 8 <= files < 30 and len(test) == 15 * files
     monkeypatch.setattr(statistics, "DRAWS", 500)  # of the p-value, which is not looked at
-    assert abs(clustered_coverage(test, 2000) - clustered_coverage(lone(files), 2000)) <= 2
+    assert abs(clustered_coverage(test, 2000) - clustered_coverage(lone(files), 2000, pieces=15)) <= 2
     assert clustered_coverage(test, 40, alone=True) < 80
 
 
 def table() -> None:
     """The table of docs/log.md; the standard error of a coverage of 1,000 runs is some 0.7 points."""
     statistics.DRAWS = LEAST_DRAWS
-    print("| corpus | judged on | coverage | copies or pieces alone | so many independent documents |")
+    print("| corpus | judged on | coverage | each for itself | so many independent documents |")
     with tempfile.TemporaryDirectory() as name:
         for documents in (60, 100, 250):
             folder = Path(name) / f"copies-{documents}"
@@ -135,22 +139,20 @@ def table() -> None:
             write_copies(folder, documents, 8)
             once = held_out(folder)
             every = [document for document in once for _ in range(8)]
-            row(f"{documents} documents 8 times", f"{len(once)} documents", once, every, len(once))
+            control = clustered_coverage(lone(len(once)))
+            row(f"{documents} documents 8 times", f"{len(once)} documents", once, every, control)
         for files, paragraphs in ((40, 15), (100, 15), (250, 5)):
             folder = Path(name) / f"pieces-{files}"
             folder.mkdir()
             write_pieces(folder, files, paragraphs)
             test = held_out(folder, unit="paragraph")
             groups = len({document.group for document in test})
-            row(f"{files} files of {paragraphs} paragraphs", f"{groups} files", test, test, groups)
+            control = clustered_coverage(lone(groups), pieces=paragraphs)
+            row(f"{files} files of {paragraphs} paragraphs", f"{groups} files", test, test, control)
 
 
-def row(what: str, judged: str, ours: list[Document], alone: list[Document], independent: int) -> None:
-    figures = (
-        clustered_coverage(ours),
-        clustered_coverage(alone, 200, alone=True),
-        clustered_coverage(lone(independent)),
-    )
+def row(what: str, judged: str, ours: list[Document], alone: list[Document], control: float) -> None:
+    figures = clustered_coverage(ours), clustered_coverage(alone, 200, alone=True), control
     print(f"| {what} | {judged} | " + " | ".join(f"{figure:.1f} %" for figure in figures) + " |", flush=True)
 
 
