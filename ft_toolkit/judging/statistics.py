@@ -122,6 +122,7 @@ class Gap:
     base_nats: float  # the same of the base: how much harder the held-out text is by itself
     low: float | None
     high: float | None
+    smallest_visible: float | None = None  # excess that so many documents would have shown, with 80 % power
 
     @property
     def excess_nats(self) -> float:
@@ -146,14 +147,15 @@ def generalisation_gap(
         float(held_out[side].sum() / held_out[2].sum() - train[side].sum() / train[2].sum())
         for side in (0, 1)
     )
-    low = high = None
+    low = high = visible = None
     fewest = min(len(held_out[2]), len(train[2]))
     if fewest >= TOO_FEW_DOCUMENTS:
         changes = [(part[1] - part[0], part[2]) for part in (held_out, train)]
         errors = [_standard_error(c, t, float(c.sum() / t.sum())) for c, t in changes]
         reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, fewest - 1)) * math.hypot(*errors)
         low, high = adapter_gap - base_gap - reach, adapter_gap - base_gap + reach
-    return Gap(adapter_gap, base_gap, low, high)
+        visible = reach + float(stats.t.ppf(POWER, fewest - 1)) * math.hypot(*errors)
+    return Gap(adapter_gap, base_gap, low, high, visible)
 
 
 def _standard_error(change: Values, tokens: NDArray[np.int64], ratio: float) -> float:

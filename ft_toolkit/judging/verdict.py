@@ -94,7 +94,8 @@ def gain_words(difference: Difference, metric: str) -> str:
 def forgotten_words(difference: Difference) -> str:
     """Forgotten a little under 3 %, much from 10 %; nothing is said that the interval does not carry."""
     if not difference.excludes_zero:
-        return "cannot tell"
+        visible = difference.smallest_visible
+        return "cannot tell" + (f" ({as_percent(visible):.1f} % would have shown)" if visible else "")
     if difference.nats_per_token < 0:
         return "nothing forgotten"
     percent = difference.percent
@@ -104,10 +105,11 @@ def forgotten_words(difference: Difference) -> str:
 
 
 def memorised_words(gap: Gap) -> str:
-    """Memorised only if the excess gap's interval excludes zero from above."""
-    if gap.low is None:
-        return "cannot tell"
-    if not gap.excludes_zero or gap.excess_nats <= 0:
+    """Memorised only if the excess gap's interval is above zero, no sign only if it is below."""
+    if not gap.excludes_zero:
+        visible = gap.smallest_visible
+        return "cannot tell" + (f" (an excess of {visible:.3f} would have shown)" if visible else "")
+    if gap.excess_nats <= 0:
         return "no sign"
     if gap.excess_nats < MEMORISED_LITTLE_NATS:
         return "slightly"

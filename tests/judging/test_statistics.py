@@ -222,6 +222,7 @@ def test_the_interval_of_the_gap_is_the_one_worked_out_by_hand() -> None:
     reach = T_975 * math.sqrt(2) * TEN_ERROR
     assert found.excess_nats == pytest.approx(0.3)
     assert (found.low, found.high) == pytest.approx((0.3 - reach, 0.3 + reach), rel=1e-6)
+    assert found.smallest_visible == pytest.approx(reach + T_800 * math.sqrt(2) * TEN_ERROR, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,13 @@ def test_a_loss_that_is_the_threshold_itself_gets_the_stronger_word(percent: flo
     "unclear", [difference(0.5, -0.1, 1.1), difference(0.5, 0.0, 1.0), difference(-0.5, -1.0, 0.0), TOO_FEW]
 )
 def test_nothing_is_called_forgotten_that_the_interval_does_not_carry(unclear: Difference) -> None:
-    assert forgotten_words(unclear) == "cannot tell"
+    assert forgotten_words(unclear).startswith("cannot tell")
+
+
+def test_forgetting_that_cannot_be_told_names_the_smallest_that_would_have_shown() -> None:
+    unclear = difference(-0.001, -0.025, 0.023, visible=math.log(1.034))
+    assert forgotten_words(unclear) == "cannot tell (3.4 % would have shown)"
+    assert forgotten_words(TOO_FEW) == "cannot tell"
 
 
 @pytest.mark.parametrize(
@@ -165,10 +171,12 @@ def test_memorised_slightly_under_a_tenth_of_a_nat_much_from_a_half(excess: floa
 @pytest.mark.parametrize(
     ("gap", "words"),
     [
-        (Gap(0.7, 0.0, 0.0, 1.4), "no sign"),
-        (Gap(0.7, 0.0, -0.1, 1.5), "no sign"),
+        (Gap(0.7, 0.0, 0.0, 1.4), "cannot tell"),
+        (Gap(0.7, 0.0, -0.1, 1.5), "cannot tell"),
+        (Gap(0.0, 0.7, -1.5, 0.1, 1.1), "cannot tell (an excess of 1.100 would have shown)"),
         (Gap(0.7, 0.0, A_BIT, 1.4), "much"),
-        (Gap(0.9, 0.9, -0.1, 0.1), "no sign"),  # a gap that the base has too is the corpus's own
+        (Gap(0.9, 0.9, -0.1, 0.1), "cannot tell"),  # a gap that the base has too is the corpus's own
+        (Gap(0.1, 0.9, -1.1, -0.5, 0.4), "no sign"),
         (Gap(0.7, 0.65, 0.01, 0.09), "slightly"),
         (Gap(0.7, 0.0, None, None), "cannot tell"),
     ],
