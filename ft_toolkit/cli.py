@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ft_toolkit import __version__, compare
-from ft_toolkit.errors import FtError, one_line_errors
-from ft_toolkit.runtime import prepare_process
+from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
+from ft_toolkit.runtime import prepare_process, termination_as_exception
 
 if TYPE_CHECKING:  # pydantic comes with it; --help must not wait
     from ft_toolkit.run import Run
@@ -62,16 +62,15 @@ def finetune(
 
     resolved = read_recipe(recipe, overrides or [])
     preflight.check(resolved.recipe, runs, track or (), energy=energy)
-    from ft_toolkit import finetune as journey  # only now: a fault is told without waiting for torch
 
+    with told_when_stopped("before training; nothing was trained"):
+        from ft_toolkit import finetune as journey  # only now: a fault is told without waiting for torch
+
+    how: dict[str, Any] = {"device": device, "trackers": track or (), "judge": judge, "energy": energy}
     if seeds > 1:
-        journey.finetune_seeds(
-            resolved.recipe, seeds, runs, device=device, trackers=track or (), energy=energy
-        )
+        journey.finetune_seeds(resolved.recipe, seeds, runs, **how)
     else:
-        journey.finetune(
-            resolved.recipe, runs, device=device, trackers=track or (), judge=judge, energy=energy
-        )
+        journey.finetune(resolved.recipe, runs, **how)
 
 
 @app.command("runs")
@@ -225,7 +224,7 @@ def doctor() -> None:
 def main() -> None:
     """The ft command."""
     prepare_process()
-    with one_line_errors():
+    with one_line_errors(), termination_as_exception():
         app(prog_name="ft", standalone_mode=True)
 
 

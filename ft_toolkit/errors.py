@@ -48,7 +48,7 @@ class GateNotMet(FtError):
 
 
 class IntegrityFailed(FtError):
-    """What was saved is not what was trained."""
+    """What was saved, merged or sent is not what was trained or measured."""
 
     exit_code = 4
 
@@ -61,6 +61,18 @@ class NumbersGoneWrong(FtError):
 
 class Terminated(BaseException):
     """SIGTERM arrived; like KeyboardInterrupt, not an Exception, so that no handler swallows it."""
+
+
+@contextmanager
+def told_when_stopped(words: str) -> Iterator[None]:
+    """Say of a Ctrl-C or a SIGTERM how far things are, unless somebody who knew better has said it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        if stop.args:
+            raise
+        word = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        raise type(stop)(f"{word} {words}") from None
 
 
 @contextmanager

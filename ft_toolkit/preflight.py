@@ -12,7 +12,7 @@ from pathlib import Path
 from ft_toolkit.errors import FtError
 from ft_toolkit.places import place_of
 from ft_toolkit.recipe import Recipe
-from ft_toolkit.text.corpus import raw_documents
+from ft_toolkit.text.corpus import faults_name, raw_documents
 
 # accelerate's names; importing accelerate would import torch
 TRACKERS = (
@@ -71,7 +71,8 @@ def _check_text(recipe: Recipe) -> None:
         next(raw_documents(corpus.source, corpus.text, corpus.documents), None)
     general = recipe.judging.general
     if general is not None and not general.startswith("hf:"):
-        next(raw_documents(general, "text", None), None)
+        with faults_name("judging.general"):
+            next(raw_documents(general, "text", None), None)
 
 
 def _check_base(recipe: Recipe) -> None:

@@ -184,6 +184,42 @@ def damaged_weights(g: Ground) -> list[str]:
     return ["finetune", g.recipe(base=str(base))]
 
 
+def protocol_of_another_objective(g: Ground) -> list[str]:
+    return ["finetune", g.recipe(judging={"protocol": "pll"})]
+
+
+def window_beyond_the_positions(g: Ground) -> list[str]:
+    return ["finetune", g.recipe(judging={"window": 65})]
+
+
+def stride_beyond_the_window(g: Ground) -> list[str]:
+    return ["finetune", g.recipe(judging={"window": 32, "stride": 33})]
+
+
+def missing_general_text(g: Ground) -> list[str]:
+    return ["finetune", g.recipe(judging={"general": str(g.folder / "nowhere")})]
+
+
+def empty_general_text(g: Ground) -> list[str]:
+    return ["finetune", g.recipe(judging={"general": g.text("")["source"]})]
+
+
+def general_text_without_a_token(g: Ground) -> list[str]:
+    (g.folder / "blank.txt").write_text("\u00ad\u200b\ufeff")  # BERT's tokenizer drops them
+    bert, general = str(g.checkpoints["bert"]), str(g.folder / "blank.txt")
+    return ["finetune", g.recipe(base=bert, judging={"general": general})]
+
+
+JUDGING = (
+    protocol_of_another_objective,
+    window_beyond_the_positions,
+    stride_beyond_the_window,
+    missing_general_text,
+    empty_general_text,
+    general_text_without_a_token,
+)
+
+
 def no_run(g: Ground) -> list[str]:
     return ["compare", str(g.folder)]
 
@@ -231,6 +267,12 @@ FAULTS = [
     Fault(runs_is_a_file, ("runs: expected a folder", "found a file.", "--runs")),
     Fault(run_is_a_file, ("runs/mine: expected a folder", "found a file.", "--runs")),
     Fault(damaged_weights, ("document ", "expected finite scores, found NaN", "weights"), code=5),
+    Fault(protocol_of_another_objective, ("protocol: expected one of document, rolling, ", "found pll, and")),
+    Fault(window_beyond_the_positions, ("window: expected 3 to 64 tokens", "found 65.", "judging.window")),
+    Fault(stride_beyond_the_window, ("stride: expected 1 to 32, the window, found 33.", "judging.stride")),
+    Fault(missing_general_text, ("judging.general, ", "found nothing there.", "Check judging.general.")),
+    Fault(empty_general_text, ("judging.general, ", WANTS_TEXT, "Check judging.general.")),
+    Fault(general_text_without_a_token, ("judging.general: expected text with a token of ", "found none.")),
     Fault(no_run, (": expected a run folder, found no run.json in it.", "ft runs")),
     Fault(unfinished_run, ("expected a run that was trained, found", "rain again")),
 ]
@@ -279,11 +321,26 @@ def test_all_faults_of_a_recipe_are_told_at_once_a_line_each(
     assert not ground.runs.exists()
 
 
+@pytest.mark.parametrize("lay", [long_blocks, unknown_modules, *JUDGING])
 def test_a_fault_that_is_found_before_training_leaves_no_run_folder(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ground: Ground,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    lay: Callable[[Ground], list[str]],
 ) -> None:
-    run_ft([*long_blocks(ground), "--runs", str(ground.runs)], monkeypatch, capfd)
+    run_ft([*lay(ground), "--runs", str(ground.runs)], monkeypatch, capfd)
     assert not ground.runs.exists()
+
+
+def test_general_text_that_is_not_there_is_told_without_waiting_for_torch(ground: Ground) -> None:
+    code = (
+        "import sys; from ft_toolkit import cli\n"
+        "try: cli.main()\n"
+        "finally: print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, *missing_general_text(ground)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "set()\n")
 
 
 # A full disk: a small one of our own is mounted, by root here, or by anybody in a namespace of their own.
@@ -445,6 +502,76 @@ def test_a_stopped_run_is_judged_by_compare(
     assert ended.value.code == 0
     assert "unseen text of" in capfd.readouterr().out
     assert Run(run).is_finished
+
+
+# And before it, and after it: a phase is entered, says so on stdout, and waits for the signal.
+
+PHASES = {
+    "importing torch": "cli",
+    "loading": "ft_toolkit.finetune.load_base",
+    "first validation": "ft_toolkit.finetune.score",
+    "checking": "ft_toolkit.judging.integrity._in_a_fresh_process",
+    "judging": "ft_toolkit.judging.comparison.score",
+}
+WAITS = """
+import sys, time
+from ft_toolkit import cli
+
+def wait(*_, **__):
+    print("here", flush=True)
+    time.sleep(120)
+
+class AtTorch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            wait()
+
+phase = sys.argv.pop(1)
+if phase == "cli":
+    sys.meta_path.insert(0, AtTorch())
+else:
+    import ft_toolkit.finetune, ft_toolkit.judging.comparison
+    from unittest.mock import patch
+    patch(phase, wait).start()
+cli.main()
+"""
+EARLY = ("importing torch", "loading")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_in_every_phase_a_signal_ends_with_a_word_on_how_far_it_came(
+    ground: Ground, phase: str, number: int, code: int, word: str
+) -> None:
+    recipe = ground.recipe(training={"steps": 1})
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS, PHASES[phase], "finetune", recipe, "--runs", str(ground.runs)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "here\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert "Traceback" not in said
+    assert process.returncode == code
+    run = ground.runs / "mine"
+    if phase in EARLY:
+        assert said.splitlines()[-1] == f"{word} before training; nothing was trained"
+        assert not ground.runs.exists()
+    elif phase == "first validation":
+        assert said.splitlines()[-1] == f"{word} before the first step; nothing was trained"
+    else:
+        assert said.splitlines()[-1] == f"{word} before the verdict: trained; ft compare {run} judges it"
+        Run.open(run).check_trained()
 
 
 def test_every_gallery_recipe_is_free_of_faults(

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import POSITIONS
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ft_toolkit import shipped
+from ft_toolkit import cli, shipped
 from ft_toolkit.compare import compare_run
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
@@ -278,6 +279,28 @@ def test_a_used_up_budget_still_ends_with_a_verdict(tiny_recipe: TinyRecipe, tmp
     comparison = read_json(run.folder / "comparison.json")
     assert [corpus["kind"] for corpus in comparison["corpora"]] == ["held-out", "train"]  # general: null
     assert comparison["verdict"]["forgotten"] == "not measured: no general text"
+
+
+def test_several_seeds_without_a_verdict_leave_the_test_part_unseen_and_tell_the_validation_gains(
+    tiny_recipe: TinyRecipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe(name="mine", training={"steps": 2}).model_dump()))
+    arguments = ["finetune", str(recipe), "--runs", str(tmp_path / "runs"), "--seeds", "2", "--no-judge"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("sys.argv", ["ft", *arguments])
+        cli.main()
+    assert ended.value.code == 0
+    runs = [Run.open(tmp_path / "runs" / name) for name in ("mine", "mine-seed1")]
+    assert not [run for run in runs if (run.folder / "comparison.json").exists() or run.is_finished]
+    trained = [run.facts["training"] for run in runs]
+    gains = [
+        100 * (math.exp(one["best_validation_nats"] - one["base_validation_nats"]) - 1) for one in trained
+    ]
+    assert gains[0] != gains[1]
+    words = capfd.readouterr().err.splitlines()[-1]
+    assert words.startswith(f"mine over 2 training seeds: {gains[0]:+.1f}, {gains[1]:+.1f} %; mean ")
+    assert words.endswith("on the validation part; the test part was not scored")
 
 
 @dataclass

@@ -76,11 +76,14 @@ def choose_protocol(
         raise FtError("protocol", f"one of {', '.join(names)}", found, "Leave it at auto.")
     window = base.positions if window is None else window
     if not 3 <= window <= base.positions:
-        raise FtError("window", f"3 to {base.positions} tokens for {base.name}", window, "Change --window.")
+        fix = "Change judging.window or --window."
+        raise FtError("window", f"3 to {base.positions} tokens for {base.name}", window, fix)
     if stride is not None and chosen not in ("document", "concatenated"):
-        raise FtError("stride", "a protocol with overlapping windows", chosen, "Leave --stride out.")
+        fix = "Leave judging.stride or --stride out."
+        raise FtError("stride", "a protocol with overlapping windows", chosen, fix)
     if stride is not None and not 1 <= stride <= window:
-        raise FtError("stride", f"1 to {window}, the window", stride, "Change --stride.")
+        fix = "Change judging.stride or --stride."
+        raise FtError("stride", f"1 to {window}, the window", stride, fix)
     if precision not in ("float32", "bfloat16"):
         raise FtError("--precision", "float32 or bfloat16", precision, "Leave it at float32.")
     overlap = window // 2 if stride is None else stride

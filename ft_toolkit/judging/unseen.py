@@ -8,13 +8,25 @@ from itertools import groupby
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
+from ft_toolkit.recipe import Judging
 from ft_toolkit.run import Row, Run
-from ft_toolkit.text.corpus import Document, read_corpus, read_source
+from ft_toolkit.text.corpus import Document, faults_name, read_corpus, read_source
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 from ft_toolkit.text.readers import TABLE_ENDINGS
 from ft_toolkit.text.splitting import Parts
 
 KNOWN_TEXT = "known_text.parquet"  # hashes of the word runs of the training and validation parts
+
+
+def read_general(plan: Judging) -> list[Document]:
+    """The general text of a recipe; none where it has none.
+
+    raises   FtError that names judging.general
+    """
+    if plan.general is None:
+        return []
+    with faults_name("judging.general"):
+        return read_source(plan.general).documents
 
 
 def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Document]:

@@ -13,6 +13,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -110,6 +111,16 @@ def read_source(source: str, text: str = "text", unit: str | None = None) -> Rea
         found = f"{empty} empty documents" if empty else "nothing"
         raise FtError(f"corpus {source}", "at least one document with text", found, _CHECK)
     return Reading(list(documents.values()), empty, copies)
+
+
+@contextmanager
+def faults_name(key: str) -> Iterator[None]:
+    """Let faults of reading a source name another key of the recipe than corpus.source."""
+    try:
+        yield
+    except FtError as error:
+        fix = error.fix.replace("corpus.source", key)
+        raise FtError(f"{key}, {error.where}", error.expected, error.found, fix) from None
 
 
 def pieces(text: str, unit: str) -> Iterator[str]:

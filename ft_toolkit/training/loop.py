@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated
+from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated, told_when_stopped
 from ft_toolkit.models.adapters import set_dropout, trainable
 from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.losses import NO_TARGET, SummedLoss, TokenLosses
@@ -151,7 +151,8 @@ def train(
     started = time.monotonic()
     best: dict[str, Tensor] = {}
     best_nats, best_step, steps_done, tokens, without_gain = math.inf, 0, 0, 0, 0
-    base_nats = validate()
+    with told_when_stopped("before the first step; nothing was trained"):
+        base_nats = validate()
     first_step = time.monotonic()  # a slow first validation may not take the warm-up's share of a budget
     stopped_by: StopReason = "done"
     try:
