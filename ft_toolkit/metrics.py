@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,8 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
     """`DomainPerplexity("runs/quickstart").compute(predictions=texts)`.
 
     model      a run folder, hub:owner/name[@revision], a checkpoint as a recipe names it, or a model object
-               with its tokenizer
-    adapter    folder of a PEFT adapter for it; a run brings its own
+               with its tokenizer: it is scored as it is at compute(), and left as it was
+    adapter    folder of a PEFT adapter for it (a model object is copied then); a run brings its own
     protocol   auto, or a name from judging.protocols; window and stride in tokens
     returns    {"perplexity" or "pseudo_perplexity", "nll_nats", "tokens", "bytes", "words", "protocol"}, and
                "bits_per_byte", "word_perplexity" for causal models; "words" and "word_perplexity" are None
@@ -72,7 +74,8 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
         encoded = prepare(texts, self._base.tokenizer, self._protocol)
         if not encoded:
             raise FtError("predictions", "at least one text", "none", "Pass predictions=[…].")
-        scores = score(self._losses, encoded, self._base, self._protocol)
+        with _evaluating(self._losses.model):
+            scores = score(self._losses, encoded, self._base, self._protocol)
         totals = corpus_totals(document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True))
         found: dict[str, Any] = {
             self._protocol.metric.replace("-", "_"): totals.perplexity
@@ -80,6 +83,18 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
         if self._protocol.metric == "perplexity":
             found |= {"bits_per_byte": totals.bits_per_byte, "word_perplexity": totals.word_perplexity}
         return found | {"protocol": self._protocol.words()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; each module then has its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _loaded(
@@ -90,7 +105,10 @@ def _loaded(
         if tokenizer is None:
             fix = "Pass tokenizer=…."
             raise FtError("DomainPerplexity", "a tokenizer beside a model object", "none", fix)
-        base = base_of(type(model).__name__, model, tokenizer)
+        if adapter is not None:  # its layers would stay in the caller's model
+            model = copy.deepcopy(model)
+        with _evaluating(model):
+            base = base_of(type(model).__name__, model, tokenizer)
     elif str(model).startswith(PREFIX) or any(
         (Path(model) / name).is_file() for name in ("run.json", "recipe.yaml")
     ):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.models.checkpoints import Base, load_base, load_model
+from ft_toolkit.models.checkpoints import Base, for_scoring, load_base, load_model
 from ft_toolkit.models.scratch import fresh_model
 from ft_toolkit.models.untrusted import refuse_adapter
 from ft_toolkit.recipe import Adapter
@@ -151,9 +151,7 @@ def load_whole(base: Base, folder: Path) -> PreTrainedModel:
         wanted, found = type(base.model).__name__, type(model).__name__
         raise FtError(folder, f"a {wanted}, as its base", found, "Was it made for another base?")
     model.to(base.model.device)  # type: ignore[arg-type]  # transformers types it so
-    model.requires_grad_(False)
-    model.eval()
-    return model
+    return for_scoring(model)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.models.families import Family, SpecialTokens, special_tokens
 from ft_toolkit.models.gguf import load_gguf
 from ft_toolkit.models.inspection import family_for, objective_of
+from ft_toolkit.models.losses import fuse_activations
 from ft_toolkit.models.untrusted import refuse_config, refuse_size, weight_files
 from ft_toolkit.network import hub_or_cache, hub_reason
 from ft_toolkit.places import place_of
@@ -83,7 +84,8 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
     place, revision = place_of(name)
     where = f"base {name}"
     if place.endswith(".gguf") and Path(place).is_file():
-        return base_of(name, *load_gguf(Path(place), where, device))
+        model, tokenizer = load_gguf(Path(place), where, device)
+        return base_of(name, for_scoring(model), tokenizer)
     with nullcontext() if isdir(place) else hub_or_cache() as silence:
         try:
             model = load_model(place, revision, where)
@@ -94,7 +96,8 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
             raise _unreadable(where, place, error, silence) from None
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up where there is no file
         raise FtError(where, "a tokenizer", "one without a vocabulary", "Save it beside the weights.")
-    return base_of(name, model.to(device), tokenizer)  # type: ignore[arg-type]  # transformers types it so
+    model.to(device)  # type: ignore[arg-type]  # transformers types it so
+    return base_of(name, for_scoring(model), tokenizer)
 
 
 def load_model(place: str, revision: str, where: str) -> PreTrainedModel:
@@ -140,10 +143,8 @@ def base_config(name: str) -> PretrainedConfig:
 
 
 def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Base:
-    """A base from a loaded model and its tokenizer; the model is frozen, and switched to evaluation."""
+    """A base from a model in evaluation mode and its tokenizer; the model is left as it is."""
     where = f"base {name}"
-    model.requires_grad_(False)
-    model.eval()
     family = family_for(model, where)
     special = special_tokens(family, tokenizer, where)
     rows = model.config.vocab_size
@@ -162,6 +163,14 @@ def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         hash_config(model.config),
         hash_tokenizer(tokenizer),
     )
+
+
+def for_scoring(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of our own, frozen, in evaluation mode, its activations as quick as they can be."""
+    fuse_activations(model)
+    model.requires_grad_(False)
+    model.eval()
+    return model
 
 
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -24,14 +24,10 @@ CHUNK_WORDS = 1024  # columns of logits alive at once: they stay in the cache (d
 
 
 class TokenLosses(nn.Module):
-    """A language model, with or without adapter, as a function from rows to the NLL of each target.
-
-    In the model itself GPT-2's GELU, written out in eight passes, becomes the same formula in one.
-    """
+    """A language model, with or without adapter, as a function from rows to the NLL of each target."""
 
     def __init__(self, model: nn.Module, family: Family) -> None:
         super().__init__()
-        _fuse_activations(model)
         self.model = model
         self.family = family
 
@@ -129,7 +125,8 @@ def _nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: Tensor) -> 
     return torch.stack(spread).logsumexp(0) - wanted
 
 
-def _fuse_activations(model: nn.Module) -> None:
+def fuse_activations(model: nn.Module) -> None:
+    """In the model itself GPT-2's GELU, written out in eight passes, becomes the same formula in one."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, NewGELUActivation):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ft_toolkit.models.checkpoints import Base
+from ft_toolkit.models.checkpoints import Base, for_scoring
 
 SINUSOIDAL_SCALE = 0.05  # of fresh position tables: docs/log.md
 
@@ -25,9 +25,7 @@ def fresh_model(base: Base) -> PreTrainedModel:
         table = model.get_parameter(f"{base.family.trunk}.{base.family.position_table}.weight")
         with torch.no_grad():
             table.copy_(SINUSOIDAL_SCALE * _sinusoids(*table.shape))
-    model.requires_grad_(True)
-    model.eval()
-    return model
+    return for_scoring(model).requires_grad_(True)
 
 
 def _sinusoids(rows: int, width: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ft_toolkit.models.checkpoints import Base, base_of, hash_tokenizer
+from ft_toolkit.models.checkpoints import Base, base_of, for_scoring, hash_tokenizer
 from ft_toolkit.models.families import special_tokens
 
 
@@ -30,7 +30,7 @@ def with_tokenizer(base: Base, tokenizer: PreTrainedTokenizerBase) -> Base:
         if getattr(config, name, None) is not None:
             setattr(config, name, getattr(tokenizer, name))
     model: Any = type(base.model)(config)
-    return base_of(base.name, model.to(base.model.device), tokenizer)
+    return base_of(base.name, for_scoring(model.to(base.model.device)), tokenizer)
 
 
 def reader_of(base: Base, folder: Path) -> Base:

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.families import FAMILIES
-from ft_toolkit.models.losses import CHUNK_WORDS, NO_TARGET, SummedLoss, TokenLosses
+from ft_toolkit.models.losses import CHUNK_WORDS, NO_TARGET, SummedLoss, TokenLosses, fuse_activations
 from ft_toolkit.recipe import Adapter
 
 LEAN_TOLERANCE = 1e-5
@@ -252,7 +252,7 @@ def test_scoring_holds_a_slice_of_the_vocabulary_at_a_time_for_any_batch(
 def test_gpt2s_activation_in_one_pass_is_the_one_in_eight() -> None:
     eight = NewGELUActivation()
     holder = torch.nn.Sequential(eight)
-    TokenLosses(holder, FAMILIES["gpt2"])
+    fuse_activations(holder)
     values = torch.linspace(-6, 6, 1001)
     assert type(holder[0]) is GELUTanh
     torch.testing.assert_close(holder(values), eight(values), atol=5e-7, rtol=0)
