@@ -1,7 +1,6 @@
 """README.md of what is pushed: the verdict, the numbers under it, and how to load it.
 
-Written after peft's template. Every number comes from comparison.json or run.json; what was not measured says
-so.
+Every number comes from comparison.json or run.json; what was not measured says so. After peft's template.
 """
 
 from __future__ import annotations
