@@ -581,3 +581,23 @@ def test_every_gallery_recipe_is_free_of_faults(
         code, output, said = run_ft(["recipes", "show", path.stem], monkeypatch, capfd)
         assert (code, said) == (0, [])
         assert output.startswith("name ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["finetune", "x" * 5000],
+        ["compare", "x" * 5000],
+        ["compare", "--base", "starter/gpt2", "--adapter", "x" * 5000, "--on", "package:general-probe"],
+        ["recipes", "show", "x" * 300 + ".yaml"],
+    ],
+    ids=["recipe", "run", "adapter", "recipe to show"],
+)
+def test_a_name_that_no_file_system_holds_is_one_line(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, output, said = run_ft(arguments, monkeypatch, capfd)
+    assert (code, output) == (2, "")
+    assert len(said) == 1
+    assert ": expected " in said[0]
+    assert len(said[0]) <= 200
