@@ -26,7 +26,7 @@ from ft_toolkit.judging import causal, masked
 from ft_toolkit.judging.comparison import score_both
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import attach_adapter
-from ft_toolkit.models.checkpoints import base_of
+from ft_toolkit.models.checkpoints import base_of, for_scoring
 from ft_toolkit.models.families import FAMILIES, SpecialTokens, special_tokens
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
@@ -90,7 +90,7 @@ def bench_causal(documents: int, rounds: int) -> Sides:
     """Ours against lm-evaluation-harness at batch 1 (its best on a CPU) and 8, and ours in bfloat16."""
     tokenizer = AutoTokenizer.from_pretrained(shipped.starter("gpt2"))
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config()).eval().requires_grad_(False)
+    model = for_scoring(GPT2LMHeadModel(GPT2Config()))
     texts = log_normal_documents(documents, tokenizer, longest=1023)
     tokens = sum(len(text.ids) for text in texts)
     ceiling = matrix_ceiling(torch.float32)
@@ -217,7 +217,7 @@ def bench_sides(documents: int, rounds: int) -> Sides:
     """Base and adapter together against the adapter alone: one set of weights, and nothing twice."""
     tokenizer = AutoTokenizer.from_pretrained(shipped.starter("gpt2"))
     torch.manual_seed(0)
-    base = base_of("gpt2-shaped", GPT2LMHeadModel(GPT2Config()), tokenizer)
+    base = base_of("gpt2-shaped", for_scoring(GPT2LMHeadModel(GPT2Config())), tokenizer)
     model = attach_adapter(base, Adapter(), seed=0)
     texts = [text.document for text in log_normal_documents(documents, tokenizer, longest=1023)]
     protocol, quiet = choose_protocol(base), Screen(quiet=True)
@@ -247,7 +247,7 @@ def peak_megabytes(vocabulary: int, batch_tokens: int) -> None:
     """One of bench_memory's processes: prints how much higher the peak is after scoring than before."""
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=vocabulary, n_embd=256, n_layer=4, n_head=4)
-    model = GPT2LMHeadModel(config).eval().requires_grad_(False)
+    model = for_scoring(GPT2LMHeadModel(config))
     ids = np.random.default_rng(0).integers(0, vocabulary, 4096).astype(np.int32)
     texts = [
         Encoded(Document("m", i, "m"), part, np.ones(512, bool), np.arange(512, dtype=np.int32))
