@@ -88,6 +88,8 @@ def list_runs(runs: Runs = Path("runs")) -> None:
 def _standing(run: Run) -> str:
     try:
         run.require_whole()
+        if "documents" in run.facts:
+            run.read_table("documents.parquet")
         if (run.folder / "comparison.json").is_file():
             return str(run.comparison["verdict"]["headline"])
     except FtError as error:

@@ -61,7 +61,7 @@ def of_other_keys(path: Path) -> None:
 
 DAMAGES = (broken, emptied, missing, a_folder, bytes_of_a_picture, of_another_type, of_other_keys)
 NEVER_READ = {("comparison.json", "compare"), ("comparison.json", "merge"), ("comparison.json", "metrics")}
-NEVER_READ |= {("documents.parquet", "metrics")}
+NEVER_READ |= {("documents.parquet", "metrics"), ("documents.parquet", "push")}
 
 
 @pytest.fixture(scope="module")
