@@ -22,8 +22,9 @@ from ft_toolkit.models.checkpoints import Base, base_of, load_base
 from ft_toolkit.models.foreign import load_foreign
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.models.tokenizers import reader_of
+from ft_toolkit.references import parse_run
 from ft_toolkit.runtime import prepare_torch
-from ft_toolkit.sharing.pulled import PREFIX, open_run
+from ft_toolkit.sharing.pulled import open_run
 from ft_toolkit.text.corpus import Document
 
 _DESCRIPTION = """Perplexity (causal) or pseudo-perplexity (masked) of texts: exp(total nats / total tokens)
@@ -109,7 +110,7 @@ def _loaded(
             model = copy.deepcopy(model)
         with _evaluating(model):
             base = base_of(type(model).__name__, model, tokenizer)
-    elif str(model).startswith(PREFIX) or any(
+    elif parse_run(str(model)).kind == "hub" or any(
         (Path(model) / name).is_file() for name in ("run.json", "recipe.yaml")
     ):
         run = open_run(str(model))

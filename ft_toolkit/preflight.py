@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.places import place_of
 from ft_toolkit.recipe import Recipe
+from ft_toolkit.references import parse_base, parse_text
 from ft_toolkit.text.corpus import faults_name, raw_documents
 
 # accelerate's names; importing accelerate would import torch
@@ -67,25 +67,27 @@ def _is_installed(package: str) -> bool:
 def _check_text(recipe: Recipe) -> None:
     """Read the first document: its file is there and readable, its row has the columns."""
     corpus = recipe.corpus
-    if not corpus.source.startswith("hf:"):  # that takes the network, or heavy libraries
+    if parse_text(corpus.source).kind != "hub":  # that takes the network, or heavy libraries
         next(raw_documents(corpus.source, corpus.text, corpus.documents), None)
     general = recipe.judging.general
-    if general is not None and not general.startswith("hf:"):
+    if general is not None:
         with faults_name("judging.general"):
-            next(raw_documents(general, "text", None), None)
+            if parse_text(general).kind != "hub":
+                next(raw_documents(general, "text", None), None)
 
 
 def _check_base(recipe: Recipe) -> None:
-    place = Path(place_of(recipe.base)[0])
-    if place.suffix == ".gguf" and not _is_installed("gguf"):
+    reference = parse_base(recipe.base)
+    if reference.kind == "gguf" and not _is_installed("gguf"):
         fix = "Run pip install 'ft-toolkit[gguf]'."
         raise FtError(f"base {recipe.base}", "the package gguf", "it is not installed", fix)
-    if not place.is_dir():
+    folder = reference.folder
+    if folder is None:
         return
-    if not (place / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         fix = "Save the model there with save_pretrained."
         raise FtError(f"base {recipe.base}", "a config.json with its model_type", "no config.json", fix)
-    matrices = _matrices(place)
+    matrices = _matrices(folder)
     targets = recipe.adapter.targets
     for target in targets if isinstance(targets, list) and matrices else ():
         # a name with a layer's number may be spelt another way in the file than in the model

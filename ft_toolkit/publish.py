@@ -10,11 +10,12 @@ from typing import Any
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
+from ft_toolkit.references import BaseReference, TextReference, parse_base, parse_text
 from ft_toolkit.run import Run, hash_file, read_json
 from ft_toolkit.sharing.card import Published, write_card
 from ft_toolkit.sharing.hub import Destination, Pushed, connect, push_files, stated_licence
 from ft_toolkit.sharing.leaks import refuse_leaks
-from ft_toolkit.sharing.licences import KNOWN_BASES, KNOWN_TEXTS, Licence, Source, decide, known_licence
+from ft_toolkit.sharing.licences import Licence, Source, decide, licence_of_base, licence_of_text
 from ft_toolkit.sharing.snippet import (
     Objective,
     Place,
@@ -32,7 +33,6 @@ from ft_toolkit.sharing.staging import (
     put_in_place,
     settle,
     shown_recipe,
-    shown_source,
     stage,
 )
 from ft_toolkit.sharing.verification import verify
@@ -173,7 +173,6 @@ def plan_push(
         card = Published(
             to.repo,
             run.recipe,
-            shown_source(run.recipe.corpus.source),
             base,
             licence,
             read_json(files["comparison.json"]),
@@ -231,30 +230,24 @@ def _model_folder(run: Run, screen: Screen) -> Path:
 def _licence(run: Run, base: BaseOnTheHub, rights: Rights) -> Licence:
     recipe, corpus = run.recipe, run.recipe.corpus
     sources = (
-        Source("base", base.name, rights.base_license or _known_base(base)),
+        Source("base", base.name, rights.base_license or _known_base(parse_base(recipe.base))),
         Source(
             "corpus",
-            shown_source(corpus.source),
-            rights.corpus_license or corpus.license or _known_text(corpus.source),
+            parse_text(corpus.source).shown,
+            rights.corpus_license or corpus.license or _known_text(parse_text(corpus.source)),
         ),
     )
     wanted = rights.license or recipe.publish.license
     return decide(wanted, sources, has_the_rights=rights.has_the_rights)
 
 
-def _known_base(base: BaseOnTheHub) -> str | None:
-    known = known_licence(base.name, KNOWN_BASES)
-    if known is None and base.folder is None:
-        known = stated_licence(base.name, "model")
-    return known
+def _known_base(base: BaseReference) -> str | None:
+    known = licence_of_base(base)
+    return stated_licence(base.place, "model") if known is None and base.kind == "hub" else known
 
 
-def _known_text(source: str) -> str | None:
-    known = known_licence(source, KNOWN_TEXTS)
-    if known is None and source.startswith("hf:"):
-        name = "/".join(source.removeprefix("hf:").partition("@")[0].split("/")[:2])
-        known = stated_licence(name, "dataset")
-    return known
+def _known_text(text: TextReference) -> str | None:
+    return stated_licence(text.dataset, "dataset") if text.dataset else licence_of_text(text)
 
 
 def _rewritten(run: Run, base: BaseOnTheHub, merged: bool) -> list[str]:

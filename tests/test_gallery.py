@@ -14,8 +14,9 @@ from conftest import SHARED
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe, gallery, read_recipe
+from ft_toolkit.references import parse_base, parse_text
 from ft_toolkit.run import Run
-from ft_toolkit.sharing.licences import KNOWN_BASES, KNOWN_TEXTS, OWN, TERMS, known_licence
+from ft_toolkit.sharing.licences import OWN, TERMS, licence_of_base, licence_of_text
 
 RECIPES = {path.stem: path for path in gallery()}
 # for each recipe on Hub checkpoints: the family of its base, and a starter in its place
@@ -37,9 +38,9 @@ def opening(path: Path) -> str:
 def licences(recipe: Recipe) -> dict[str, str | None]:
     """The licence of everything that a recipe builds on."""
     corpus = recipe.corpus
-    text = corpus.license or known_licence(corpus.source, KNOWN_TEXTS)
+    text = corpus.license or licence_of_text(parse_text(corpus.source))
     return {
-        recipe.base: known_licence(recipe.base, KNOWN_BASES),
+        recipe.base: licence_of_base(parse_base(recipe.base)),
         corpus.source.removeprefix("hf:").partition("@")[0]: text,
     }
 

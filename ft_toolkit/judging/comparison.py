@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +31,7 @@ from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Corpus
+from ft_toolkit.references import parse_text
 from ft_toolkit.runtime import versions
 from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document, read_source
@@ -243,8 +243,7 @@ def score_parts(
 
 def source_label(source: str) -> str:
     """A short name for a source, without the machine's folders."""
-    kind, colon, name = source.partition(":")
-    return name if colon and kind in ("package", "hf") else PurePath(source).name
+    return parse_text(source).label
 
 
 def compare(

@@ -9,6 +9,7 @@ from itertools import groupby
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Judging
+from ft_toolkit.references import parse_text
 from ft_toolkit.run import Row, Run
 from ft_toolkit.text.corpus import Document, faults_name, read_corpus, read_source
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
@@ -32,7 +33,7 @@ def read_general(plan: Judging) -> list[Document]:
 def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Document]:
     """Text to judge on, cut as the runs' own was, so that a trained line is known again in a longer file."""
     corpus = runs[0].recipe.corpus
-    is_table = source.startswith("hf:") or source.lower().removesuffix(".gz").endswith(TABLE_ENDINGS)
+    is_table = parse_text(source).kind == "hub" or source.lower().removesuffix(".gz").endswith(TABLE_ENDINGS)
     unit = corpus.documents if corpus.documents in ("paragraph", "line") and not is_table else None
     reading = read_source(source, corpus.text, unit)
     if reading.copies:

@@ -6,7 +6,6 @@ import json
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from os.path import isdir  # False for a name that no file system holds, where pathlib raises
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from ft_toolkit.models.inspection import family_for, objective_of
 from ft_toolkit.models.losses import fuse_activations
 from ft_toolkit.models.untrusted import refuse_config, refuse_size, weight_files
 from ft_toolkit.network import hub_or_cache, hub_reason
-from ft_toolkit.places import place_of
+from ft_toolkit.references import BaseReference, parse_base
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
 _MOVES_NO_SCORE = (
@@ -81,19 +80,19 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
 
     raises   FtError for an architecture that is not understood, missing weights, a checkpoint not there
     """
-    place, revision = place_of(name)
-    where = f"base {name}"
-    if place.endswith(".gguf") and Path(place).is_file():
-        model, tokenizer = load_gguf(Path(place), where, device)
+    reference, where = parse_base(name), f"base {name}"
+    if reference.kind == "gguf":
+        model, tokenizer = load_gguf(Path(reference.place), where, device)
         return base_of(name, for_scoring(model), tokenizer)
-    with nullcontext() if isdir(place) else hub_or_cache() as silence:
+    place, revision = reference.place, reference.revision
+    with nullcontext() if reference.folder else hub_or_cache() as silence:
         try:
             model = load_model(place, revision, where)
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
         except FtError:
             raise
         except Exception as error:  # the libraries fail in every way at a stranger's files
-            raise _unreadable(where, place, error, silence) from None
+            raise _unreadable(reference, error, silence) from None
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up where there is no file
         raise FtError(where, "a tokenizer", "one without a vocabulary", "Save it beside the weights.")
     model.to(device)  # type: ignore[arg-type]  # transformers types it so
@@ -132,14 +131,14 @@ def load_model(place: str, revision: str, where: str) -> PreTrainedModel:
 
 def base_config(name: str) -> PretrainedConfig:
     """The config alone of a starter, a folder or a Hub id: its shape, without its weights."""
-    place, revision = place_of(name)
-    with nullcontext() if isdir(place) else hub_or_cache() as silence:
+    reference = parse_base(name)
+    with nullcontext() if reference.folder else hub_or_cache() as silence:
         try:
-            return _config(place, revision, f"base {name}")
+            return _config(reference.place, reference.revision, f"base {name}")
         except FtError:
             raise
         except Exception as error:  # likewise
-            raise _unreadable(f"base {name}", place, error, silence) from None
+            raise _unreadable(reference, error, silence) from None
 
 
 def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Base:
@@ -225,10 +224,11 @@ def _config(place: str, revision: str, where: str) -> PretrainedConfig:
     return config  # type: ignore[no-any-return]
 
 
-def _unreadable(where: str, place: str, error: Exception, silence: str | None) -> FtError:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if isdir(place):
-        return _fault_of_folder(where, Path(place)) or FtError(where, "a readable checkpoint", reason, _AGAIN)
+def _unreadable(reference: BaseReference, error: Exception, silence: str | None) -> FtError:
+    where, folder = f"base {reference.name}", reference.folder
+    if folder is not None:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return _fault_of_folder(where, folder) or FtError(where, "a readable checkpoint", reason, _AGAIN)
     wanted = "a checkpoint on the Hub, in the cache, or a folder"
     fix = f"Check the {'network' if silence else 'name'}, or use starter/gpt2."
     return FtError(where, wanted, hub_reason(error, silence), fix)

@@ -15,6 +15,7 @@ from ft_toolkit.models.adapters import load_adapter
 from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.inspection import PROBE_TOKENS, TOLERANCE
 from ft_toolkit.models.losses import NO_TARGET, TokenLosses
+from ft_toolkit.references import parse_base
 
 
 def load_foreign(base: Base, folder: Path) -> PeftModel:
@@ -34,8 +35,10 @@ def load_foreign(base: Base, folder: Path) -> PeftModel:
 def other_name(base: Base, model: PeftModel) -> str | None:
     """The base that an adapter's config names, unless it is this one's name; a base may have several."""
     named = str(model.peft_config["default"].base_model_name_or_path or "")
-    given = base.name.partition("@")[0]
-    of_folders = PurePath(named).is_absolute() or Path(given).is_dir()  # on any machine: the last part counts
+    reference = parse_base(base.name)
+    given = reference.place if reference.kind == "hub" else reference.name
+    # a folder has another path on another machine: its last part counts
+    of_folders = PurePath(named).is_absolute() or reference.kind == "folder"
     is_same = PurePath(named).name == PurePath(given).name if of_folders else named == given
     return named if named and not is_same else None
 

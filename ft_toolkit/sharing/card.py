@@ -14,13 +14,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ft_toolkit.judging.statistics import as_percent
 from ft_toolkit.recipe import Recipe
+from ft_toolkit.references import TextReference, parse_text
 from ft_toolkit.sharing.licences import OWN, Licence
 from ft_toolkit.sharing.staging import BaseOnTheHub
 
 MEDICAL = "medical"
 NOT_MEASURED = "not measured"
-_KNOWN_LANGUAGES = {"package:italian-cooking": "en", "package:everyday-medicine": "en"}
-_MEDICAL_SOURCES = ("package:everyday-medicine",)
+_LANGUAGES_OF_PACKAGES = {"italian-cooking": "en", "everyday-medicine": "en"}
+_MEDICAL_PACKAGES = ("everyday-medicine",)
 _TEXTS = {
     "held-out": "unseen text of",
     "general": "general text:",
@@ -46,7 +47,6 @@ class Published:
 
     repo: str
     recipe: Recipe
-    source: str  # corpus.source as others may read it
     base: BaseOnTheHub
     licence: Licence
     comparison: Json  # the staged comparison.json, with the facts of run.json under "run"
@@ -55,13 +55,11 @@ class Published:
 
     @property
     def is_medical(self) -> bool:
-        return MEDICAL in self.recipe.publish.tags or self.recipe.corpus.source in _MEDICAL_SOURCES
+        return MEDICAL in self.recipe.publish.tags or self.text.package in _MEDICAL_PACKAGES
 
     @property
-    def dataset(self) -> str | None:
-        """The Hub data set it was trained on, if it was one."""
-        kind, _, name = self.source.partition(":")
-        return "/".join(name.partition("@")[0].split("/")[:2]) if kind == "hf" else None
+    def text(self) -> TextReference:
+        return parse_text(self.recipe.corpus.source)
 
     @property
     def metric(self) -> str:
@@ -98,26 +96,26 @@ def _metadata(it: Published) -> ModelCardData:
         base_model_relation=("finetune" if it.merged else "adapter") if on_the_hub else None,
         library_name="transformers" if it.merged else "peft",
         pipeline_tag=_TASKS[it.metric],
-        language=it.recipe.corpus.language or _KNOWN_LANGUAGES.get(it.recipe.corpus.source),
+        language=it.recipe.corpus.language or _LANGUAGES_OF_PACKAGES.get(it.text.package or ""),
         license=it.licence.id,
-        datasets=[it.dataset] if it.dataset else None,
+        datasets=[it.text.dataset] if it.text.dataset else None,
         tags=tags + ([MEDICAL] if it.is_medical and MEDICAL not in tags else []),
         eval_results=_eval_results(it),
-        model_name=it.repo.partition("/")[2] if it.dataset else None,  # only model-index needs it
+        model_name=it.repo.partition("/")[2] if it.text.dataset else None,  # only model-index needs it
     )
 
 
 def _eval_results(it: Published) -> list[EvalResult] | None:
     """Only for a data set of the Hub: model-index names data sets by their ids."""
-    if it.dataset is None:
+    if it.text.dataset is None:
         return None
     protocol = {key: value for key, value in it.comparison["protocol"].items() if key != "metric"}
     return [
         EvalResult(
             task_type=_TASKS[it.metric],
-            dataset_type=it.dataset,
-            dataset_name=it.dataset,
-            dataset_revision=it.source.partition("@")[2] or None,
+            dataset_type=it.text.dataset,
+            dataset_name=it.text.dataset,
+            dataset_revision=it.text.revision,
             dataset_args={"part": "held out by a hash of each text", **it.recipe.corpus.split.model_dump()},
             metric_type=it.metric,
             metric_name=f"{it.metric} on held-out documents",
@@ -322,9 +320,9 @@ def _link(it: Published) -> str:
 
 
 def _text_name(it: Published) -> str:
-    if it.dataset:
-        return f"[{it.dataset}](https://huggingface.co/datasets/{it.dataset})"
-    return f"`{it.source}`"
+    if it.text.dataset:
+        return f"[{it.text.dataset}](https://huggingface.co/datasets/{it.text.dataset})"
+    return f"`{it.text.shown}`"
 
 
 def _interval(difference: Json) -> list[float] | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.references import BaseReference, TextReference
 
 Terms = Literal["permissive", "share-alike", "non-commercial", "no-derivatives"]
 OWN = "own"  # the publisher wrote the text
@@ -43,10 +44,10 @@ TERMS: dict[str, Terms] = {
     ),
 }  # fmt: skip
 
-# What the checkpoints and texts named in the docs and the gallery are licensed under, by their own cards.
+STARTERS, PACKAGES = "apache-2.0", "cc0-1.0"  # what ships inside ft-toolkit
+# What the checkpoints named in the docs and the gallery are licensed under, by their own cards, by Hub id.
 KNOWN_BASES = {
-    "starter/*": "apache-2.0",
-    "gpt2*": "mit",
+    **dict.fromkeys(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "mit"),
     "openai-community/gpt2*": "mit",
     "distilgpt2": "apache-2.0",
     "distilbert/*": "apache-2.0",
@@ -56,7 +57,6 @@ KNOWN_BASES = {
     "skt/kogpt2-base-v2": "cc-by-nc-sa-4.0",
     "klue/*": "cc-by-sa-4.0",
 }
-KNOWN_TEXTS = {"package:*": "cc0-1.0"}
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,17 @@ class Licence:
     has_the_rights: bool  # the publisher says so, against or beyond what the sources' licences tell
 
 
-def known_licence(name: str, table: dict[str, str]) -> str | None:
-    """The licence of a base or a text that this toolkit knows by name."""
-    return next((licence for pattern, licence in table.items() if fnmatch(name, pattern)), None)
+def licence_of_base(base: BaseReference) -> str | None:
+    """The licence of a base that this toolkit knows; a folder's name proves nothing."""
+    if base.kind == "starter":
+        return STARTERS
+    known = (licence for pattern, licence in KNOWN_BASES.items() if fnmatchcase(base.place, pattern))
+    return next(known, None) if base.kind == "hub" else None
+
+
+def licence_of_text(text: TextReference) -> str | None:
+    """The licence of a text that this toolkit knows: its own."""
+    return PACKAGES if text.kind == "package" else None
 
 
 def decide(wanted: str | None, sources: tuple[Source, ...], *, has_the_rights: bool = False) -> Licence:

@@ -18,14 +18,10 @@ from ft_toolkit import strict_yaml
 from ft_toolkit.errors import FtError
 from ft_toolkit.network import hub_or_cache, step_seconds, within
 from ft_toolkit.recipe import Recipe
+from ft_toolkit.references import RunReference, is_also_here, is_safe_base, is_safe_text, parse_run
 from ft_toolkit.run import SCHEMA, Run, read_json
 from ft_toolkit.sharing.staging import ADAPTER_FILES, BASE, MODEL_FILES, TOKENIZER_FILES
 
-PREFIX = "hub:"
-_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
-_HUB_ID = re.compile(rf"{_NAME}(/{_NAME})?(@[\w./-]+)?")
-_HUB_DATA = re.compile(rf"hf:{_NAME}/{_NAME}(/{_NAME})?(@[\w./-]+)?")
-_STARTER = re.compile(rf"starter/{_NAME}")
 WANTED = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -42,53 +38,52 @@ def open_run(place: str, say: Callable[[str], object] = lambda words: None) -> R
     say      told what could not be pulled, since it never leaves the machine of the training
     raises   FtError when there is no such run, or the repository was not made by ft push
     """
-    return pull_run(place.removeprefix(PREFIX), say) if place.startswith(PREFIX) else Run.open(place)
+    reference = parse_run(place)
+    return pull_run(reference, say) if reference.kind == "hub" else Run.open(place)
 
 
-def pull_run(name: str, say: Callable[[str], object]) -> Run:
-    """Download owner/name[@revision] and lay it out as a run folder, once a commit."""
+def pull_run(reference: RunReference, say: Callable[[str], object]) -> Run:
+    """Download a run from the Hub and lay it out as a run folder, once a commit."""
     from ft_toolkit.sharing.faults import told_plainly
 
-    repo, _, revision = name.partition("@")
+    where, repo, revision = reference.name, reference.place, reference.revision
     with hub_or_cache() as silence:
         try:
             with told_plainly(repo):
-                wanted, size = revision or None, 0
+                size = 0
                 if silence is None:
-                    size = within(step_seconds(), lambda: _wanted_bytes(repo, wanted))
-                snapshot = within(step_seconds(size), lambda: _download(repo, wanted))
+                    size = within(step_seconds(), lambda: _wanted_bytes(repo, revision))
+                snapshot = within(step_seconds(size), lambda: _download(repo, revision))
         except FtError:
             if silence is None:
                 raise
             found = f"none, and {silence}"
-            raise FtError(f"{PREFIX}{name}", "a copy in the cache", found, "Try with a network.") from None
+            raise FtError(where, "a copy in the cache", found, "Try with a network.") from None
     for needed in ("recipe.yaml", "comparison.json", "adapter_model.safetensors"):
         if not (snapshot / needed).is_file():
-            raise FtError(
-                f"{PREFIX}{name}", "an adapter that ft push made", f"no {needed}", "Name another one."
-            )
+            raise FtError(where, "an adapter that ft push made", f"no {needed}", "Name another one.")
     folder = _cache() / repo.replace("/", "--") / snapshot.name[:12] / repo.partition("/")[2]
     if not (folder / "run.json").is_file():
         try:
             recipe, comparison = _read(snapshot)
         except (FtError, KeyError, TypeError, ValueError, RecursionError) as error:
             wanted, found = "files that this ft-toolkit can read", f"others ({error})"
-            raise FtError(f"{PREFIX}{name}", wanted, found, "Upgrade it, or name another one.") from None
+            raise FtError(where, wanted, found, "Upgrade it, or name another one.") from None
         _lay_out(snapshot, folder, recipe, comparison, say)
     run = Run.open(folder)
-    _refuse_local_base(run, f"{PREFIX}{name}")
+    _refuse_local_base(run, where)
     if not (folder / "documents.parquet").is_file():
         _recover_documents(run, say)
     return run
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(repo: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(repo, revision=revision, allow_patterns=list(WANTED)))
 
 
-def _wanted_bytes(repo: str, revision: str | None) -> int:
+def _wanted_bytes(repo: str, revision: str) -> int:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -128,9 +123,9 @@ def _lay_out(
     if (folder / BASE).is_dir():
         recipe["base"] = str(folder / BASE)
     source, general = recipe["corpus"]["source"], recipe["judging"]["general"]
-    if not _is_public(source):  # ft push sends a local text's name; what bears it here is another's text
+    if not is_safe_text(source):  # ft push sends a local text's name; what bears it here is another's text
         recipe["corpus"]["source"] = str(folder / "not-here" / re.sub(r"[^\w-]+", "-", Path(source).name))
-    if general is not None and not _is_public(general):
+    if general is not None and not is_safe_text(general):
         say(f"its general text, {Path(general).name}, is not here: what was forgotten is not measured again")
         recipe["judging"]["general"] = None
     run = Run(folder)
@@ -142,21 +137,15 @@ def _lay_out(
     run.write_json("run.json", facts)
 
 
-def _is_public(source: str) -> bool:
-    """Whether a source can be nothing but this package's, the Hub's or the web's."""
-    return source.startswith(("package:", "https://")) or _HUB_DATA.fullmatch(source) is not None
-
-
 def _refuse_local_base(run: Run, where: str) -> None:
     """raises   FtError unless the base came along, or is a starter or a Hub id that names nothing here"""
     base = run.recipe.base
-    name = base.partition("@")[0]
-    if base == str(run.folder / BASE) or _STARTER.fullmatch(base):
+    if base == str(run.folder / BASE):
         return
     wanted, cure = "a starter, a Hub id, or its own base/", "Do not use it; its recipe names another place."
-    if not _HUB_ID.fullmatch(base) or len(base) > 200 or ".." in base or name.endswith(".gguf"):
+    if not is_safe_base(base):
         raise FtError(f"{where}, base", wanted, base, cure)
-    if Path(base).exists() or Path(name).exists():  # a folder here would be taken for it
+    if is_also_here(base):  # a folder here would be taken for it
         found = f"{base}, which is a place of this machine too"
         raise FtError(f"{where}, base", wanted, found, "Change to another working folder.")
 
@@ -170,7 +159,7 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
     rows: list[dict[str, Any]] = []
     parts = Parts([], [], [])
     source, name = run.recipe.corpus.source, run.folder.name
-    is_public = _is_public(source)
+    is_public = is_safe_text(source)
     try:
         if not is_public:
             raise FtError(source, "text that anybody can read", "none", "Name the text with --on.")

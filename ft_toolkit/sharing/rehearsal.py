@@ -14,10 +14,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-from ft_toolkit import shipped
 from ft_toolkit.errors import one_line_errors
 from ft_toolkit.judging.merging import write_merged
 from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.references import BaseReference, parse_base
 from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_process, prepare_torch
 from ft_toolkit.sharing.snippet import Objective, Place, loading_snippet
@@ -32,22 +32,18 @@ def load(
         exec(loading_snippet(objective, None, published, own_tokenizer=True), {})
         return {"base_sha256": None, "base_revision": None}
     base = load_base(run.recipe.base)
-    folder, revision = _folder(run.recipe.base)
+    folder, revision = _folder(parse_base(run.recipe.base))
     exec(loading_snippet(objective, Place(str(folder)), published, own_tokenizer=own_tokenizer), {})
     return {"base_sha256": base.weights_sha256, "base_revision": revision}
 
 
-def _folder(name: str) -> tuple[Path, str | None]:
+def _folder(base: BaseReference) -> tuple[Path, str | None]:
     """Where a base's own files are on this machine, and their commit on the Hub."""
-    shelf, _, starter = name.partition("/")
-    if shelf == "starter":
-        return shipped.starter(starter), None
-    if Path(name).is_dir():
-        return Path(name), None
+    if base.folder is not None:
+        return base.folder, None
     from huggingface_hub import hf_hub_download
 
-    hub_id, _, revision = name.partition("@")
-    config = hf_hub_download(hub_id, "config.json", revision=revision or None, local_files_only=True)
+    config = hf_hub_download(base.place, "config.json", revision=base.revision, local_files_only=True)
     folder = Path(config).parent  # loading the base has just filled it
     return folder, folder.name
 

@@ -19,8 +19,9 @@ from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
 
-from ft_toolkit import shipped, strict_yaml
+from ft_toolkit import strict_yaml
 from ft_toolkit.errors import FtError
+from ft_toolkit.references import parse_base, parse_text
 from ft_toolkit.run import Run, hash_file, read_json
 from ft_toolkit.sharing.snippet import Place
 
@@ -88,27 +89,17 @@ def locate_base(run: Run, repo: str, revision: str | None, *, with_base: bool) -
     revision   the commit on the Hub that the rehearsal found
     raises     FtError for a starter or a folder that is not sent along: plain peft could not load it
     """
-    name = run.recipe.base
-    folder = base_folder(name)
+    reference = parse_base(run.recipe.base)
+    folder = reference.folder
     if folder is None:
-        return BaseOnTheHub(name.partition("@")[0], Place(name.partition("@")[0], revision), None)
+        return BaseOnTheHub(reference.place, Place(reference.place, revision), None)
     if not with_base:
         size = sum(path.stat().st_size for path in folder.iterdir() if path.name in MODEL_FILES)
-        found = (
-            "one that only this machine has" if Path(name).is_dir() else "one that ships inside ft-toolkit"
-        )
+        is_starter = reference.kind == "starter"
+        found = "one that ships inside ft-toolkit" if is_starter else "one that only this machine has"
         cure = f"Send it along: --with-base ({size / 1e6:.0f} MB)."
         raise FtError(f"base {folder.name}", "one that Hub users can load", found, cure)
-    shown = name if name.startswith("starter/") else folder.name
-    return BaseOnTheHub(shown, Place(repo, subfolder=BASE), folder)
-
-
-def base_folder(name: str) -> Path | None:
-    """The local files of a base that has no Hub id; None for one that has."""
-    shelf, _, starter = name.partition("/")
-    if shelf == "starter":
-        return shipped.starter(starter)
-    return Path(name) if Path(name).is_dir() else None
+    return BaseOnTheHub(reference.shown, Place(repo, subfolder=BASE), folder)
 
 
 @contextmanager
@@ -186,16 +177,10 @@ def shown_recipe(run: Run, base: BaseOnTheHub) -> dict[str, Any]:
     values = run.recipe.model_dump()
     revision = f"@{base.place.revision}" if base.place.revision else ""
     values["base"] = base.name + revision if base.folder is None else base.name
-    values["corpus"]["source"] = shown_source(values["corpus"]["source"])
+    values["corpus"]["source"] = parse_text(values["corpus"]["source"]).shown
     if values["judging"].get("general"):
-        values["judging"]["general"] = shown_source(values["judging"]["general"])
+        values["judging"]["general"] = parse_text(values["judging"]["general"]).shown
     return values
-
-
-def shown_source(source: str) -> str:
-    """A source without this machine's folders; what others can reach stays as it is."""
-    is_reachable = source.startswith(("package:", "hf:", "https://"))
-    return source if is_reachable else PurePath(source).name
 
 
 def shown_facts(run: Run) -> dict[str, Any]:

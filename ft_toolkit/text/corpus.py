@@ -22,17 +22,14 @@ from os.path import isdir, isfile  # False for a name that no file system holds,
 from pathlib import Path
 from typing import Any
 
-from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.network import hub_or_cache, hub_reason
 from ft_toolkit.recipe import Corpus
+from ft_toolkit.references import TextReference, parse_text
 from ft_toolkit.text.readers import TABLE_ENDINGS, TEXT_ENDINGS, decode, ending_of, table_rows
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_ID = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
-_DATASET = re.compile(rf"(?P<owner>{_ID})/(?P<name>{_ID})(?:/(?P<config>[^@]+))?(?:@.+)?")
 _CHECK = "Check corpus.source."
-_HUB_OR_FOLDER = "Write hf:owner/name, or a local folder without hf:."
 
 
 def identity(text: str) -> str:
@@ -138,12 +135,12 @@ def pieces(text: str, unit: str) -> Iterator[str]:
 
 def raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[str, int, str, str | None]]:
     """(source, row, text, identity of the file that the text is a piece of)"""
-    kind, colon, name = source.partition(":")
-    if colon and kind == "hf":
-        for split_name, row, raw in _hub_rows(name, text):
+    reference = parse_text(source)
+    if reference.kind == "hub":
+        for split_name, row, raw in _hub_rows(reference, text):
             yield split_name, row, raw, None
         return
-    root, files = _files(shipped.corpus(name) if colon and kind == "package" else Path(source), source)
+    root, files = _files(reference.path, source)
     for path in files:
         relative = path.relative_to(root).as_posix()
         if ending_of(path) in TABLE_ENDINGS:
@@ -215,21 +212,17 @@ def _line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:
+def _hub_rows(reference: TextReference, text: str) -> Iterator[tuple[str, int, str]]:
     """Rows of a Hub dataset, every split of it: the parts are ours to choose, by hash."""
     import datasets
 
-    match = _DATASET.fullmatch(name)
-    if not match or match["owner"] == "buckets":  # another kind of storage, to datasets
-        raise FtError(f"corpus hf:{name}", "hf:owner/name of the Hub", name or "nothing", _HUB_OR_FOLDER)
-    full, _, revision = name.partition("@")
-    owner_name, config = f"{match['owner']}/{match['name']}", match["config"]
-    where = f"corpus hf:{full}@{revision[:12]}".rstrip("@")
+    revision = reference.revision or ""
+    where = f"corpus {reference.source.removesuffix(revision)}{revision[:12]}"
     with hub_or_cache() as silence:
         try:
             # by its bare name datasets would rather read a folder of that name in the working folder
             builder = datasets.load_dataset_builder(
-                f"hf://datasets/{owner_name}", config, revision=revision or None
+                f"hf://datasets/{reference.name}", reference.config, revision=reference.revision
             )
             builder.download_and_prepare()
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -242,7 +235,7 @@ def _hub_rows(name: str, text: str) -> Iterator[tuple[str, int, str]]:
     fill = _template(text)
     for split_name, rows in builder.as_dataset().items():
         for row, columns in enumerate(rows):
-            yield split_name, row, fill(columns, f"hf:{name}, {split_name} row {row}")
+            yield split_name, row, fill(columns, f"{reference.source}, {split_name} row {row}")
 
 
 def _template(text: str) -> Callable[[dict[str, Any], str], str]:

@@ -45,7 +45,7 @@ def published(source: str = "hf:acme/leaflets", **changes: Any) -> Published:
     base = BaseOnTheHub("acme/base", Place("acme/base", "c" * 40), None)
     recipe = Recipe.model_validate({"name": "tiny", "base": "acme/base", "corpus": {"source": source}})
     licence = Licence("mit", (Source("base", "acme/base", "mit"), Source("corpus", source, "own")), False)
-    it = Published("me/x-lora", recipe, source, base, licence, comparison, "print('loaded')\n", merged=False)
+    it = Published("me/x-lora", recipe, base, licence, comparison, "print('loaded')\n", merged=False)
     return replace(it, **changes)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.sharing.licences import KNOWN_BASES, KNOWN_TEXTS, Source, decide, known_licence
+from ft_toolkit.references import parse_base, parse_text
+from ft_toolkit.sharing.licences import Source, decide, licence_of_base, licence_of_text
 
 
 def sources(base: str | None, corpus: str | None) -> tuple[Source, Source]:
@@ -61,8 +64,20 @@ def test_who_states_the_rights_may_publish_and_the_statement_is_kept() -> None:
 
 
 def test_kogpt2_is_known_to_be_non_commercial_and_the_bundled_texts_to_be_free() -> None:
-    assert known_licence("skt/kogpt2-base-v2", KNOWN_BASES) == "cc-by-nc-sa-4.0"
-    assert known_licence("starter/gpt2", KNOWN_BASES) == "apache-2.0"
-    assert known_licence("openai-community/gpt2-medium", KNOWN_BASES) == "mit"
-    assert known_licence("somebody/gpt2", KNOWN_BASES) is None
-    assert known_licence("package:italian-cooking", KNOWN_TEXTS) == "cc0-1.0"
+    assert licence_of_base(parse_base("skt/kogpt2-base-v2@main")) == "cc-by-nc-sa-4.0"
+    assert licence_of_base(parse_base("starter/gpt2")) == "apache-2.0"
+    assert licence_of_base(parse_base("openai-community/gpt2-medium")) == "mit"
+    assert licence_of_base(parse_base("gpt2-xl")) == "mit"
+    assert licence_of_text(parse_text("package:italian-cooking")) == "cc0-1.0"
+
+
+def test_a_licence_is_not_taken_from_a_name_that_merely_looks_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert licence_of_base(parse_base("somebody/gpt2")) is None
+    assert licence_of_base(parse_base("gpt2-fans/their-own")) is None
+    assert licence_of_text(parse_text("hf:package/italian-cooking")) is None
+    assert licence_of_text(parse_text("package/italian-cooking")) is None
+    (tmp_path / "distilgpt2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert licence_of_base(parse_base("distilgpt2")) is None

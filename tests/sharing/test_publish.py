@@ -23,7 +23,7 @@ from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.recipe import read_recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
-from ft_toolkit.sharing.staging import Contents, locate_base, shown_source
+from ft_toolkit.sharing.staging import Contents, locate_base
 from ft_toolkit.sharing.verification import verify
 from sharing.loopback import BASES, QUIET, plan_of
 
@@ -203,19 +203,6 @@ def test_a_local_base_is_named_by_its_folder_alone(
     with pytest.raises(FtError, match=r"base tiny-gpt2: .*found one that only this machine has"):
         locate_base(run, "me/x-lora", None, with_base=False)
     assert locate_base(run, "me/x-lora", None, with_base=True).name == "tiny-gpt2"
-
-
-@pytest.mark.parametrize(
-    ("source", "shown"),
-    [
-        ("/home/me/notes", "notes"),
-        ("texts/a.jsonl", "a.jsonl"),
-        ("hf:a/b", "hf:a/b"),
-        ("package:x", "package:x"),
-    ],
-)
-def test_a_local_source_becomes_its_file_name(source: str, shown: str) -> None:
-    assert shown_source(source) == shown
 
 
 def test_make_hands_everything_on() -> None:
