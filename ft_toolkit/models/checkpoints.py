@@ -109,7 +109,7 @@ def load_model(place: str, revision: str, where: str) -> PreTrainedModel:
     kind, files = _AUTO[objective_of(config, where)], weight_files(place, revision, where)
     if not files:
         raise OSError("no safetensors weights")
-    refuse_size(kind.from_config, config, files, where)
+    refuse_size(lambda config: kind.from_config(config, trust_remote_code=False), config, files, where)
     model, loading = kind.from_pretrained(
         place,
         config=config,
@@ -240,7 +240,8 @@ def _fault_of_folder(where: str, folder: Path) -> FtError | None:
     if not weights and any(folder.glob("*.bin")):
         kind = "AutoModelForCausalLM"
         with suppress(Exception):
-            kind = _AUTO[objective_of(AutoConfig.from_pretrained(folder), where)].__name__
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            kind = _AUTO[objective_of(config, where)].__name__
         command = f"import transformers as t; t.{kind}.from_pretrained('.').save_pretrained('.')"
         place = f"base {folder.name}"
         return FtError(place, "safetensors", "pytorch_model.bin", f'In it: python -c "{command}"')

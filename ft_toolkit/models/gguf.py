@@ -29,10 +29,13 @@ def load_gguf(
     if architecture == "gpt2" and context_length != GPT2_POSITIONS:
         wanted = f"a gpt2 of {GPT2_POSITIONS} positions"
         raise FtError(where, wanted, context_length, "Use its safetensors checkpoint.")
+    folder, name = str(path.parent), path.name
     model: Any = AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, dtype=torch.float32, local_files_only=True
+        folder, gguf_file=name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
-    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, gguf_file=name, local_files_only=True, trust_remote_code=False
+    )
     return model.to(device), tokenizer
 
 

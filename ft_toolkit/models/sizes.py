@@ -86,7 +86,7 @@ def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
     """Build model and adapter without memory, and count."""
     family = family_of(config, "plan")
     with torch.device("meta"):
-        model: Any = _AUTO[family.objective].from_config(config)
+        model: Any = _AUTO[family.objective].from_config(config, trust_remote_code=False)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         trained = parameters
         if not plan.is_whole_model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import struct
@@ -17,12 +18,14 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+import ft_toolkit
 from ft_toolkit.errors import LINE_CHARACTERS, FtError
 from ft_toolkit.models.adapters import load_adapter, load_whole
 from ft_toolkit.models.checkpoints import base_config, load_base
 from ft_toolkit.runtime import prepare_process
 
 MOST_SECONDS = 5
+PACKAGE = Path(ft_toolkit.__file__).parent
 TEN_MILLION = 10**7
 
 
@@ -393,3 +396,42 @@ def test_a_whole_model_that_lost_a_matrix_is_not_filled_with_chance(folder: Path
     assert "weights for every part of GPT2LMHeadModel, found no transfor" in fault(
         lambda: load_whole(base, model)
     )
+
+
+# --- code of a repository ----------------------------------------------------------------------------
+
+
+def loads_that_might_run_code(source: str) -> list[str]:
+    """from_pretrained and from_config without trust_remote_code=False; PEFT has no such option."""
+    tree = ast.parse(source)
+    safe = {
+        id(node.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for option in node.keywords
+        if option.arg == "trust_remote_code" and ast.unparse(option.value) == "False"
+    }
+    return [
+        f"{node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("from_pretrained", "from_config")
+        if id(node) not in safe and not ast.unparse(node).startswith("Peft")
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.relative_to(PACKAGE).as_posix()
+)
+def test_every_load_says_that_no_code_of_a_repository_may_run(path: Path) -> None:
+    """Left out, transformers asks on the terminal, and a yes runs it."""
+    assert loads_that_might_run_code(path.read_text()) == []
+
+
+def test_a_load_that_says_nothing_is_found() -> None:
+    for source in (
+        "AutoConfig.from_pretrained(place)",
+        "kind.from_pretrained(place, trust_remote_code=trusted)",
+        "build(kind.from_config)",
+    ):
+        assert len(loads_that_might_run_code(source)) == 1
+    assert not loads_that_might_run_code("AutoConfig.from_pretrained(place, trust_remote_code=False)")
