@@ -125,12 +125,10 @@ def push(
 
     publish.publish(
         Run.open(run),
-        publish.Target(to, revision, public, pr, tag),
-        Contents(merged, scores),
+        publish.Target(to, revision, public, pr, tag, check_again=verify),
+        Contents(merged, scores, with_base),
         publish.Rights(license, base_license, corpus_license, i_have_the_rights),
-        with_base=with_base,
         is_agreed=True if yes else None,
-        check_again=verify,
     )
 
 
@@ -159,10 +157,11 @@ def plan(
 
     asked = story.Asked(family, layers, width, heads, vocabulary, positions, config)
     equal_devices = story.parse_devices(devices)
-    story.check(asked, at_once, dtype, tokens, tokens_per_second)
+    work = story.Workload(at_once, dtype, tokens, tokens_per_second)
+    story.check(asked, work)
     adapter = story.adapter_plan(recipe, method, rank, targets)
     sizes = story.sizes_of(recipe, asked, adapter)
-    for line in story.lines(sizes, adapter, equal_devices, at_once, dtype, tokens, tokens_per_second):
+    for line in story.lines(sizes, adapter, equal_devices, work):
         print(line)
 
 

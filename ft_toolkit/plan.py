@@ -70,6 +70,16 @@ class Asked:
     config: Path | None = None
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What the devices are to do; tokens and tokens_per_second give the time, where both are known."""
+
+    tokens_at_once: int  # read in one forward pass on each device
+    dtype: str = "float32"  # of the frozen base
+    tokens: float | None = None  # read in all of the training
+    tokens_per_second: float | None = None  # as measured on such devices
+
+
 def adapter_plan(recipe: str | None, method: str, rank: int, targets: str) -> Adapter:
     """The recipe's adapter section, or one made of the options."""
     from pydantic import ValidationError
@@ -88,17 +98,15 @@ def adapter_plan(recipe: str | None, method: str, rank: int, targets: str) -> Ad
         ) from None
 
 
-def check(
-    asked: Asked, at_once: int, dtype: str, tokens: float | None, tokens_per_second: float | None
-) -> None:
+def check(asked: Asked, work: Workload) -> None:
     """raises   FtError for a number or a file that no model can be counted from, before torch is imported"""
     for option, most in LIMITS.items():
-        value = at_once if option == "at_once" else getattr(asked, option)
+        value = work.tokens_at_once if option == "at_once" else getattr(asked, option)
         if value is not None and not 1 <= value <= most:
             raise FtError(f"--{option.replace('_', '-')}", f"1 to {most:,}", value, "Change it.")
-    if dtype not in DTYPE_BYTES:
-        raise FtError("--dtype", "float32 or bfloat16", dtype, "Leave it at float32.")
-    for option, number in (("--tokens", tokens), ("--tokens-per-second", tokens_per_second)):
+    if work.dtype not in DTYPE_BYTES:
+        raise FtError("--dtype", "float32 or bfloat16", work.dtype, "Leave it at float32.")
+    for option, number in (("--tokens", work.tokens), ("--tokens-per-second", work.tokens_per_second)):
         if number is not None and not 0 < number < math.inf:
             raise FtError(option, "a number above zero", number, "Change it, or leave it out.")
     if asked.config is not None:
@@ -153,17 +161,9 @@ def need(sizes: Sizes, plan: Adapter, number: int, tokens_at_once: int, dtype: s
     )
 
 
-def lines(
-    sizes: Sizes,
-    plan: Adapter,
-    devices: Devices,
-    tokens_at_once: int,
-    dtype: str = "float32",
-    tokens: float | None = None,
-    tokens_per_second: float | None = None,
-) -> list[str]:
+def lines(sizes: Sizes, plan: Adapter, devices: Devices, work: Workload) -> list[str]:
     """What ft plan prints."""
-    one = need(sizes, plan, devices.number, tokens_at_once, dtype)
+    one = need(sizes, plan, devices.number, work.tokens_at_once, work.dtype)
     share = 100 * sizes.trained / sizes.parameters
     found = [
         f"parameters      {sizes.parameters:,} (counted without memory)",
@@ -173,25 +173,25 @@ def lines(
         f"  weights       {_size(one.weights)}",
         f"  gradients     {_size(one.gradients)}",
         f"  optimizer     {_size(one.optimizer)}",
-        f"  activations   about {_size(one.activations)}, an estimate for {tokens_at_once:,} tokens at once; "
-        f"with checkpointing about {_size(one.activations_checkpointed)}",
-        _fits(sizes, plan, devices, tokens_at_once, dtype),
+        f"  activations   about {_size(one.activations)}, an estimate for {work.tokens_at_once:,} tokens "
+        f"at once; with checkpointing about {_size(one.activations_checkpointed)}",
+        _fits(sizes, plan, devices, work),
     ]
-    if tokens and tokens_per_second:
-        hours, rate = tokens / tokens_per_second / 3600, f"{tokens_per_second:,.0f} a second"
-        found.append(f"time            {hours:,.1f} hours for {tokens:,.0f} tokens at {rate}")
+    if work.tokens and work.tokens_per_second:
+        hours, rate = work.tokens / work.tokens_per_second / 3600, f"{work.tokens_per_second:,.0f} a second"
+        found.append(f"time            {hours:,.1f} hours for {work.tokens:,.0f} tokens at {rate}")
     else:
         found.append("time            unknown: give --tokens and a measured --tokens-per-second")
     return found
 
 
-def _fits(sizes: Sizes, plan: Adapter, devices: Devices, tokens_at_once: int, dtype: str) -> str:
+def _fits(sizes: Sizes, plan: Adapter, devices: Devices, work: Workload) -> str:
     room = devices.gigabytes * 1e9
-    one = need(sizes, plan, devices.number, tokens_at_once, dtype)
+    one = need(sizes, plan, devices.number, work.tokens_at_once, work.dtype)
     for activations, how in ((one.activations, ""), (one.activations_checkpointed, " with checkpointing")):
         if one.known + activations <= room:
             return f"fits            {_size(one.known + activations)} of {devices.gigabytes:g} GB{how}"
-    alone = need(sizes, plan, 1, tokens_at_once, dtype)
+    alone = need(sizes, plan, 1, work.tokens_at_once, work.dtype)
     left = room - alone.activations_checkpointed
     enough = (
         f"{int(-(-alone.known // left)):,} of them would do" if left > 0 else "no number of them would do"

@@ -57,6 +57,7 @@ class Target:
     is_public: bool = False
     as_pull_request: bool = False
     tag: str | None = None
+    check_again: bool = False  # load it from there into an empty cache, and score it again
 
 
 @dataclass(frozen=True)
@@ -94,26 +95,23 @@ def publish(
     contents: Contents,
     rights: Rights,
     *,
-    with_base: bool = False,
     is_agreed: bool | None = None,
-    check_again: bool = False,
     screen: Screen | None = None,
 ) -> Pushed | None:
     """Show the plan, and with the user's yes send it.
 
-    is_agreed     None: ask on the terminal; without one nothing is sent
-    check_again   load it from the Hub into an empty cache afterwards and score it again
-    returns       None when nothing was sent
+    is_agreed   None: ask on the terminal; without one nothing is sent
+    returns     None when nothing was sent
     """
     screen = screen or Screen()
-    plan = plan_push(run, destination(run, target), contents, rights, with_base=with_base, screen=screen)
+    plan = plan_push(run, destination(run, target), contents, rights, screen=screen)
     for line in plan.lines():
         screen.result(line)
     if not (agreed() if is_agreed is None else is_agreed):
         screen.result("nothing was sent; --yes sends it")
         return None
     pushed = push(plan, screen)
-    if check_again:
+    if target.check_again:
         verify(run, plan.files, plan.snippet, plan.to, pushed, screen)
     return pushed
 
@@ -135,7 +133,6 @@ def plan_push(
     contents: Contents,
     rights: Rights,
     *,
-    with_base: bool = False,
     screen: Screen | None = None,
 ) -> Plan:
     """Stage everything in a folder of push/ in the run folder and check it; sends nothing of the run.
@@ -160,7 +157,7 @@ def plan_push(
     if stamp is None:
         screen.say("running the card's loading snippet, once for this adapter …")
         stamp = rehearse(run, weights, objective, merged=merged)
-    base = locate_base(run, to.repo, stamp.base_revision, with_base=with_base or merged)
+    base = locate_base(run, to.repo, stamp.base_revision, with_base=contents.with_base or merged)
     licence = _licence(run, base, rights)
     with apart(run) as folder:
         files = stage(run, base, contents, model_folder, folder)

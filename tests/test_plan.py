@@ -18,7 +18,7 @@ from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.sizes import count, read_config, shape
-from ft_toolkit.plan import Devices, lines, need, parse_devices
+from ft_toolkit.plan import Devices, Workload, lines, need, parse_devices
 from ft_toolkit.recipe import Adapter
 
 METHODS = ("lora", "rslora", "dora", "lora+", "ia3", "full", "scratch")
@@ -87,17 +87,17 @@ def test_bytes_a_device_by_the_formula_that_is_stated() -> None:
 def test_it_says_whether_it_fits_and_how_many_devices_would_do() -> None:
     plan = Adapter(method="full")
     sizes = count(shape("gpt2", 96, 12288, 96), plan)
-    too_few = lines(sizes, plan, Devices(8, 80), 2048)
+    too_few = lines(sizes, plan, Devices(8, 80), Workload(2048))
     assert any(line.startswith("does not fit") and line.count("would do") == 1 for line in too_few)
-    enough = lines(sizes, plan, Devices(64, 80), 2048)
+    enough = lines(sizes, plan, Devices(64, 80), Workload(2048))
     assert any(line.startswith("fits") for line in enough)
     assert any("an estimate" in line for line in enough)
 
 
 def test_a_time_needs_a_measured_rate() -> None:
     sizes = count(shape("gpt2", 2, 64, 4), Adapter())
-    assert "unknown" in lines(sizes, Adapter(), Devices(1, 24), 2048)[-1]
-    asked = lines(sizes, Adapter(), Devices(1, 24), 2048, tokens=7.2e6, tokens_per_second=1000)
+    assert "unknown" in lines(sizes, Adapter(), Devices(1, 24), Workload(2048))[-1]
+    asked = lines(sizes, Adapter(), Devices(1, 24), Workload(2048, tokens=7.2e6, tokens_per_second=1000))
     assert asked[-1].startswith("time            2.0 hours for 7,200,000 tokens at 1,000 a second")
 
 

@@ -76,6 +76,15 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
+class Change:
+    """One commit, to be made on top of `parent` alone."""
+
+    parent: str
+    operations: list[CommitOperationAdd | CommitOperationDelete]
+    title: str
+
+
+@dataclass(frozen=True)
 class Steps:
     """What is asked of the Hub, one after the other, each with a deadline and somebody who is told."""
 
@@ -142,7 +151,7 @@ def push_files(
             steps.take("finishing", lambda: _finish(api, to, parent))
             advance(len(files), "all there already")
             return Pushed(parent, f"{constants.ENDPOINT}/{to.repo}", False)
-        commit, url = _commit(api, to, parent, wanted, (files, ours), title, steps)
+        commit, url = _commit(api, to, Change(parent, wanted, title), (files, ours), steps)
         with tempfile.TemporaryDirectory() as folder:
             read_back(api, to.repo, commit, files, Path(folder), steps)
         steps.take("finishing", lambda: _finish(api, to, commit))
@@ -243,28 +252,26 @@ def _proposed(api: HfApi, to: Destination, files: Mapping[str, Path], ours: froz
 def _commit(
     api: HfApi,
     to: Destination,
-    parent: str,
-    wanted: list[CommitOperationAdd | CommitOperationDelete],
+    change: Change,
     whole: tuple[Mapping[str, Path], frozenset[str]],
-    title: str,
     steps: Steps,
 ) -> tuple[str, str]:
-    """One commit on top of `parent` alone; a lost answer is looked up before anything is said.
+    """Make a commit; a lost answer is looked up before anything is said.
 
     whole    what changes() takes: all the files that shall be there, and which others are ours
     """
-    added = [change for change in wanted if isinstance(change, CommitOperationAdd)]
-    size = sum(change.upload_info.size for change in added)
+    added = [operation for operation in change.operations if isinstance(operation, CommitOperationAdd)]
+    size = sum(operation.upload_info.size for operation in added)
 
     def send() -> CommitInfo:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*data file")  # scores are meant to go along
             return api.create_commit(
                 to.repo,
-                wanted,
-                commit_message=title,
+                change.operations,
+                commit_message=change.title,
                 revision=to.revision,
-                parent_commit=parent,
+                parent_commit=change.parent,
                 create_pr=to.as_pull_request,
             )
 

@@ -81,6 +81,7 @@ class Contents:
 
     merged: bool = False
     scores: bool = False
+    with_base: bool = False  # a starter or a local folder, beside the adapter
 
 
 def locate_base(run: Run, repo: str, revision: str | None, *, with_base: bool) -> BaseOnTheHub:

@@ -37,7 +37,7 @@ def test_the_real_hub_takes_what_the_loopback_hub_takes(
     (run.folder / "recipe.yaml").write_text(recipe.replace(run.recipe.base, str(checkpoints["gpt2"])))
     run, rights = Run.open(run.folder), Rights(base_license="mit")
     try:
-        plan = plan_push(run, to, Contents(), rights, with_base=True, screen=QUIET)
+        plan = plan_push(run, to, Contents(with_base=True), rights, screen=QUIET)
         ModelCard(plan.files["README.md"].read_text()).validate()
         assert push(plan, QUIET).is_new
         assert not push(plan, QUIET).is_new

@@ -182,7 +182,7 @@ def test_a_starter_is_refused_without_its_files_and_sent_with_them(
     with pytest.raises(FtError, match=r"ships inside ft-toolkit. Send it along: --with-base \(11 MB\)"):
         plan_of(run)
     plan = publish.plan_push(
-        run, Destination("me/x-lora"), Contents(), publish.Rights(), with_base=True, screen=QUIET
+        run, Destination("me/x-lora"), Contents(with_base=True), publish.Rights(), screen=QUIET
     )
     along = {name for name in plan.files if name.startswith("base/")}
     assert along >= {"base/model.safetensors", "base/config.json", "base/tokenizer.json"}
@@ -287,12 +287,10 @@ def test_verify_loads_from_an_empty_cache_and_finds_no_difference(
         del hub.repositories["models", BASES["bert"]]
     pushed = publish.publish(
         run,
-        publish.Target("me/x-lora"),
-        Contents(),
+        publish.Target("me/x-lora", check_again=True),
+        Contents(with_base=base == "sent along"),
         publish.Rights(base_license="mit"),
-        with_base=base == "sent along",
         is_agreed=True,
-        check_again=True,
         screen=publish.Screen(),
     )
     assert pushed is not None and pushed.is_new
