@@ -33,7 +33,12 @@ from ft_toolkit.recipe import Adapter, Recipe, read_recipe
 from ft_toolkit.run import Run, read_json
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_corpus
-from ft_toolkit.training.optimizers import B_PACE, MUON_PACE, make_optimizers, set_learning_rate
+from ft_toolkit.training.optimizers import (
+    B_LR_MULTIPLIER,
+    MUON_LR_MULTIPLIER,
+    make_optimizers,
+    set_learning_rate,
+)
 
 FIRST_TIER = [name for name, family in FAMILIES.items() if family.tier == 1]
 METHODS = ("lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch")
@@ -187,7 +192,7 @@ def test_lora_plus_moves_b_sixteen_times_as_fast_as_a(checkpoints: dict[str, Pat
     }
     assert rates.keys() == trainable(model).keys()
     assert {rate for name, rate in rates.items() if "lora_A" in name} == {0.01}
-    assert {rate for name, rate in rates.items() if "lora_B" in name} == {0.01 * B_PACE} == {0.16}
+    assert {rate for name, rate in rates.items() if "lora_B" in name} == {0.01 * B_LR_MULTIPLIER} == {0.16}
 
 
 def test_scratch_trains_the_matrices_of_the_trunk_by_muon_and_the_rest_by_adamw(
@@ -198,7 +203,7 @@ def test_scratch_trains_the_matrices_of_the_trunk_by_muon_and_the_rest_by_adamw(
     model = attach_adapter(base, plan, seed=0)
     adamw, muon = make_optimizers(model, base.family, plan)
     set_learning_rate([adamw, muon], 0.001)
-    assert muon.param_groups[0]["lr"] == pytest.approx(0.001 * MUON_PACE)
+    assert muon.param_groups[0]["lr"] == pytest.approx(0.001 * MUON_LR_MULTIPLIER)
     assert len(muon.param_groups[0]["params"]) == 2 * 6  # layers, matrices of each
     together = [p for optimizer in (adamw, muon) for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in together} == {id(p) for p in trainable(model).values()}

@@ -148,8 +148,8 @@ def load_whole(base: Base, folder: Path) -> PreTrainedModel:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FtError(folder, "a readable model", reason, "Train again.") from None
     if type(model) is not type(base.model):
-        wanted, found = type(base.model).__name__, type(model).__name__
-        raise FtError(folder, f"a {wanted}, as its base", found, "Was it made for another base?")
+        expected, found = type(base.model).__name__, type(model).__name__
+        raise FtError(folder, f"a {expected}, as its base", found, "Was it made for another base?")
     model.to(base.model.device)  # type: ignore[arg-type]  # transformers types it so
     return for_scoring(model)
 
@@ -313,11 +313,11 @@ def _refuse_virtual_tokens(config: Any, folder: Path) -> None:
 
 
 def _unfit(folder: Path, base: Base, made_for: str | None, reason: str) -> FtError:
-    wanted = f"an adapter for {base.name}"
+    expected = f"an adapter for {base.name}"
     if made_for in (None, base.name):
-        return FtError(folder, wanted, reason, "Was it made for another base?")
+        return FtError(folder, expected, reason, "Was it made for another base?")
     return FtError(
-        folder, wanted, f"one made for {made_for} ({reason.rstrip('.')})", f"Use --base {made_for}."
+        folder, expected, f"one made for {made_for} ({reason.rstrip('.')})", f"Use --base {made_for}."
     )
 
 
@@ -329,9 +329,9 @@ def _switches_off_exactly(config: Any) -> bool:
     return is_plain and getattr(config, "init_lora_weights", True) in (True, False, "gaussian")
 
 
-def _trunk_targets(base: Base, wanted: str | list[str]) -> list[str]:
+def _trunk_targets(base: Base, choice: str | list[str]) -> list[str]:
     """The suffixes to adapt. PEFT would take the head, an embedding, a misspelling beside a right name."""
-    targets, matrices = base.family.targets(wanted), base.family.targets("auto")
+    targets, matrices = base.family.targets(choice), base.family.targets("auto")
     names = [f".{name}" for name, _ in base.model.named_modules()]
     ends = tuple(f".{matrix}" for matrix in matrices)
     for target in targets or ["nothing"]:

@@ -61,25 +61,29 @@ class TokenLosses(nn.Module):
         if position_ids is not None and self.family.packs:  # elsewhere a row is one text, and counts itself
             more["position_ids"] = position_ids + self.family.first_position(bare.config)
         trunk = bare.get_submodule(self.family.trunk)
-        asked = targets != NO_TARGET
-        with _last_feed_forward_where(asked, trunk, self.family):
-            hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
-        hidden = hidden[asked]  # (n, D)
+        target_mask = targets != NO_TARGET
+        with _last_feed_forward_where(target_mask, trunk, self.family):
+            hidden_states = trunk(
+                input_ids=input_ids, attention_mask=attention_mask, **more
+            ).last_hidden_state
+        hidden_states = hidden_states[target_mask]  # (n, D)
         for part in self.family.head:
-            hidden = bare.get_submodule(part)(hidden) if isinstance(part, str) else part(hidden)
+            hidden_states = (
+                bare.get_submodule(part)(hidden_states) if isinstance(part, str) else part(hidden_states)
+            )
         output: Any = bare.get_submodule(self.family.output)
         # where rows of a tied embedding are trained PEFT's own forward leaves the bias out (0.21)
         plain: Any = output.token_adapter.base_layer if isinstance(output, TrainableTokensWrapper) else output
         place = self.family.output_bias
         bias: Tensor | None = plain.bias if place is None else bare.get_parameter(place)
-        return hidden, output.weight, bias, targets[asked]
+        return hidden_states, output.weight, bias, targets[target_mask]
 
 
 @contextmanager
-def _last_feed_forward_where(asked: Tensor, trunk: Any, family: Family) -> Iterator[None]:
+def _last_feed_forward_where(target_mask: Tensor, trunk: Any, family: Family) -> Iterator[None]:
     """A masked model's last layer feeds forward where a target is asked for: elsewhere nobody reads it.
 
-    asked   (B, T), true where a target is
+    target_mask   (B, T), true where a target is
 
     A causal model is asked nearly everywhere. What inspection found has no known order, and layers that share
     their matrices (albert) have no last one: there nothing changes.
@@ -96,15 +100,16 @@ def _last_feed_forward_where(asked: Tensor, trunk: Any, family: Family) -> Itera
         return
 
     def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
-        (hidden,) = inputs
-        is_whole = hidden.shape[:-1] == asked.shape  # not with transformers' chunk_size_feed_forward
-        return hidden[asked] if is_whole else None  # (n, D)
+        (hidden_states,) = inputs
+        # not with transformers' chunk_size_feed_forward
+        is_whole = hidden_states.shape[:-1] == target_mask.shape
+        return hidden_states[target_mask] if is_whole else None  # (n, D)
 
     def put_back(module: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
         if output.ndim > 2:
             return None
-        whole = output.new_zeros(*asked.shape, output.shape[-1])
-        return whole.masked_scatter(asked[..., None], output)
+        whole = output.new_zeros(*target_mask.shape, output.shape[-1])
+        return whole.masked_scatter(target_mask[..., None], output)
 
     hooks = ways_in[-1].register_forward_pre_hook(take), ways_out[-1].register_forward_hook(put_back)
     try:
@@ -114,15 +119,15 @@ def _last_feed_forward_where(asked: Tensor, trunk: Any, family: Family) -> Itera
             hook.remove()
 
 
-def _nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: Tensor) -> Tensor:
-    """log sum exp of all logits minus the asked one, (n,) at least float32, a slice of words at a time."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    spread, wanted = [], torch.empty(len(asked), dtype=wide, device=hidden.device)
-    for some, logits in _slices(hidden, weight, bias):
-        spread.append(logits.logsumexp(-1))
-        places = _places(asked, some)
-        wanted[places[0]] = logits[places]
-    return torch.stack(spread).logsumexp(0) - wanted
+def _nll(hidden_states: Tensor, weight: Tensor, bias: Tensor | None, target_ids: Tensor) -> Tensor:
+    """log sum exp of all logits minus the target's, (n,) at least float32, a slice of words at a time."""
+    wide = torch.promote_types(hidden_states.dtype, torch.float32)
+    logsumexps, target_logits = [], torch.empty(len(target_ids), dtype=wide, device=hidden_states.device)
+    for some, logits in _slices(hidden_states, weight, bias):
+        logsumexps.append(logits.logsumexp(-1))
+        places = _places(target_ids, some)
+        target_logits[places[0]] = logits[places]
+    return torch.stack(logsumexps).logsumexp(0) - target_logits
 
 
 def fuse_activations(model: nn.Module) -> None:
@@ -148,11 +153,11 @@ class SummedLoss(nn.Module):
         position_ids: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """(sum of the targets' NLL in nats, number of targets); arguments as for TokenLosses."""
-        hidden, weight, bias, asked = self.losses.head_inputs(
+        hidden_states, weight, bias, target_ids = self.losses.head_inputs(
             input_ids, targets, attention_mask, position_ids
         )
-        total: Tensor = _SummedNll.apply(hidden, weight, bias, asked)  # type: ignore[no-untyped-call]  # torch types no autograd.Function
-        return total, len(asked)
+        total: Tensor = _SummedNll.apply(hidden_states, weight, bias, target_ids)  # type: ignore[no-untyped-call]  # torch types no autograd.Function
+        return total, len(target_ids)
 
 
 class _SummedNll(torch.autograd.Function):
@@ -166,35 +171,37 @@ class _SummedNll(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, asked: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_states: Tensor, weight: Tensor, bias: Tensor | None, target_ids: Tensor
+    ) -> Tensor:
         _, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        top = torch.full((len(asked), 1), -torch.inf, dtype=wide, device=hidden.device)
-        share, wanted = torch.zeros_like(top), torch.zeros_like(top)
-        of_hidden = torch.zeros(hidden.shape, dtype=wide, device=hidden.device)
-        for some, logits in _slices(hidden, weight, bias):
-            places = _places(asked, some)
-            wanted[places[0], 0] = logits[places]
-            before, top = top, torch.maximum(top, logits.amax(-1, keepdim=True))
-            shrink = (before - top).exp_()
-            pull = logits.sub_(top).exp_()
-            share.mul_(shrink).add_(pull.sum(-1, keepdim=True))
-            pull[places] = 0  # P - 1 is made below: in bfloat16 a confident model would lose it to rounding
-            of_hidden.mul_(shrink).add_(pull.to(weight.dtype) @ weight[some])
-        log_sum = top + share.log()
-        of_hidden.div_(share).add_((wanted - log_sum).expm1_() * weight[asked])
+        wide = torch.promote_types(hidden_states.dtype, torch.float32)
+        row_max = torch.full((len(target_ids), 1), -torch.inf, dtype=wide, device=hidden_states.device)
+        share, target_logits = torch.zeros_like(row_max), torch.zeros_like(row_max)
+        of_hidden = torch.zeros(hidden_states.shape, dtype=wide, device=hidden_states.device)
+        for some, logits in _slices(hidden_states, weight, bias):
+            places = _places(target_ids, some)
+            target_logits[places[0], 0] = logits[places]
+            before, row_max = row_max, torch.maximum(row_max, logits.amax(-1, keepdim=True))
+            shrink = (before - row_max).exp_()
+            exp_logits = logits.sub_(row_max).exp_()
+            share.mul_(shrink).add_(exp_logits.sum(-1, keepdim=True))
+            exp_logits[places] = 0  # P - 1 is made below: bfloat16 would round a confident model's away
+            of_hidden.mul_(shrink).add_(exp_logits.to(weight.dtype) @ weight[some])
+        log_sum = row_max + share.log()
+        of_hidden.div_(share).add_((target_logits - log_sum).expm1_() * weight[target_ids])
         of_weight = torch.empty_like(weight) if wants_weight else None
         of_bias = torch.empty_like(bias) if bias is not None and wants_bias else None
         if of_weight is not None or of_bias is not None:
-            for some, logits in _slices(hidden, weight, bias):
-                pull = logits.sub_(log_sum).exp_()
-                pull[_places(asked, some)] -= 1
+            for some, logits in _slices(hidden_states, weight, bias):
+                exp_logits = logits.sub_(log_sum).exp_()
+                exp_logits[_places(target_ids, some)] -= 1
                 if of_weight is not None:
-                    of_weight[some] = pull.to(weight.dtype).T @ hidden.to(weight.dtype)
+                    of_weight[some] = exp_logits.to(weight.dtype).T @ hidden_states.to(weight.dtype)
                 if of_bias is not None:
-                    of_bias[some] = pull.sum(0)
-        ctx.save_for_backward(of_hidden.to(hidden.dtype), of_weight, of_bias)
-        return (log_sum - wanted).sum()
+                    of_bias[some] = exp_logits.sum(0)
+        ctx.save_for_backward(of_hidden.to(hidden_states.dtype), of_weight, of_bias)
+        return (log_sum - target_logits).sum()
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
@@ -205,15 +212,15 @@ class _SummedNll(torch.autograd.Function):
         return of_hidden, of_weight, of_bias, None
 
 
-def _slices(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+def _slices(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     """Logits of a slice of words at a time, (n, at most CHUNK_WORDS), at least float32."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
+    wide = torch.promote_types(hidden_states.dtype, torch.float32)
     for start in range(0, len(weight), CHUNK_WORDS):
         some = slice(start, start + CHUNK_WORDS)
-        yield some, F.linear(hidden, weight[some], None if bias is None else bias[some]).to(wide)
+        yield some, F.linear(hidden_states, weight[some], None if bias is None else bias[some]).to(wide)
 
 
-def _places(asked: Tensor, some: slice) -> tuple[Tensor, Tensor]:
+def _places(target_ids: Tensor, some: slice) -> tuple[Tensor, Tensor]:
     """Rows and columns, within a slice of words, of the words that are asked for."""
-    rows = ((asked >= some.start) & (asked < some.stop)).nonzero().squeeze(-1)
-    return rows, asked[rows] - some.start
+    rows = ((target_ids >= some.start) & (target_ids < some.stop)).nonzero().squeeze(-1)
+    return rows, target_ids[rows] - some.start
