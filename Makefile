@@ -33,7 +33,7 @@ export RECIPE SET RUN ON REPO YES WITH_BASE
 PAIRS := awk '{ gsub(/[ \t]+[a-z_]+(\.[a-z_]+)*=/, "\n&"); print }'
 
 .PHONY: help setup finetune compare push runs recipes doctor test check coverage lowest oracles mutants readme \
-  docs clean bench slow live
+  docs clean bench slow torture live
 
 help:      ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,9 @@ bench: $(VENV)/.installed-oracles   ## how fast documents are scored, beside the
 
 slow: $(VENV)/.installed-dev   ## the tests that take too long for every day
 	@$(VENV)/bin/python -m pytest -q -m slow
+
+torture: $(VENV)/.installed-dev   ## kill runs at random moments, again and again (half an hour)
+	@$(VENV)/bin/python -m pytest -q -m torture -s tests/torture
 
 live: $(VENV)/.installed-dev   ## the tests that ask the real Hub
 	@FT_LIVE=1 $(VENV)/bin/python -m pytest -q -m live

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -55,22 +55,58 @@ def finetune(
         list[str] | None, typer.Option(help="A tracker that accelerate knows: tensorboard …")
     ] = None,
     energy: Annotated[bool, typer.Option("--energy", help="Measure energy (extra: energy).")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Make an unfinished run anew from what has changed.")
+    ] = False,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Take over what the last run of this name made from the same.")
+    ] = False,
 ) -> None:
-    """Train an adapter from a recipe, judge it, and print the verdict."""
+    """Train an adapter from a recipe, judge it, and print the verdict; an unfinished run goes on."""
     from ft_toolkit import preflight
+    from ft_toolkit import reuse as again
     from ft_toolkit.recipe import read_recipe
+    from ft_toolkit.session import Options
 
     resolved = read_recipe(recipe, overrides or [])
     preflight.check(resolved.recipe, runs, track or (), energy=energy)
-
+    options = Options(device, tuple(track or ()), judge, True, energy, restart, reuse)
+    if reuse and seeds == 1 and again.is_shown(resolved.recipe, runs, judge=judge):
+        return
     with told_when_stopped("before training; nothing was trained"):
-        from ft_toolkit import finetune as journey  # only now: a fault is told without waiting for torch
+        # only now: a fault is told without waiting for torch
+        from ft_toolkit.finetune import finetune as journey
+        from ft_toolkit.seeds import finetune_seeds
 
-    how: dict[str, Any] = {"device": device, "trackers": track or (), "judge": judge, "energy": energy}
     if seeds > 1:
-        journey.finetune_seeds(resolved.recipe, seeds, runs, **how)
+        finetune_seeds(resolved.recipe, seeds, runs, options)
     else:
-        journey.finetune(resolved.recipe, runs, **how)
+        journey(resolved.recipe, runs, options)
+
+
+@app.command()
+@one_line_errors()
+def resume(
+    run: Annotated[Path, typer.Argument(help="An unfinished run, such as runs/quickstart.")],
+    restart: Annotated[bool, typer.Option("--restart", help="Make it anew from what has changed.")] = False,
+) -> None:
+    """Go on with an unfinished run; it ends bitwise as if it had never stopped."""
+    from ft_toolkit import preflight
+    from ft_toolkit.inputs import recipe_asked_for
+    from ft_toolkit.run import Run
+    from ft_toolkit.session import Options
+
+    unfinished = Run.open(run)
+    asked = unfinished.facts.get("asked")
+    if not isinstance(asked, dict) or unfinished.is_ended:
+        found = "one that came to its end" if unfinished.is_ended else "one of an older ft-toolkit"
+        raise FtError(run, "an unfinished run", found, "ft compare judges it; ft finetune trains again.")
+    recipe = recipe_asked_for(unfinished.recipe, asked)
+    preflight.check(recipe, unfinished.folder.parent)
+    from ft_toolkit import finetune as journey
+
+    options = Options(judge=bool(asked["judge"]), restart=restart, folder=unfinished.folder)
+    journey.finetune(recipe, unfinished.folder.parent, options)
 
 
 @app.command("runs")

@@ -141,7 +141,7 @@ def compare_runs(
     from ft_toolkit.models.checkpoints import load_base
     from ft_toolkit.models.tokenizers import reader_of
     from ft_toolkit.runtime import prepare_torch
-    from ft_toolkit.training.loop import make_accelerator
+    from ft_toolkit.training.accelerator import make_accelerator
 
     screen, how = screen or Screen(), how or How()
     prepare_torch()
@@ -258,7 +258,7 @@ def compare_adapter(
     from ft_toolkit.models.foreign import load_foreign, other_name
     from ft_toolkit.runtime import prepare_torch
     from ft_toolkit.text.corpus import read_source
-    from ft_toolkit.training.loop import make_accelerator
+    from ft_toolkit.training.accelerator import make_accelerator
 
     screen, how = screen or Screen(), how or How()
     prepare_torch()

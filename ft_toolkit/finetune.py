@@ -2,178 +2,109 @@
 
 from __future__ import annotations
 
-import statistics
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from accelerate import Accelerator
-from peft import PeftModel
+from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import PreTrainedModel
 
 from ft_toolkit.compare import judge_run
 from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated, told_when_stopped
-from ft_toolkit.judging.integrity import check, fingerprints, observe, require
-from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
+from ft_toolkit.judging.integrity import Live, check, fingerprints, observe, require
 from ft_toolkit.judging.statistics import as_percent
-from ft_toolkit.judging.totals import corpus_totals, document_totals
-from ft_toolkit.judging.unseen import document_rows, hash_rows, keep_known_text, read_general
-from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapter
-from ft_toolkit.models.checkpoints import Base, load_base
-from ft_toolkit.models.losses import TokenLosses
-from ft_toolkit.models.tokenizers import train_tokenizer, with_tokenizer
+from ft_toolkit.judging.unseen import keep_known_text, read_general
+from ft_toolkit.material import Material, gathered, validation_score
+from ft_toolkit.models.adapters import load_adapter, load_trained, save_adapter
 from ft_toolkit.preflight import check as check_before
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
-from ft_toolkit.run import Run
+from ft_toolkit.reuse import show_again
+from ft_toolkit.run import Run, latest_ended, now
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
-from ft_toolkit.text.blocks import Row, encode, pack
-from ft_toolkit.text.corpus import Document, Reading, read_corpus
-from ft_toolkit.text.splitting import Parts, sample, split
-from ft_toolkit.training.loop import Outcome, make_accelerator, train
+from ft_toolkit.session import Options, Session
+from ft_toolkit.stages import Stages
+from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, sample
+from ft_toolkit.training.accelerator import make_accelerator
+from ft_toolkit.training.loop import Journal, Outcome, TrainingJob, train
 from ft_toolkit.training.optimizers import make_optimizers
+from ft_toolkit.training.state import Checkpoints
 
 _EARLY = {
     "patience": "validation no longer improves (training.patience)",
     "budget": "the time is used up (training.budget)",
 }
-BLOCK_TOKENS = 256  # where the recipe says nothing and the model reads as much
+DEFAULT = Options()
+T = TypeVar("T")
 VALIDATION_DOCUMENTS = 64  # more would cost as much as the training they steer
 
 
 def finetune(
     recipe: Recipe,
     runs_folder: str | Path = "runs",
-    *,
-    device: str = "auto",
-    trackers: Sequence[str] = (),
-    judge: bool = True,
-    gate: bool = True,
-    energy: bool = False,
+    options: Options = DEFAULT,
     screen: Screen | None = None,
 ) -> Run:
     """Carry a recipe from raw text to a saved, judged adapter; everything lands in the run's folder.
 
-    judge    False: stop after training with the validation figure, so that configurations can be tried
-             without a look at the test part; ft compare judges the run later
-    gate     False: spare the fresh process that proves what was saved (some seconds); ft push refuses such
-             a run
-    energy   True: measure with codecarbon (extra `energy`)
+    An unfinished run of the same recipe goes on where it stopped, and ends bitwise as if it had not.
+
     returns  the finished Run: run.adapter_folder, run.folder / "comparison.json"
-    raises   FtError for a mistake the user can mend; KeyboardInterrupt after an interruption, with the
-             adapter so far saved
+    raises   FtError for a mistake the user can mend; KeyboardInterrupt or Terminated after a signal, with a
+             checkpoint and the adapter so far saved
     """
     started = time.monotonic()
-    check_before(recipe, runs_folder, trackers, energy=energy)
+    check_before(recipe, runs_folder, options.trackers, energy=options.energy)
     with termination_as_exception(), tempfile.TemporaryDirectory() as scratch:
         with told_when_stopped("before training; nothing was trained"):
             prepare_torch()
-            accelerator = make_accelerator(device, trackers, str(runs_folder))
-            is_main = accelerator.is_main_process  # under accelerate launch one process keeps the folder
-            screen = screen or Screen(quiet=not is_main)
-            material = _gathered(recipe, accelerator.device)
-            run = Run.create(Path(runs_folder if is_main else scratch), material.recipe)
-            _introduce(run, material, str(accelerator.device), screen)
-            before = fingerprints(material.model)
-        with metered(run.record) if energy else nullcontext():
-            outcome = _trained(run, material, accelerator, screen)
+            accelerator = make_accelerator(options.device, options.trackers, str(runs_folder))
+            session = Session(accelerator, screen or Screen(quiet=not accelerator.is_main_process))
+            material = gathered(recipe, accelerator.device)
+            # under accelerate launch one process keeps the folder
+            run = _opened(Path(runs_folder if session.is_main else scratch), material, options)
+            stages = Stages(
+                run,
+                session.screen.say,
+                latest_ended(run.folder.parent, recipe.name, but=run) if options.reuse else None,
+                options.restart,
+            )
+        try:
+            _introduce(run, material, session)
+            _stage_dataset(stages, material, session)
+            with metered(run.record) if options.energy else nullcontext():
+                model = _stage_weights(stages, material, session, gate=options.gate)
             with told_when_stopped(f"before the verdict: trained; ft compare {run.folder} judges it"):
-                run.record(training=outcome.as_dict(), wall_seconds=round(time.monotonic() - started, 1))
-                _stop_if_asked(outcome, run)
-                # judged or not, it may be published later
-                model = _proven(run, material, before, screen, gate=gate and is_main)
-                if not (judge and material.has_base_figure):
-                    screen.result(_validation_words(outcome, recipe.name))
-                elif is_main:
-                    judge_run(run, material.base, model, material.parts, screen, reader=material.learner)
-                    run.record(wall_seconds=round(time.monotonic() - started, 1))
+                _stage_comparison(stages, material, model, session, judge=options.judge)
+            _ended(run, session, started)
+        finally:
+            run.unlock()
     accelerator.end_training()
     return run
 
 
-def finetune_seeds(
-    recipe: Recipe,
-    seeds: int,
-    runs_folder: str | Path = "runs",
-    *,
-    judge: bool = True,
-    screen: Screen | None = None,
-    **how: Any,
-) -> list[Run]:
-    """Train and judge a recipe once for each of `seeds` seeds, from the recipe's own upwards.
-
-    The spread of the gains stands beside the interval, which knows nothing of training luck. The other
-    arguments are finetune's.
-
-    judge   False: the test part stays unseen, and the gains are those on the validation part
-    """
-    screen = screen or Screen()
-    runs = []
-    for seed in range(recipe.training.seed, recipe.training.seed + seeds):
-        training = recipe.training.model_copy(update={"seed": seed})
-        name = recipe.name if seed == recipe.training.seed else f"{recipe.name}-seed{seed}"
-        one = recipe.model_copy(update={"training": training, "name": name})
-        runs.append(finetune(one, runs_folder, judge=judge, screen=screen, **how))
-    are_judged = all((run.folder / "comparison.json").is_file() for run in runs)
-    gains = [_gain_percent(run, is_judged=are_judged) for run in runs]
-    each = ", ".join(f"{gain:+.1f}" for gain in gains)
-    spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
-    where = "" if are_judged else ", on the validation part; the test part was not scored"
-    screen.result(
-        f"{recipe.name} over {seeds} training seeds: {each} %; mean {statistics.mean(gains):+.1f} %, "
-        f"standard deviation {spread:.1f}, worst {max(gains):+.1f} %{where}"
-    )
-    return runs
+def _opened(runs_folder: Path, it: Material, options: Options) -> Run:
+    """A new run folder, or that of an unfinished run which was asked for in the same words."""
+    asked = asked_for(it.asked, judge=options.judge)
+    if options.folder is None:
+        return Run.create(runs_folder, it.recipe, asked)
+    run = Run.open(options.folder)
+    if not run.is_unfinished(asked):
+        found = "one that came to its end" if run.is_ended else "one of another recipe"
+        raise FtError(run.folder, "an unfinished run of this recipe", found, "Use ft finetune.")
+    run.lock()
+    return run
 
 
-@dataclass(frozen=True)
-class Material:
-    """What training starts from, all of it read and checked."""
-
-    recipe: Recipe
-    reading: Reading
-    parts: Parts
-    base: Base
-    learner: Base  # the base, or its architecture with a tokenizer of its own
-    model: PeftModel | PreTrainedModel  # nothing learnt yet
-    rows: list[Row]
-
-    @property
-    def has_base_figure(self) -> bool:
-        """Masked models of two tokenizers hide different pieces."""
-        return self.learner is self.base or self.base.family.objective == "causal"
-
-
-def _gathered(recipe: Recipe, device: torch.device) -> Material:
-    """Read, load and check; what cannot be judged later is told now, before hours of training."""
-    general = read_general(recipe.judging)
-    reading = read_corpus(recipe.corpus)
-    parts = split(reading.documents, recipe.corpus.split, reading.copies)
-    base = load_base(recipe.base, device)
-    choose_protocol(base, recipe.judging.protocol, recipe.judging.window, recipe.judging.stride)
-    if general and not encode(general, base.tokenizer):
-        raise FtError("judging.general", f"text with a token of {base.name}", "none", "Choose more text.")
-    learner = base
-    if recipe.adapter.tokenizer == "train":
-        texts = [document.text for document in parts.train]
-        learner = with_tokenizer(base, train_tokenizer(base, texts))
-    block_tokens = recipe.training.block_tokens or min(BLOCK_TOKENS, learner.positions)
-    rows = _training_rows(learner, parts, block_tokens)
-    training = recipe.training.model_copy(update={"block_tokens": block_tokens})
-    recipe = recipe.model_copy(update={"training": training})  # the run folder keeps what was used
-    model = attach_adapter(learner, recipe.adapter, recipe.training.seed)
-    return Material(recipe, reading, parts, base, learner, model, rows)
-
-
-def _introduce(run: Run, it: Material, device: str, screen: Screen) -> None:
+def _introduce(run: Run, it: Material, session: Session) -> None:
     """Say and record what is about to be trained."""
+    screen = session.screen
     screen.log_to(run.folder / "run.log")
     screen.say(f"{it.recipe.name}: {it.recipe.base} on {it.recipe.corpus.source}, in {run.folder}")
     if it.base.family.note:
@@ -181,140 +112,153 @@ def _introduce(run: Run, it: Material, device: str, screen: Screen) -> None:
     if it.reading.not_nfc_documents:
         words = f"{it.reading.not_nfc_documents} documents are not in Unicode's NFC form (letters in parts)"
         screen.say(f"{words}; they are read as they stand")
-    _record_inputs(run, it.base, it.parts, it.reading, device, screen)
+    run.record(versions=versions(), device=str(session.accelerator.device))
 
 
-def _trained(run: Run, it: Material, accelerator: Accelerator, screen: Screen) -> Outcome:
-    """Train the model in place; it is saved at each better validation, and at the end."""
-    adapter, family = it.recipe.adapter, it.learner.family
-    beside = it.learner.tokenizer if adapter.is_whole_model else None
+def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
+    """documents.parquet: every document, its part and its hashes; and what tells trained text again."""
+    run = stages.run
+    rows = document_rows(it.parts, keep_text=run.recipe.judging.keep_text)
+    placed = hash_rows(rows, "sha256", "split")
 
-    def keep() -> None:
-        with run.writing(run.trained_folder):
-            save_adapter(it.model, run.trained_folder, beside)
-        run.record(files=run.trained_files())
+    def make() -> None:
+        run.write_table("documents.parquet", rows)
+        keep_known_text(run, it.parts)
 
-    outcome = train(
-        it.model,
-        it.learner,
-        it.rows,
-        it.recipe.training,
-        make_optimizers(it.model, family, adapter),
-        _validation(it.learner, it.model, sample(it.parts.validation, VALIDATION_DOCUMENTS)),
-        accelerator,
-        screen,
-        run.append_metrics,
-        keep,
+    stages.stage("dataset", dataset_inputs(it.asked, placed), make, lambda: None)
+    sizes = {part: len(documents) for part, documents in it.parts}
+    left_out = {"empty": it.reading.empty_documents, "copies": it.reading.copies}
+    hashes = {**it.base.sha256s, "corpus": hash_rows(rows, "sha256"), "split": placed}
+    run.record(sha256=hashes, documents=sizes | left_out)
+    words = ", ".join(f"{size} {part}" for part, size in sizes.items())
+    dropped = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+    by = "file" if any(document.file_sha256 for document in it.reading.documents) else "text"
+    session.screen.say(
+        f"documents: {words} (by a hash of each {by}){f'; {dropped} left out' if dropped else ''}"
     )
-    with told_when_stopped(f"while saving {run.trained_folder}"):
-        keep()
-    if outcome.stopped_by in _EARLY:
-        place = f"stopped at step {outcome.steps} of {outcome.planned_steps}"
-        screen.say(f"{place}: {_EARLY[outcome.stopped_by]}")
-    return outcome
+    read = min(sizes["validation"], VALIDATION_DOCUMENTS)
+    session.screen.say(f"validation: reads {read} of {sizes['validation']} documents, chosen by hash")
 
 
-def _proven(run: Run, it: Material, before: dict[str, str], screen: Screen, *, gate: bool) -> nn.Module:
-    """The model to judge; behind the gate, saved is trained.
+def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool) -> nn.Module:
+    """The trained model, proven to be what was saved where the gate is asked for.
 
-    before   fingerprints of the model before training
-    raises   IntegrityFailed
+    A run that stopped between its training and the gate takes its last checkpoint up again: the gate compares
+    what was saved with what training left in memory, never with itself.
+
+    raises   IntegrityFailed, exit code 4
     """
-    live = observe(it.model, it.learner, before, it.parts.validation) if gate else None
-    loaded = None
-    if it.recipe.adapter.method == "pissa":  # saved as plain LoRA, and judged as saved
-        loaded = load_adapter(it.base, run.trained_folder)
-    if live is not None:
-        found = check(live, it.base, run.trained_folder, loaded)
-        run.record(integrity=found.as_dict())
-        screen.say(found.words())
-        require(found, run.trained_folder)
-    if not it.has_base_figure:
-        screen.say("masked models of two tokenizers have no common figure: base and model stand alone")
+    run, accelerator = stages.run, session.accelerator
+    machine = {"device": accelerator.device.type, "precision": accelerator.mixed_precision}
+    made_from = weights_inputs(it.asked, machine, stages.made_of("dataset"))
+    journal = _journal(run, made_from, session)
+    before = fingerprints(it.model)
+    is_trained = _for_all(session, stages.is_current("weights", made_from))
+    is_proven = _for_all(session, not gate or stages.is_current("integrity", stages.made_of("weights")))
+    if is_trained and is_proven:
+        session.screen.say("trained before; its weights are read")
+        return load_trained(it.base, run.trained_folder)
+    outcome = stages.stage("weights", made_from, lambda: _trained(run, it, journal, session), lambda: None)
+    if outcome is None:  # trained before, not proven: from the last checkpoint, without a step
+        outcome = _trained(run, it, journal, session)
+    run.record(training=outcome.as_dict())
+    _stop_if_asked(outcome, run)
+    loaded = load_adapter(it.base, run.trained_folder) if it.recipe.adapter.method == "pissa" else None
+    if gate and session.is_main:  # judged or not, it may be published later
+        live = observe(it.model, it.learner, before, it.parts.validation)
+        inputs = stages.made_of("weights")
+        stages.stage("integrity", inputs, lambda: _proven(run, it, live, loaded, session), lambda: None)
     return it.model if loaded is None else loaded
 
 
-def _training_rows(base: Base, parts: Parts, block_tokens: int) -> list[Row]:
-    if block_tokens > base.positions:
-        wanted = f"at most {base.positions} for {base.name}"
-        raise FtError("training.block_tokens", wanted, block_tokens, "Lower it.")
-    documents = encode(parts.train, base.tokenizer)
-    tokens = sum(len(document.ids) for document in documents)
-    if tokens < block_tokens:
-        wanted = f"at least one row of {block_tokens} training tokens"
-        raise FtError("corpus", wanted, f"{tokens} tokens", "Add text or lower training.block_tokens.")
-    return pack(
-        documents,
-        base.family.objective,
-        base.special.begin,
-        base.special.end,
-        block_tokens,
-        packed=base.family.packs,
+def _journal(run: Run, made_from: Mapping[str, Any], session: Session) -> Journal:
+    """Where a training writes: the run's folder, which under accelerate launch is the main process's."""
+    (folder,) = (
+        broadcast_object_list([str(run.folder)]) if session.accelerator.num_processes > 1 else [run.folder]
     )
+    checkpoints = Checkpoints(Path(folder) / "checkpoints", made_from, session.screen.say)
+    return Journal(run.append_metrics, run.rewind_metrics, checkpoints)
 
 
-def _validation(base: Base, model: nn.Module, documents: Sequence[Document]) -> Callable[[], float]:
-    """Nats a token of validation documents, scored as the verdict will be, in float32."""
-    encoded = encode(documents, base.tokenizer)
-    losses = TokenLosses(model, base.family)
-    protocol = choose_protocol(base, "auto" if base.family.objective == "causal" else "covering")
-
-    def validate() -> float:
-        scores = score(losses, encoded, base, protocol)
-        return corpus_totals(
-            document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True)
-        ).nats_per_token
-
-    return validate
+def _for_all(session: Session, value: T) -> T:
+    """What the main process says, since it alone sees the run's folder."""
+    if session.accelerator.num_processes == 1:
+        return value
+    said: T = broadcast_object_list([value])[0]
+    return said
 
 
-def _record_inputs(run: Run, base: Base, parts: Parts, reading: Reading, device: str, screen: Screen) -> None:
-    rows = document_rows(parts, keep_text=run.recipe.judging.keep_text)
-    run.write_table("documents.parquet", rows)
-    keep_known_text(run, parts)
-    hashes = {
-        **base.sha256s,
-        "corpus": hash_rows(rows, "sha256"),
-        "split": hash_rows(rows, "sha256", "split"),
-    }
-    sizes = {part: len(documents) for part, documents in parts}
-    left_out = {"empty": reading.empty_documents, "copies": reading.copies}
-    run.record(versions=versions(), sha256=hashes, device=device, documents=sizes | left_out)
-    words = ", ".join(f"{size} {part}" for part, size in sizes.items())
-    dropped = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
-    by = "file" if any(document.file_sha256 for document in reading.documents) else "text"
-    screen.say(f"documents: {words} (by a hash of each {by}){f'; {dropped} left out' if dropped else ''}")
-    read = min(sizes["validation"], VALIDATION_DOCUMENTS)
-    screen.say(f"validation: reads {read} of {sizes['validation']} documents, chosen by hash")
+def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outcome:
+    """Train the model in place, and save what validated best."""
+    adapter, family = it.recipe.adapter, it.learner.family
+    validate = validation_score(it.learner, it.model, sample(it.parts.validation, VALIDATION_DOCUMENTS))
+    optimizers = make_optimizers(it.model, family, adapter)
+    job = TrainingJob(it.model, it.learner, it.rows, it.recipe.training, optimizers, validate)
+    outcome = train(job, session, journal)
+    with told_when_stopped(f"while saving {run.trained_folder}"), run.writing(run.trained_folder):
+        save_adapter(it.model, run.trained_folder, it.learner.tokenizer if adapter.is_whole_model else None)
+        run.record(files=run.trained_files(), training=outcome.as_dict())
+    if outcome.stopped_by in _EARLY:
+        place = f"stopped at step {outcome.steps} of {outcome.planned_steps}"
+        session.screen.say(f"{place}: {_EARLY[outcome.stopped_by]}")
+    _stop_if_asked(outcome, run)
+    return outcome
 
 
-def _validation_words(outcome: Outcome, name: str) -> str:
-    best = _best_validation_nats(outcome.base_validation_nats, outcome.best_validation_nats)
-    change = as_percent(best - outcome.base_validation_nats)
-    return (
-        f"{name}: validation {outcome.base_validation_nats:.4f} → {best:.4f} nats a token, "
-        f"perplexity {change:+.1f} %, step {outcome.best_step} of {outcome.planned_steps}; "
-        "the test part was not scored"
-    )
+def _proven(run: Run, it: Material, live: Live, loaded: nn.Module | None, session: Session) -> None:
+    """integrity.json: saved is trained.
+
+    raises   IntegrityFailed
+    """
+    found = check(live, it.base, run.trained_folder, loaded)
+    run.record(integrity=found.as_dict())
+    session.screen.say(found.words())
+    require(found, run.trained_folder)
+    run.write_json("integrity.json", found.as_dict())
 
 
-def _gain_percent(run: Run, *, is_judged: bool) -> float:
-    """By how much perplexity moved: on the test part, or on the validation part alone."""
-    if is_judged:
-        return float(run.comparison["corpora"][0]["percent"])
+def _stage_comparison(
+    stages: Stages, it: Material, model: nn.Module, session: Session, *, judge: bool
+) -> None:
+    """scores/ and comparison.json: the verdict; or the validation figure, where none is asked for."""
+    run, screen = stages.run, session.screen
+    if not it.has_base_figure:
+        screen.say("masked models of two tokenizers have no common figure: base and model stand alone")
+    if not (judge and it.has_base_figure):
+        screen.result(_validation_words(run))
+    elif session.is_main:
+        general = hash_documents(read_general(it.asked.judging))
+        made_from = comparison_inputs(it.asked, general, stages.made_of("dataset", "weights"))
+        stages.stage(
+            "comparison",
+            made_from,
+            lambda: judge_run(run, it.base, model, it.parts, screen, reader=it.learner),
+            lambda: show_again(run, screen),
+        )
+
+
+def _ended(run: Run, session: Session, started: float) -> None:
+    """The run came to its end: nothing has to go on from a checkpoint any more."""
+    run.record(ended_at=now(), wall_seconds=round(time.monotonic() - started, 1))
+    if session.is_main:
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+
+
+def _validation_words(run: Run) -> str:
     trained = run.facts["training"]
     base = trained["base_validation_nats"]
-    return as_percent(_best_validation_nats(base, trained["best_validation_nats"]) - base)
-
-
-def _best_validation_nats(base: float, best: float | None) -> float:
-    return base if best is None else best
+    best = base if trained["best_validation_nats"] is None else trained["best_validation_nats"]
+    return (
+        f"{run.recipe.name}: validation {base:.4f} → {best:.4f} nats a token, "
+        f"perplexity {as_percent(best - base):+.1f} %, step {trained['best_step']} of "
+        f"{trained['planned_steps']}; the test part was not scored"
+    )
 
 
 def _stop_if_asked(outcome: Outcome, run: Run) -> None:
-    place = f"at step {outcome.steps} of {outcome.planned_steps}"
-    saved = f"{place}; the adapter of step {outcome.best_step} is saved in"
-    if outcome.stopped_by == "interrupted":
-        raise KeyboardInterrupt(f"interrupted {saved} {run.trained_folder}")
-    if outcome.stopped_by == "terminated":
-        raise Terminated(f"terminated {saved} {run.trained_folder}")
+    """raises   KeyboardInterrupt or Terminated where a signal ended the training; a checkpoint is saved"""
+    if outcome.stopped_by not in ("interrupted", "terminated"):
+        return
+    place = f"{outcome.stopped_by} at step {outcome.steps} of {outcome.planned_steps}"
+    words = f"{place}; the same command goes on from there, or ft resume {run.folder}"
+    raise KeyboardInterrupt(words) if outcome.stopped_by == "interrupted" else Terminated(words)

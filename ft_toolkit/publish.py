@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_toolkit.artefacts import file_sha256, read_json
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
 from ft_toolkit.references import BaseReference, TextReference, parse_base, parse_text
-from ft_toolkit.run import Run, hash_file, read_json
+from ft_toolkit.run import Run
 from ft_toolkit.sharing.card import Published, write_card
 from ft_toolkit.sharing.hub import Destination, Pushed, connect, push_files, stated_licence
 from ft_toolkit.sharing.leaks import refuse_leaks
@@ -215,7 +216,7 @@ def _model_folder(run: Run, screen: Screen) -> Path:
     if (run.folder / "model").is_dir():
         return run.folder / "model"
     weights = run.adapter_folder / "adapter_model.safetensors"
-    folder = run.folder / "push" / f".merged-{hash_file(weights)[:12]}"
+    folder = run.folder / "push" / f".merged-{file_sha256(weights)[:12]}"
     if not (folder / "config.json").is_file():
         screen.say("merging adapter and base …")
         with apart(run) as own:

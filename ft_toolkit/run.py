@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from ft_toolkit.artefacts import RESTORE, file_sha256, read_json, reason_of, written_whole
 from ft_toolkit.errors import FtError, IntegrityFailed, disk_full, is_disk_full
 from ft_toolkit.recipe import Recipe
 
@@ -34,7 +35,6 @@ FACTS = {  # what later rooms look into; everything else in run.json is only sho
     "files": dict,
 }
 COLUMNS = {"documents.parquet": {"id", "sha256", "split", "source", "row", "text"}}
-_RESTORE = "Restore the file or train again."
 
 
 class Run:
@@ -42,16 +42,27 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # flock: the system lets go of it when the process is gone, also after kill -9
+        self._lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)
 
     @classmethod
-    def create(cls, runs_folder: Path, recipe: Recipe) -> Run:
-        """Make runs/<name>, or <name>-2 and so on: what an earlier run computed is never overwritten."""
+    def create(cls, runs_folder: Path, recipe: Recipe, asked: Mapping[str, Any] | None = None) -> Run:
+        """Make runs/<name>, or <name>-2 and so on, and lock it.
+
+        What an earlier run computed is never overwritten; an unfinished one that was asked for in the same
+        words goes on.
+
+        asked    what was asked for (inputs.asked_for); None: always a new folder
+        raises   FtError where no folder can be made, or another process is at work on the unfinished one
+        """
         for number in range(1, 100_000):
             folder = runs_folder / (recipe.name if number == 1 else f"{recipe.name}-{number}")
             try:
                 folder.mkdir(parents=True)
             except FileExistsError:
                 if folder.is_dir():
+                    if asked is not None and cls(folder).is_unfinished(asked):
+                        return cls(folder)._begun(recipe, asked)
                     continue
                 blocked = folder if folder.exists() else runs_folder
                 raise FtError(blocked, "a folder to write to", "a file", "Move it or use --runs.") from None
@@ -65,12 +76,40 @@ class Run:
                 if is_disk_full(error):
                     raise disk_full(runs_folder) from None
                 raise FtError(folder, "a folder we may write", error.strerror, "Use --runs FOLDER.") from None
-            run = cls(folder)
-            text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
-            run.write("recipe.yaml", "# as resolved: every default filled in\n" + text)
-            run.record(schema=SCHEMA, started_at=now())
-            return run
+            return cls(folder)._begun(recipe, asked)
         raise FtError(runs_folder / recipe.name, "a free name", "100,000 runs", "Choose another name.")
+
+    def _begun(self, recipe: Recipe, asked: Mapping[str, Any] | None) -> Run:
+        self.lock()
+        if "started_at" not in self.facts:
+            text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+            self.write("recipe.yaml", "# as resolved: every default filled in\n" + text)
+            self.record(schema=SCHEMA, started_at=now(), asked=asked)
+        return self
+
+    def lock(self) -> None:
+        """Keep other processes from writing here, until `unlock` or the end of this one, however it ends.
+
+        raises   FtError where another process is at work
+        """
+        try:
+            self._lock.acquire()
+        except Timeout:
+            fix = "Wait for it, or give this run another name."
+            raise FtError(self.folder, "a run that no other process works on", "one at work", fix) from None
+
+    def unlock(self) -> None:
+        self._lock.release()
+
+    def is_unfinished(self, asked: Mapping[str, Any]) -> bool:
+        """Whether this run was asked for in these words and has not come to its end."""
+        if not (self.folder / "run.json").exists():  # stopped in its very first moment
+            return {path.name for path in self.folder.glob("[!.]*")} <= {"recipe.yaml"}
+        try:
+            facts = self.facts
+        except FtError:  # damaged: nothing of it can be trusted
+            return False
+        return facts.get("asked") == asked and not self.is_ended
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -104,10 +143,10 @@ class Run:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
             recipe = Recipe.model_validate(values)
         except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-            raise FtError(path, "the recipe of this run", _reason(error), _RESTORE) from None
+            raise FtError(path, "the recipe of this run", reason_of(error), RESTORE) from None
         # a file cut at a line's end is still a recipe, of defaults that nobody trained with
         if "training" in self.facts and (lost := Recipe.model_fields.keys() - values.keys()):
-            raise FtError(path, "every section of the recipe", f"no {min(lost)}", _RESTORE)
+            raise FtError(path, "every section of the recipe", f"no {min(lost)}", RESTORE)
         return recipe
 
     @property
@@ -119,7 +158,7 @@ class Run:
         path = self.folder / "comparison.json"
         found = read_json(path, {"verdict": dict, "protocol": dict, "corpora": list})
         if not isinstance(found.get("verdict", {}).get("headline"), str):
-            raise FtError(path, "a verdict with its headline", "none", _RESTORE)
+            raise FtError(path, "a verdict with its headline", "none", RESTORE)
         return found
 
     def require_whole(self) -> None:
@@ -128,7 +167,7 @@ class Run:
         raises   FtError naming the first one that is missing or damaged
         """
         if not (self.folder / "run.json").is_file():
-            raise FtError(self.folder / "run.json", "a file", "nothing there", _RESTORE)
+            raise FtError(self.folder / "run.json", "a file", "nothing there", RESTORE)
         _ = self.facts, self.recipe
         if self.adapter_folder.exists():
             read_json(self.adapter_folder / "adapter_config.json", {"peft_type": str})
@@ -164,7 +203,7 @@ class Run:
     def trained_files(self) -> dict[str, str]:
         """sha256 of every file of adapter/ or model/ but hidden ones, by its path in the run folder."""
         paths = sorted(self.trained_folder.rglob("[!.]*"))
-        return {p.relative_to(self.folder).as_posix(): hash_file(p) for p in paths if p.is_file()}
+        return {p.relative_to(self.folder).as_posix(): file_sha256(p) for p in paths if p.is_file()}
 
     def check_trained(self, say: Callable[[str], object] = lambda words: None) -> None:
         """Call it before the weights are used: are they the ones that training saved?
@@ -197,6 +236,11 @@ class Run:
         return found
 
     @property
+    def is_ended(self) -> bool:
+        """Whether the command that made it came to its end, with a verdict or, as asked, without."""
+        return bool({"ended_at", "finished_at"} & self.facts.keys())
+
+    @property
     def is_finished(self) -> bool:
         return "finished_at" in self.facts
 
@@ -207,13 +251,8 @@ class Run:
     def write(self, name: str, text: str) -> Path:
         """Write one file atomically: a reader sees the old one or the new one, never a part."""
         path = self.folder / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with self.writing(path):
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+        with self.writing(path), written_whole(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
         return path
 
     def write_json(self, name: str, value: Mapping[str, object]) -> Path:
@@ -229,11 +268,8 @@ class Run:
         import pyarrow.parquet
 
         path = self.folder / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with self.writing(path):
-            path.parent.mkdir(exist_ok=True)
-            pyarrow.parquet.write_table(table, temporary)
-            os.replace(temporary, path)
+        with self.writing(path), written_whole(path) as unfinished:
+            pyarrow.parquet.write_table(table, unfinished)
         return path
 
     def read_table(self, name: str) -> list[Row]:
@@ -245,9 +281,9 @@ class Run:
         try:
             rows: list[Row] = pyarrow.parquet.read_table(io.BytesIO(path.read_bytes())).to_pylist()
         except (OSError, ValueError, pyarrow.ArrowException) as error:
-            raise FtError(path, "a Parquet table", _reason(error), _RESTORE) from None
+            raise FtError(path, "a Parquet table", reason_of(error), RESTORE) from None
         if rows and (missing := COLUMNS.get(name, set()) - rows[0].keys()):
-            raise FtError(path, f"a column {min(missing)}", f"only {', '.join(rows[0])}", _RESTORE)
+            raise FtError(path, f"a column {min(missing)}", f"only {', '.join(rows[0])}", RESTORE)
         return rows
 
     def write_column(self, name: str, column: str, values: NDArray[np.uint64]) -> Path:
@@ -275,6 +311,13 @@ class Run:
         with self.writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def rewind_metrics(self, step: int) -> None:
+        """Forget the lines of metrics.jsonl behind a step, also a half-written one."""
+        path = self.folder / "metrics.jsonl"
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            self.write("metrics.jsonl", "".join(lines[:step]))
+
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
         """Name the path when the disk is full, whichever library noticed."""
@@ -292,37 +335,13 @@ def list_runs(runs_folder: Path) -> list[Run]:
     return [Run(folder) for folder in sorted(found)]
 
 
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_json(path: Path, kinds: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """Read a JSON object.
-
-    kinds    the types that some of its keys must have where they stand
-    raises   FtError for a file that is missing, damaged, or something else
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FtError(path, "a JSON object", _reason(error), _RESTORE) from None
-    if not isinstance(found, dict):
-        raise FtError(path, "a JSON object", f"a {type(found).__name__}", _RESTORE)
-    for key, kind in (kinds or {}).items():
-        if key in found and not isinstance(found[key], kind):
-            raise FtError(path, f"{key}: a {kind.__name__}", f"a {type(found[key]).__name__}", _RESTORE)
-    return found
-
-
-def _reason(error: Exception) -> str:
-    """In a few words why a file could not be read."""
-    if isinstance(error, FileNotFoundError):
-        return "nothing there"
-    if isinstance(error, IsADirectoryError):
-        return "a folder"
-    return f"a damaged file ({next(iter(str(error).splitlines()), type(error).__name__).rstrip('.:')})"
+def latest_ended(runs_folder: Path, name: str, *, but: Run | None = None) -> Run | None:
+    """The newest ended run of a name, whatever number stands behind it."""
+    runs = [
+        run for run in list_runs(runs_folder) if re.fullmatch(rf"{re.escape(name)}(-\d+)?", run.folder.name)
+    ]
+    ended = [run for run in runs if (but is None or run.folder != but.folder) and run.is_ended]
+    return max(ended, key=lambda run: str(run.facts.get("started_at")), default=None)
 
 
 def now() -> str:

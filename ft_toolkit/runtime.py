@@ -12,8 +12,10 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
+from typing import Any, Literal
 
 from ft_toolkit.errors import Terminated
 
@@ -128,6 +130,38 @@ def termination_as_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@dataclass
+class Noted:
+    """What was asked of this process while it could not stop at once."""
+
+    reason: Literal["interrupted", "terminated"] | None = None
+
+
+@contextmanager
+def signals_noted() -> Iterator[Noted]:
+    """Note a SIGINT or SIGTERM, so that the work under way can end between two of its steps.
+
+    A second signal ends it at once, as an exception: KeyboardInterrupt or Terminated.
+    """
+    noted = Noted()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        is_first = noted.reason is None
+        noted.reason = "interrupted" if signum == signal.SIGINT else "terminated"
+        if not is_first:
+            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError):  # not the main thread: whoever runs us there owns the signals
+                before[signum] = signal.signal(signum, note)
+        yield noted
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _keep_freed_memory() -> None:

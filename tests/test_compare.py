@@ -17,13 +17,15 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_toolkit import shipped
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.cli import app
 from ft_toolkit.compare import compare_run
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
-from ft_toolkit.run import Run, read_json
+from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 
 TinyRecipe = Callable[..., Recipe]
 QUIET = Screen(quiet=True)
@@ -164,7 +166,10 @@ def test_trained_paragraphs_are_known_again_inside_their_file(
 ) -> None:
     in_pieces = {"source": str(small_corpus), "documents": "paragraph"}
     run = finetune(
-        tiny_recipe(corpus=in_pieces, training={"steps": 1}), tmp_path, judge=False, gate=False, screen=QUIET
+        tiny_recipe(corpus=in_pieces, training={"steps": 1}),
+        tmp_path,
+        options=Options(judge=False, gate=False),
+        screen=QUIET,
     )
     trained = first_of(run, "train")
     with pytest.raises(FtError, match="was not trained on"):
@@ -211,7 +216,9 @@ def test_pieces_of_files_are_judged_by_file(
     tiny_recipe: TinyRecipe, small_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     in_pieces = {"source": str(small_corpus), "documents": "paragraph"}
-    run = finetune(tiny_recipe(corpus=in_pieces, training={"steps": 1}), tmp_path, gate=False)
+    run = finetune(
+        tiny_recipe(corpus=in_pieces, training={"steps": 1}), tmp_path, options=Options(gate=False)
+    )
     found = held_out(numbers(run))["difference"]
     rows = [row for row in run.read_table("documents.parquet") if row["split"] == "test"]
     assert found["groups"] == len({row["source"] for row in rows}) == len({row["group"] for row in rows})
@@ -262,7 +269,7 @@ def test_without_corpus_and_kept_text_nothing_is_made_up(
 ) -> None:
     own = shutil.copytree(corpus, tmp_path / "corpus")
     recipe = tiny_recipe(corpus={"source": str(own)}, judging={"keep_text": False}, training={"steps": 1})
-    run = finetune(recipe, tmp_path / "runs", judge=False, gate=False, screen=QUIET)
+    run = finetune(recipe, tmp_path / "runs", options=Options(judge=False, gate=False), screen=QUIET)
     shutil.rmtree(own)
     with pytest.raises(FtError, match="Put the corpus back"):
         compare_run(run, screen=QUIET)

@@ -16,12 +16,14 @@ from ft_toolkit import shipped
 from ft_toolkit.cli import app
 from ft_toolkit.compare import How, compare_runs
 from ft_toolkit.errors import FtError
-from ft_toolkit.finetune import finetune, finetune_seeds
+from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.verdict import judge
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.seeds import finetune_seeds
+from ft_toolkit.session import Options
 
 QUIET = Screen(quiet=True)
 
@@ -47,7 +49,9 @@ def runs(
             },
             "judging": {"general": None},
         }
-        found[name] = finetune(Recipe.model_validate(values), folder, judge=False, gate=False, screen=QUIET)
+        found[name] = finetune(
+            Recipe.model_validate(values), folder, options=Options(judge=False, gate=False), screen=QUIET
+        )
     return found
 
 

@@ -19,6 +19,7 @@ from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 
 FILES = ("run.json", "recipe.yaml", "documents.parquet", "comparison.json", "adapter/adapter_config.json")
 
@@ -75,7 +76,10 @@ def whole(checkpoints: dict[str, Path], small_corpus: Path, tmp_path_factory: py
         "publish": {"repo": "me/mine"},
     }
     run = finetune(
-        Recipe.model_validate(values), tmp_path_factory.mktemp("runs"), gate=False, screen=Screen(quiet=True)
+        Recipe.model_validate(values),
+        tmp_path_factory.mktemp("runs"),
+        options=Options(gate=False),
+        screen=Screen(quiet=True),
     )
     run.record(integrity={"passed": True})
     return run

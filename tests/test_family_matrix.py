@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tiny_checkpoints import save
 
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.compare import compare_run
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import choose_protocol, score
@@ -25,7 +26,8 @@ from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Recipe
-from ft_toolkit.run import Run, read_json
+from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document
 
@@ -68,7 +70,7 @@ def test_a_family_trains_saves_loads_compares_and_merges_with_nothing_but_its_ba
 ) -> None:
     monkeypatch.setenv("FT_CACHE", str(tmp_path / "cache"))  # the base is scored here, beside the adapter
     recipe = tiny_recipe(name, corpus={"source": str(few_documents)}, training={"steps": 16})
-    run = finetune(recipe, tmp_path, gate=False, screen=Screen(quiet=True))
+    run = finetune(recipe, tmp_path, options=Options(gate=False), screen=Screen(quiet=True))
     live_base, live = stored(run, "base"), stored(run, "adapter")
     documents = held_out(run)
 

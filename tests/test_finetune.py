@@ -21,12 +21,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_toolkit import cli, shipped
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.compare import compare_run
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
-from ft_toolkit.run import Run, read_json
+from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 
 TinyRecipe = Callable[..., Recipe]
 COLUMNS = ["corpus", "split", "document", "side", "nll_nats", "tokens", "bytes", "words"]
@@ -84,6 +86,8 @@ def test_a_finished_run_holds_all_that_a_later_stage_reads(finished: Finished) -
         "recipe.yaml",
         "run.json",
         "run.log",
+        ".lock",
+        "integrity.json",
         "documents.parquet",
         "known_text.parquet",
         "metrics.jsonl",
@@ -151,7 +155,9 @@ def test_copies_are_left_out_of_every_part_and_counted(
         (folder / f"{number}.md").write_text(text)
         (folder / f"{number}-copy.md").write_bytes(text.strip().replace("\n", "\r\n").encode())
     recipe = tiny_recipe(corpus={"source": str(folder)}, training={"steps": 1})
-    run = finetune(recipe, tmp_path / "runs", judge=False, gate=False, screen=Screen(quiet=True))
+    run = finetune(
+        recipe, tmp_path / "runs", options=Options(judge=False, gate=False), screen=Screen(quiet=True)
+    )
     rows = run.read_table("documents.parquet")
     assert len(rows) == len({row["sha256"] for row in rows}) == 24
     assert run.facts["documents"]["copies"] == 24
@@ -172,7 +178,7 @@ def test_a_corpus_that_is_too_small_is_refused_before_a_run_folder_exists(
 
 def test_without_keep_text_no_text_is_kept(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
     recipe = tiny_recipe(judging={"keep_text": False}, training={"steps": 1})
-    run = finetune(recipe, tmp_path, judge=False, gate=False)
+    run = finetune(recipe, tmp_path, options=Options(judge=False, gate=False))
     assert {row["text"] for row in run.read_table("documents.parquet")} == {None}
 
 
@@ -246,9 +252,9 @@ def test_a_second_run_takes_the_next_name_and_leaves_the_first_alone(
     tiny_recipe: TinyRecipe, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe(training={"steps": 1})
-    first = finetune(recipe, tmp_path, judge=False, gate=False)
+    first = finetune(recipe, tmp_path, options=Options(judge=False, gate=False))
     before = digests(first.folder)
-    second = finetune(recipe, tmp_path, judge=False, gate=False)
+    second = finetune(recipe, tmp_path, options=Options(judge=False, gate=False))
     assert (first.folder.name, second.folder.name) == ("tiny-gpt2", "tiny-gpt2-2")
     assert digests(first.folder) == before
 
@@ -256,7 +262,7 @@ def test_a_second_run_takes_the_next_name_and_leaves_the_first_alone(
 def test_an_unjudged_run_is_finished_by_compare_as_if_it_had_been_judged_at_once(
     finished: Finished, tmp_path: Path
 ) -> None:
-    run = finetune(finished.recipe, tmp_path, judge=False, gate=False)
+    run = finetune(finished.recipe, tmp_path, options=Options(judge=False, gate=False))
     assert not (run.folder / "comparison.json").exists()
     assert not (run.folder / "scores").exists()
     assert not run.is_finished
@@ -298,7 +304,7 @@ def test_several_seeds_without_a_verdict_leave_the_test_part_unseen_and_tell_the
         100 * (math.exp(one["best_validation_nats"] - one["base_validation_nats"]) - 1) for one in trained
     ]
     assert gains[0] != gains[1]
-    words = capfd.readouterr().err.splitlines()[-1]
+    words = capfd.readouterr().out.splitlines()[-1]
     assert words.startswith(f"mine over 2 training seeds: {gains[0]:+.1f}, {gains[1]:+.1f} %; mean ")
     assert words.endswith("on the validation part; the test part was not scored")
 
@@ -331,7 +337,10 @@ def trained(
         if asked not in already_trained:
             sections["training"] = {"steps": 2} | sections.get("training", {})
             run = finetune(
-                tiny_recipe(**sections), tmp_path, judge=False, gate=False, screen=Screen(quiet=True)
+                tiny_recipe(**sections),
+                tmp_path,
+                options=Options(judge=False, gate=False),
+                screen=Screen(quiet=True),
             )
             lines = (run.folder / "metrics.jsonl").read_text().splitlines()
             already_trained[asked] = Trained(
@@ -358,7 +367,7 @@ def test_a_base_and_a_corpus_are_enough_to_train(
     place = str(checkpoints["bert"]) if base == "tiny bert" else base
     recipe = Recipe.model_validate({"name": "x", "base": place, "corpus": {"source": str(small_corpus)}})
     quick = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": 1})})
-    run = finetune(quick, tmp_path, judge=False, gate=False, screen=Screen(quiet=True))
+    run = finetune(quick, tmp_path, options=Options(judge=False, gate=False), screen=Screen(quiet=True))
     assert Run.open(run.folder).recipe.training.block_tokens == block_tokens
 
 

@@ -16,6 +16,7 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe, gallery, read_recipe
 from ft_toolkit.references import parse_base, parse_text
 from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 from ft_toolkit.sharing.licences import OWN, TERMS, licence_of_base, licence_of_text
 
 RECIPES = {path.stem: path for path in gallery()}
@@ -47,7 +48,9 @@ def licences(recipe: Recipe) -> dict[str, str | None]:
 
 def train(name: str, runs: Path, overrides: Sequence[str]) -> Run:
     recipe = read_recipe(name, [*EVERY_PART, *overrides, "judging.general=null"]).recipe
-    return finetune(recipe, runs, device="cpu", judge=False, gate=False, screen=Screen(quiet=True))
+    return finetune(
+        recipe, runs, options=Options(device="cpu", judge=False, gate=False), screen=Screen(quiet=True)
+    )
 
 
 def test_the_gallery_holds_the_embedded_default_and_four_recipes_for_real_work() -> None:

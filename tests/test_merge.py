@@ -21,6 +21,7 @@ from ft_toolkit.models.checkpoints import hash_weights, load_base
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 
 QUIET = Screen(quiet=True)
 AUTO = {"gpt2": AutoModelForCausalLM, "bert": AutoModelForMaskedLM, "distilbert": AutoModelForMaskedLM}
@@ -49,7 +50,9 @@ def trained(
                 "training": {"steps": 3, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.02},
             }
             folder = tmp_path_factory.mktemp("runs")
-            made[key] = finetune(Recipe.model_validate(values), folder, judge=False, gate=False, screen=QUIET)
+            made[key] = finetune(
+                Recipe.model_validate(values), folder, options=Options(judge=False, gate=False), screen=QUIET
+            )
         return made[key]
 
     return run

@@ -13,6 +13,7 @@ import yaml
 from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.compare import compare_runs
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
@@ -30,7 +31,8 @@ from ft_toolkit.models.checkpoints import Base, base_of, hash_weights, load_base
 from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.recipe import Adapter, Recipe, read_recipe
-from ft_toolkit.run import Run, read_json
+from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_corpus
 from ft_toolkit.training.optimizers import (
@@ -67,7 +69,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path],
                 },
             }
             folder = tmp_path_factory.mktemp("runs")
-            made[family, method] = finetune(Recipe.model_validate(values), folder, gate=False)
+            made[family, method] = finetune(
+                Recipe.model_validate(values), folder, options=Options(gate=False)
+            )
         return made[family, method]
 
     return run
@@ -233,7 +237,7 @@ def test_named_words_get_their_rows_trained_and_every_other_row_stays(
     recipe = tiny_recipe(
         family, adapter={"tokens": ["fever"]}, judging={"protocol": protocol, "general": None}
     )
-    run = finetune(recipe, tmp_path, gate=False)
+    run = finetune(recipe, tmp_path, options=Options(gate=False))
     base = load_base(recipe.base)
     rows = {
         i for text in ("fever", " fever") for i in base.tokenizer(text, add_special_tokens=False).input_ids
@@ -284,7 +288,7 @@ def test_a_slot_of_the_vocabulary_may_be_named_by_itself(checkpoints: dict[str, 
 
 def scratch_with_its_own_tokenizer(tiny_recipe: Callable[..., Recipe], folder: Path, family: str) -> Run:
     recipe = tiny_recipe(family, adapter={"method": "scratch", "tokenizer": "train"})
-    return finetune(recipe, folder, gate=False)
+    return finetune(recipe, folder, options=Options(gate=False))
 
 
 def test_scratch_learns_a_tokenizer_of_the_same_kind_from_the_training_part_alone(

@@ -22,6 +22,7 @@ from ft_toolkit.models.adapters import attach_adapter, load_whole, save_adapter
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.recipe import Adapter, Recipe
+from ft_toolkit.session import Options
 from ft_toolkit.text.corpus import Document
 
 TEXTS = ["Wash your hands before you eat.", "Boil the pasta in plenty of salted water.", ""]
@@ -58,7 +59,7 @@ def test_a_masked_model_object_gets_a_pseudo_perplexity_and_no_bits(checkpoints:
 def test_a_run_whose_adapter_is_not_the_one_that_was_trained_is_refused(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    run = finetune(tiny_recipe(training={"steps": 1}), tmp_path, judge=False, gate=False)
+    run = finetune(tiny_recipe(training={"steps": 1}), tmp_path, options=Options(judge=False, gate=False))
     path = run.adapter_folder / "adapter_model.safetensors"
     weights = load_file(path)
     weights[min(weights)] += 1.0

@@ -14,6 +14,7 @@ from readme import blocks, close, faults
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
+from ft_toolkit.session import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,7 +24,9 @@ def test_the_adapter_loads_with_the_lines_that_the_readme_shows(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     recipe = tiny_recipe("gpt2", training={"steps": 1}, name="quickstart")
-    run = finetune(recipe, tmp_path / "runs", judge=False, gate=False, screen=Screen(quiet=True))
+    run = finetune(
+        recipe, tmp_path / "runs", options=Options(judge=False, gate=False), screen=Screen(quiet=True)
+    )
     code = re.findall(r"```python\n(.*?)```", README, flags=re.S)[0]
     assert "PeftModel.from_pretrained" in code
     code = code.replace("ft_toolkit/starters/gpt2", recipe.base).replace("runs/quickstart", str(run.folder))

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.recipe import Recipe
-from ft_toolkit.run import Run, list_runs, read_json
+from ft_toolkit.run import Run, list_runs
 
 TinyRecipe = Callable[..., Recipe]
 

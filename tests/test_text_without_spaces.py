@@ -12,11 +12,13 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.cli import app
 from ft_toolkit.finetune import finetune
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.recipe import Recipe
-from ft_toolkit.run import Run, read_json
+from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[1] / "docs" / "comparison.schema.json").read_text())
 SENTENCES = {
@@ -44,7 +46,7 @@ def run(
         "training": {"steps": 3, "block_tokens": 64, "batch_tokens": 512, "learning_rate": 0.01},
         "judging": {"general": None},
     })  # fmt: skip
-    return finetune(recipe, tmp_path_factory.mktemp("runs"), gate=False)
+    return finetune(recipe, tmp_path_factory.mktemp("runs"), options=Options(gate=False))
 
 
 def test_it_is_judged_to_the_end_without_word_figures(run: Run) -> None:
@@ -81,7 +83,9 @@ def test_one_long_word_ends_no_run(tiny_recipe: Callable[..., Recipe], tmp_path:
     for number in range(90):
         bases = f"{number * 7919 + 1:040b}".replace("0", "AC").replace("1", "GT")
         (folder / f"{number}.txt").write_text(bases * 4)
-    run = finetune(tiny_recipe(corpus={"source": str(folder)}), tmp_path / "runs", gate=False)
+    run = finetune(
+        tiny_recipe(corpus={"source": str(folder)}), tmp_path / "runs", options=Options(gate=False)
+    )
     part = read_json(run.folder / "comparison.json")["corpora"][0]
     assert part["base"]["words"] == part["difference"]["documents"]
     assert part["base_word_perplexity"] is None

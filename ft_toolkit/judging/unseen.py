@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 from itertools import groupby
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Judging
 from ft_toolkit.references import parse_text
-from ft_toolkit.run import Row, Run
+from ft_toolkit.run import Run
 from ft_toolkit.text.corpus import Document, faults_name, read_corpus, read_source
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 from ft_toolkit.text.readers import TABLE_ENDINGS
@@ -39,31 +38,6 @@ def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Documen
     if reading.copies:
         screen.say(f"{source}: {reading.copies} copies left out")
     return reading.documents
-
-
-def document_rows(parts: Parts, *, keep_text: bool = False) -> list[Row]:
-    """Rows of documents.parquet; keep_text keeps the text of all but the training part."""
-    return [
-        {
-            "id": document.id,
-            "sha256": document.sha256,
-            "text_sha256": document.text_sha256,
-            "group": document.group,
-            "split": part,
-            "source": document.source,
-            "row": document.row,
-            "text": document.text if keep_text and part != "train" else None,
-        }
-        for part, documents in parts
-        for document in documents
-    ]
-
-
-def hash_rows(rows: Sequence[Row], *columns: str) -> str:
-    """sha256 over some columns of documents.parquet, whatever the order of the rows."""
-    return sha256(
-        "".join(sorted("".join(row[name] for name in columns) for row in rows)).encode()
-    ).hexdigest()
 
 
 def keep_known_text(run: Run, parts: Parts) -> None:

@@ -23,12 +23,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.checkpoints import Base, for_scoring, load_base, load_model
 from ft_toolkit.models.scratch import fresh_model
 from ft_toolkit.models.untrusted import refuse_adapter
 from ft_toolkit.recipe import Adapter
-from ft_toolkit.run import read_json
 
 
 def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel | PreTrainedModel:

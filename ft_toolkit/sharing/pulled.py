@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ft_toolkit import strict_yaml
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError
 from ft_toolkit.network import hub_or_cache, step_seconds, within
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.references import RunReference, is_also_here, is_safe_base, is_safe_text, parse_run
-from ft_toolkit.run import SCHEMA, Run, read_json
+from ft_toolkit.run import SCHEMA, Run
 from ft_toolkit.sharing.staging import ADAPTER_FILES, BASE, MODEL_FILES, TOKENIZER_FILES
 
 WANTED = (
@@ -152,9 +153,9 @@ def _refuse_local_base(run: Run, where: str) -> None:
 
 def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
     """Read the training text again where anybody can: it must never be scored as unseen."""
-    from ft_toolkit.judging.unseen import document_rows, hash_rows, keep_known_text
+    from ft_toolkit.judging.unseen import keep_known_text
     from ft_toolkit.text.corpus import read_corpus
-    from ft_toolkit.text.splitting import Parts, split
+    from ft_toolkit.text.splitting import Parts, document_rows, hash_rows, split
 
     rows: list[dict[str, Any]] = []
     parts = Parts([], [], [])

@@ -11,8 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from ft_toolkit.artefacts import file_sha256
 from ft_toolkit.errors import FtError
-from ft_toolkit.run import Run, hash_file
+from ft_toolkit.run import Run
 from ft_toolkit.runtime import last_words, run_python
 
 Objective = Literal["causal", "masked"]
@@ -94,7 +95,7 @@ def rehearsed(run: Run, weights: Path, objective: Objective, *, merged: bool) ->
         return None
     stamp = Stamp(**found)
     is_current = (stamp.weights_sha256, stamp.snippet_sha256) == (
-        hash_file(weights),
+        file_sha256(weights),
         _digest(objective, merged),
     )
     return stamp if is_current else None
@@ -113,7 +114,7 @@ def rehearse(run: Run, weights: Path, objective: Objective, *, merged: bool) -> 
         found = f"sha256 {heard['base_sha256'][:12]}"
         cure = "Pin base: name@revision to the one of training."
         raise FtError(f"base {run.recipe.base}", "the base of training", found, cure)
-    stamp = Stamp(hash_file(weights), _digest(objective, merged), heard["base_revision"])
+    stamp = Stamp(file_sha256(weights), _digest(objective, merged), heard["base_revision"])
     kept = run.facts.get("rehearsal", {})
     run.record(rehearsal=kept | {"merged" if merged else "adapter": asdict(stamp)})
     return stamp

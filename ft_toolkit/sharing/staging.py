@@ -20,9 +20,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ft_toolkit import strict_yaml
+from ft_toolkit.artefacts import file_sha256, read_json
 from ft_toolkit.errors import FtError
 from ft_toolkit.references import parse_base, parse_text
-from ft_toolkit.run import Run, hash_file, read_json
+from ft_toolkit.run import Run
 from ft_toolkit.sharing.snippet import Place
 
 KEPT_SECONDS = 86_400  # what an earlier push staged is looked at, or still being sent, no longer than that
@@ -216,7 +217,7 @@ def _sources(
 
 def _digest(files: dict[str, Path]) -> str:
     """Of names and contents; a stray file beside them is not sent, and does not count."""
-    listed = "".join(f"{name}\0{hash_file(path)}\n" for name, path in sorted(files.items()))
+    listed = "".join(f"{name}\0{file_sha256(path)}\n" for name, path in sorted(files.items()))
     return sha256(listed.encode()).hexdigest()[:12]
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from huggingface_hub import get_token
 
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import IntegrityFailed
 from ft_toolkit.progress import Screen
-from ft_toolkit.run import Run, read_json
+from ft_toolkit.run import Run
 from ft_toolkit.runtime import last_words, run_python
 from ft_toolkit.sharing.faults import told_plainly
 from ft_toolkit.sharing.hub import Destination, Pushed, Steps, connect, read_back

@@ -61,6 +61,7 @@ class Row:
     positions: Ids  # restart at 0 with each document
     segments: Ids  # which document of the row, from 0
     token_keys: NDArray[np.uint64]  # names (document, position): masks are drawn from it
+    documents: tuple[str, ...] = ()  # ids of its documents: where numbers go wrong, they are named
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,8 @@ def _causal_rows(
     keys = np.zeros(len(inputs), dtype=np.uint64)  # a causal row is never masked
     for start in range(0, len(inputs), block_tokens):
         some = slice(start, start + block_tokens)
-        yield _row(inputs[some], targets[some], owner[some], keys[some])
+        names = tuple(documents[i].document.id for i in np.unique(owner[some]))
+        yield _row(inputs[some], targets[some], owner[some], keys[some], names)
 
 
 def _masked_rows(
@@ -215,7 +217,7 @@ def _masked_rows(
     def _instead(value: int) -> tuple[int | None, int | None]:
         return None if begin_id is None else value, None if end_id is None else value
 
-    pieces: list[tuple[Ids, Ids, NDArray[np.uint64]]] = []
+    pieces: list[tuple[Ids, Ids, NDArray[np.uint64], str]] = []
     room = block_tokens
     for document in documents:
         keys, start = token_keys(document), 0
@@ -231,23 +233,26 @@ def _masked_rows(
             some = slice(start, start + take)
             ids = _framed(document.ids[some], begin_id, end_id)
             asked = _framed(document.ids[some], *_instead(NO_TARGET))
-            pieces.append((ids, asked, _framed(keys[some], *_instead(0))))
+            pieces.append((ids, asked, _framed(keys[some], *_instead(0)), document.document.id))
             room, start = room - len(ids), start + take
     if pieces:
         yield _join(pieces)
 
 
-def _join(pieces: Sequence[tuple[Ids, Ids, NDArray[np.uint64]]]) -> Row:
-    owner = np.repeat(np.arange(len(pieces)), [len(ids) for ids, _, _ in pieces])
-    ids, targets, keys = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    return _row(ids, targets, owner, keys)
+def _join(pieces: Sequence[tuple[Ids, Ids, NDArray[np.uint64], str]]) -> Row:
+    *columns, names = zip(*pieces, strict=True)
+    ids, targets, keys = (np.concatenate(column) for column in columns)
+    owner = np.repeat(np.arange(len(pieces)), [len(column) for column in columns[0]])
+    return _row(ids, targets, owner, keys, tuple(dict.fromkeys(names)))
 
 
-def _row(ids: Ids, targets: Ids, owner: NDArray[np.int64], keys: NDArray[np.uint64]) -> Row:
+def _row(
+    ids: Ids, targets: Ids, owner: NDArray[np.int64], keys: NDArray[np.uint64], documents: tuple[str, ...]
+) -> Row:
     starts = np.flatnonzero(np.diff(owner, prepend=owner[0] - 1))
     segments = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
     positions = np.arange(len(ids)) - starts[segments]
-    return Row(ids, targets, positions.astype(np.int32), segments.astype(np.int32), keys)
+    return Row(ids, targets, positions.astype(np.int32), segments.astype(np.int32), keys, documents)
 
 
 def _framed(ids: NDArray[T], begin: int | None, end: int | None) -> NDArray[T]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.recipe import Split
+from ft_toolkit.run import Row
 from ft_toolkit.text.corpus import Document
 
 Part = Literal["train", "validation", "test"]
@@ -65,6 +66,36 @@ def sample(documents: Sequence[Document], size: int) -> list[Document]:
     """At most `size` documents, chosen by a hash of their text: never the first files, one topic alone."""
     ranked = sorted(documents, key=lambda document: sha256(f"sample:{document.sha256}".encode()).digest())
     return ranked[:size]
+
+
+def document_rows(parts: Parts, *, keep_text: bool = False) -> list[Row]:
+    """Rows of documents.parquet; keep_text keeps the text of all but the training part."""
+    return [
+        {
+            "id": document.id,
+            "sha256": document.sha256,
+            "text_sha256": document.text_sha256,
+            "group": document.group,
+            "split": part,
+            "source": document.source,
+            "row": document.row,
+            "text": document.text if keep_text and part != "train" else None,
+        }
+        for part, documents in parts
+        for document in documents
+    ]
+
+
+def hash_rows(rows: Sequence[Row], *columns: str) -> str:
+    """sha256 over some columns of documents.parquet, whatever the order of the rows."""
+    return sha256(
+        "".join(sorted("".join(row[name] for name in columns) for row in rows)).encode()
+    ).hexdigest()
+
+
+def hash_documents(documents: Sequence[Document]) -> str:
+    """sha256 over the exact texts of documents, in their order."""
+    return sha256("".join(document.text_sha256 for document in documents).encode()).hexdigest()
 
 
 def _place(group: str, seed: int) -> float:

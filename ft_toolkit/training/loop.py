@@ -2,12 +2,14 @@
 
 A step's loss is the sum over its targets divided by their number, across micro-batches and processes: every
 process holds all rows, so the number is known before the first forward pass and nothing must be gathered.
+
+Everything that a step draws follows from (seed, step): a training that was killed and goes on from its last
+checkpoint takes the very same steps as one that was not.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -17,25 +19,27 @@ from typing import Literal
 import numpy as np
 import psutil
 import torch
-from accelerate import Accelerator, PartialState
 from peft import PeftModel
-from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated, told_when_stopped
+from ft_toolkit.errors import NumbersGoneWrong, told_when_stopped
 from ft_toolkit.models.adapters import set_dropout, trainable
 from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.losses import NO_TARGET, SummedLoss, TokenLosses
-from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Training
-from ft_toolkit.runtime import bfloat16_is_faster
+from ft_toolkit.runtime import signals_noted
+from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Row, collate, mask
 from ft_toolkit.training.optimizers import set_learning_rate
+from ft_toolkit.training.schedule import batches, endless, learning_rate, step_seed
+from ft_toolkit.training.state import Checkpoints, Learned, TrainingState
 
 MICRO_TOKENS = 2048  # read at once; a step's other tokens follow before the optimizer moves
 VALIDATIONS = 8  # over the planned steps
+CHECKPOINT_SECONDS = 600.0  # at the latest; every validation makes one too
 GRADIENT_NORM = 1.0
+SKIPPED_IN_A_ROW = 3  # steps without a finite loss and gradient: more is not bad luck
 StopReason = Literal["done", "patience", "budget", "interrupted", "terminated"]
 
 
@@ -49,258 +53,294 @@ class Outcome:
     base_validation_nats: float  # a token, before the first step: an untrained adapter changes nothing
     best_validation_nats: float | None  # None when it stopped before the first validation
     tokens: int  # read in training, all epochs
-    seconds: float
+    seconds: float  # of training, over every process that took part in it
     precision: str
     stopped_by: StopReason
+    skipped_steps: int = 0  # whose loss or gradient was no finite number
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
-def make_accelerator(
-    device: str = "auto", trackers: Sequence[str] = (), folder: str | None = None
-) -> Accelerator:
-    """accelerate's own choice of device and processes; bf16 where the hardware multiplies it faster.
-
-    device    auto, or a torch device such as cpu, cuda:1 or mps
-    processes are found by accelerate; on the CPU only when it is told that the CPU is meant
-    trackers  names that accelerate knows, such as tensorboard; they write below `folder`
-    """
-    if device != "auto":
-        _require_device(device)
-        os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
-    try:
-        kind = PartialState(cpu=on_cpu).device.type
-        accelerator = Accelerator(
-            cpu=on_cpu,
-            mixed_precision="bf16" if bfloat16_is_faster(kind) else "no",
-            log_with=list(trackers) or None,
-            project_dir=folder,
-        )
-        if trackers:
-            accelerator.init_trackers("ft_toolkit")
-            if len(accelerator.trackers) < len(trackers):  # accelerate passes over what is not installed
-                found = f"{', '.join(trackers)}, not all of them installed"
-                raise FtError(
-                    "--track", "trackers that are installed", found, "pip install 'ft-toolkit[trackers]'."
-                )
-    except (RuntimeError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise FtError("--device or --track", "one that is here", reason, "See ft doctor.") from None
-    return accelerator
-
-
-def _require_device(name: str) -> None:
-    """raises   FtError for a device that is not here, where torch would fail an assertion"""
-    here = torch.accelerator.current_accelerator(check_available=True)
-    counts = {"cpu": 1} | ({here.type: torch.accelerator.device_count()} if here else {})
-    try:
-        wanted = torch.device(name)
-    except RuntimeError:
-        wanted = torch.device("meta")  # never here
-    if (wanted.index or 0) >= counts.get(wanted.type, 0):
-        raise FtError("--device", f"auto or {' or '.join(counts)}, which is here", name, "See ft doctor.")
-
-
-def learning_rate(step: int, steps: int, plan: Training, spent: float = 0.0) -> float:
-    """Linear warm-up to the peak, then a cosine to zero. Steps count from 0.
-
-    spent   share of the budget's time that is used up: where it is larger than the share of the steps, the
-            rate goes by it, so that a run that its budget cuts has come down to zero as well
-    """
-    place = max(float(step), min(spent, 1.0) * steps)
-    warmup_steps = round(plan.warmup_fraction * steps)
-    if place < warmup_steps:
-        return plan.learning_rate * (place + 1) / (warmup_steps + 1)
-    progress = (place - warmup_steps) / max(1, steps - warmup_steps)
-    return plan.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-
-
-def train(
-    model: PeftModel | PreTrainedModel,
-    base: Base,
-    rows: Sequence[Row],
-    plan: Training,
-    optimizers: list[Optimizer],
-    validate: Callable[[], float],
-    accelerator: Accelerator,
-    screen: Screen,
-    record: Callable[[dict[str, object]], None] = lambda line: None,
-    keep: Callable[[], object] = lambda: None,
-) -> Outcome:
-    """Train the adapter in place, and leave in it the one that validated best.
+@dataclass(frozen=True)
+class TrainingJob:
+    """What is trained, on what, and how.
 
     model     an adapter's model or one whose weights are all trainable, from adapters.attach_adapter
+    reader    whose tokenizer made the rows, and whose family says how they are read
     rows      training rows from blocks.pack; masked ones are hidden afresh each epoch
     optimizers  from optimizers.make_optimizers, for this model
     validate  nats a token of the validation part, in float32, called VALIDATIONS times
-    record    receives one line a step
-    keep      called at each better validation: whatever happens later, that adapter is safe
-    raises    NumbersGoneWrong at the first loss that is not finite
     """
-    losses = TokenLosses(model, base.family)
-    parameters = trainable(model)
-    prepared, *optimizers = accelerator.prepare(SummedLoss(losses), *optimizers)
-    batches_per_epoch = len(_batches(rows, plan, base.family.packs, epoch=0))
-    steps = plan.steps or plan.epochs * batches_per_epoch
-    validate_every = max(1, math.ceil(steps / VALIDATIONS))
-    special_ids = base.tokenizer.all_special_ids
-    plain_ids = np.setdiff1d(np.arange(base.model.config.vocab_size, dtype=np.int32), special_ids)
-    torch.manual_seed(plan.seed)
-    started = time.monotonic()
-    best: dict[str, Tensor] = {}
-    best_nats, best_step, steps_done, tokens, without_gain = math.inf, 0, 0, 0, 0
-    with told_when_stopped("before the first step; nothing was trained"):
-        base_nats = validate()
-    first_step = time.monotonic()  # a slow first validation may not take the warm-up's share of a budget
-    stopped_by: StopReason = "done"
+
+    model: PeftModel | PreTrainedModel
+    reader: Base
+    rows: Sequence[Row]
+    plan: Training
+    optimizers: list[Optimizer]
+    validate: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What is kept while a training runs.
+
+    record       receives one line a step
+    rewind       forget the lines behind a step: the training goes on from there
+    checkpoints  None: nothing can be continued
+    """
+
+    record: Callable[[dict[str, object]], None] = lambda line: None
+    rewind: Callable[[int], None] = lambda step: None
+    checkpoints: Checkpoints | None = None
+
+
+def train(job: TrainingJob, session: Session, journal: Journal | None = None) -> Outcome:
+    """Train the adapter in place, from its newest checkpoint on, and leave in it the one that validated best.
+
+    A signal ends it at the next micro-batch with a checkpoint; a second one ends it at once.
+
+    raises   NumbersGoneWrong after SKIPPED_IN_A_ROW steps without a finite loss and gradient
+    """
+    training = _Training(job, session, journal or Journal())
     try:
-        set_dropout(model, active=True)
-        with screen.stage("training", steps) as advance:
-            for step, (epoch, batch) in enumerate(_endless(rows, plan, base.family.packs), start=1):
-                # the first step learns, however small the budget is
-                spent = _spent(accelerator, plan.budget, started, first_step) if step > 1 else 0.0
-                rate = learning_rate(step - 1, steps, plan, spent)
-                set_learning_rate(optimizers, rate)
-                if base.family.objective == "masked":
-                    hidden_by, share = base.special.mask or 0, plan.mask_fraction
-                    batch = [mask(row, plan.seed, epoch, hidden_by, plain_ids, share) for row in batch]
-                count = sum(int((row.targets != NO_TARGET).sum()) for row in batch)
-                nats = _accumulate(prepared, accelerator, base, batch, count) if count else 0.0
-                if not math.isfinite(nats):
-                    where, fix = f"training step {step}", "Lower training.learning_rate."
-                    raise NumbersGoneWrong(where, "a finite loss", nats, fix)
-                norm = accelerator.clip_grad_norm_(list(parameters.values()), GRADIENT_NORM)
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                steps_done = step
-                tokens += sum(len(row.input_ids) for row in batch)
-                seconds = time.monotonic() - started
-                line: dict[str, object] = {
-                    "step": step,
-                    "epoch": epoch,
-                    "loss_nats": nats / max(count, 1),
-                    "learning_rate": rate,
-                    "gradient_norm": float(norm) if norm is not None else None,
-                    "targets": count,
-                    "tokens": tokens,
-                    "seconds": round(seconds, 3),
-                }
-                over_budget = _spent(accelerator, plan.budget, started, started) >= 1
-                if step % validate_every == 0 or step == steps or over_budget:
-                    set_dropout(model, active=False)
-                    found = validate()
-                    set_dropout(model, active=True)
-                    line["validation_nats"] = found
-                    without_gain += 1
-                    if found < best_nats:
-                        best_nats, best_step, without_gain = found, step, 0
-                        best = {name: p.detach().clone() for name, p in parameters.items()}
-                record(line)
-                if best_step == step:
-                    keep()
-                accelerator.log({k: v for k, v in line.items() if isinstance(v, int | float)}, step=step)
-                advance(1, _figures(nats / max(count, 1), best_nats, tokens / max(seconds, 1e-9)))
-                if step == steps:
-                    break
-                if over_budget or without_gain >= plan.patience:
-                    stopped_by = "budget" if over_budget else "patience"
-                    break
-    except (KeyboardInterrupt, Terminated) as signal:
-        stopped_by = "terminated" if isinstance(signal, Terminated) else "interrupted"
+        training.begin()
+        stopped_by = training.run()
     finally:
-        set_dropout(model, active=False)
-        accelerator.free_memory()
-    with torch.no_grad():
-        for name, value in best.items():
-            parameters[name].copy_(value)
-    return Outcome(
-        steps=steps_done,
-        planned_steps=steps,
-        best_step=best_step or steps_done,
-        base_validation_nats=base_nats,
-        best_validation_nats=best_nats if best else None,
-        tokens=tokens,
-        seconds=time.monotonic() - started,
-        precision=accelerator.mixed_precision.replace("no", "float32"),
-        stopped_by=stopped_by,
-    )
+        set_dropout(job.model, active=False)
+        session.accelerator.free_memory()
+    return training.end(stopped_by)
 
 
-def _accumulate(
-    prepared: torch.nn.Module, accelerator: Accelerator, base: Base, batch: Sequence[Row], count: int
-) -> float:
-    """Backward over this process's share of a step; returns the summed NLL of all processes' shares."""
-    mine = batch[accelerator.process_index :: accelerator.num_processes]
-    weight = 1.0 if mine else 0.0  # a process without a row still takes part in the gradients' sum
-    mine = mine or batch[:1]
-    rows_at_once = max(1, MICRO_TOKENS // max(len(row.input_ids) for row in batch))
-    total = torch.zeros((), dtype=torch.float64, device="cpu")
-    for start in range(0, len(mine), rows_at_once):
-        is_last = start + rows_at_once >= len(mine)
-        rows = collate(mine[start : start + rows_at_once], base.family.objective, packed=base.family.packs)
-        with nullcontext() if is_last else accelerator.no_sync(prepared):
-            nll, _ = prepared(
-                rows.input_ids.to(accelerator.device),
-                rows.targets.to(accelerator.device),
-                rows.attention_mask.to(accelerator.device),
-                rows.position_ids.to(accelerator.device),
-            )
-            # DDP averages over processes; what is wanted is the sum over processes, divided by the count
-            accelerator.backward(nll * (weight * accelerator.num_processes / count))
-        total += weight * nll.detach().double().cpu()
-    if accelerator.num_processes > 1:
-        total = accelerator.reduce(total.float().to(accelerator.device), "sum")
-    return float(total)
+class _Training:
+    """One training under way: the job's parts prepared for this machine, and the state between two steps."""
 
+    def __init__(self, job: TrainingJob, session: Session, journal: Journal) -> None:
+        self.job, self.session, self.journal = job, session, journal
+        self.accelerator, self.plan, self.family = session.accelerator, job.plan, job.reader.family
+        self.learned = Learned(trainable(job.model), job.optimizers)
+        losses = TokenLosses(job.model, self.family)
+        self.prepared, *self.optimizers = self.accelerator.prepare(SummedLoss(losses), *job.optimizers)
+        steps_per_epoch = len(batches(job.rows, self.plan, self.family.packs, epoch=0))
+        self.steps = self.plan.steps or self.plan.epochs * steps_per_epoch
+        self.validate_every = max(1, math.ceil(self.steps / VALIDATIONS))
+        special_ids = job.reader.tokenizer.all_special_ids
+        words = np.arange(job.reader.model.config.vocab_size, dtype=np.int32)
+        self.plain_ids = np.setdiff1d(words, special_ids)
+        self.state = TrainingState()
+        self.seconds_before, self.started = 0.0, time.monotonic()
+        self.last_checkpoint = time.monotonic()
 
-def _spent(accelerator: Accelerator, budget: float | None, started: float, since: float) -> float:
-    """The share of the budget's time behind `since` that is used up, by the clock that went furthest.
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
 
-    One number for all processes: another rate in each would part their adapters, and one that stops alone
-    would leave the others waiting.
-    """
-    if budget is None:
-        return 0.0
-    share = (time.monotonic() - since) / max(budget - (since - started), 1e-9)
-    if accelerator.num_processes > 1:
-        share = float(accelerator.gather(torch.tensor([share], device=accelerator.device)).max())
-    return share
+    def begin(self) -> None:
+        """From the newest checkpoint, or from the start."""
+        checkpoints = self.journal.checkpoints
+        found = checkpoints.restore(self.learned) if checkpoints else None
+        if found is not None:
+            self.state, self.seconds_before = found, found.seconds
+            self.session.screen.say(f"training goes on after step {found.step} of {self.steps}")
+        self.journal.rewind(self.state.step)
+        if self.state.base_nats is None:
+            with told_when_stopped("before training; nothing was trained"):
+                self.state.base_nats = self.job.validate()
+            self.state.seconds_before_steps = self.seconds
+        set_dropout(self.job.model, active=True)
 
+    def run(self) -> StopReason:
+        """Step after step until something ends it."""
+        state = self.state
+        if state.step >= self.steps:
+            return "done"
+        if state.without_gain >= self.plan.patience:
+            return "patience"
+        with signals_noted() as noted, self.session.screen.stage("training", self.steps) as advance:
+            advance(state.step)
+            for step, (epoch, batch) in self._ahead():
+                line = self._step(step, epoch, batch, lambda: noted.reason is not None)
+                if line is None:  # stopped between two micro-batches: the step was not taken
+                    self._checkpoint()
+                    return noted.reason or "interrupted"
+                over_budget = self._spent() >= 1
+                if step % self.validate_every == 0 or step == self.steps or over_budget:
+                    line["validation_nats"] = self._validate()
+                self.journal.record(line)
+                if "validation_nats" in line or self._checkpoint_is_due():
+                    self._checkpoint()
+                self._show(line, advance)
+                if step == self.steps:
+                    return "done"
+                if over_budget or state.without_gain >= self.plan.patience:
+                    return "budget" if over_budget else "patience"
+                if self._any(noted.reason is not None):
+                    self._checkpoint()
+                    return noted.reason or "interrupted"
+        raise AssertionError("the rows never end")
 
-def _endless(rows: Sequence[Row], plan: Training, packed: bool) -> Iterator[tuple[int, list[Row]]]:
-    epoch = 0
-    while True:
-        for batch in _batches(rows, plan, packed, epoch):
-            yield epoch, batch
-        epoch += 1
+    def end(self, stopped_by: StopReason) -> Outcome:
+        """Put the best adapter into the model."""
+        state, parameters = self.state, self.learned.parameters
+        with torch.no_grad():
+            for name, value in state.best.items():
+                parameters[name].copy_(value)
+        assert state.base_nats is not None  # begin() measured it
+        return Outcome(
+            steps=state.step,
+            planned_steps=self.steps,
+            best_step=state.best_step or state.step,
+            base_validation_nats=state.base_nats,
+            best_validation_nats=state.best_nats if state.best else None,
+            tokens=state.tokens,
+            seconds=self.seconds,
+            precision=self.accelerator.mixed_precision.replace("no", "float32"),
+            stopped_by=stopped_by,
+            skipped_steps=state.skipped_steps,
+        )
 
+    def _ahead(self) -> Iterator[tuple[int, tuple[int, list[Row]]]]:
+        """(step from 1, (epoch from 0, its rows)) for every step that is still to be taken."""
+        steps = endless(self.job.rows, self.plan, self.family.packs)
+        for step, found in enumerate(steps, start=1):
+            if step > self.state.step:
+                yield step, found
 
-def _batches(rows: Sequence[Row], plan: Training, packed: bool, epoch: int) -> list[list[Row]]:
-    """A step's rows each, in an order drawn from (seed, epoch) alone; an epoch's steps are nearly equal.
+    def _step(
+        self, step: int, epoch: int, batch: list[Row], is_stopped: Callable[[], bool]
+    ) -> dict[str, object] | None:
+        """One optimizer step; returns its line, or None when it was stopped before the optimizer moved."""
+        # the first step learns, however small the budget is
+        spent = self._spent(self.state.seconds_before_steps) if step > 1 else 0.0
+        rate = learning_rate(step - 1, self.steps, self.plan, spent)
+        set_learning_rate(self.optimizers, rate)
+        torch.manual_seed(step_seed(self.plan.seed, step, self.accelerator.process_index))  # dropout
+        if self.family.objective == "masked":
+            batch = [self._masked(row, epoch) for row in batch]
+        count = sum(int((row.targets != NO_TARGET).sum()) for row in batch)
+        nats = self._accumulate(batch, count, is_stopped) if count else 0.0
+        if nats is None:
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            return None
+        parameters = list(self.learned.parameters.values())
+        norm = self.accelerator.clip_grad_norm_(parameters, GRADIENT_NORM) if count else 0.0
+        is_finite = math.isfinite(nats) and (norm is None or math.isfinite(float(norm)))
+        for optimizer in self.optimizers:
+            if is_finite and count:
+                optimizer.step()
+            optimizer.zero_grad()
+        state = self.state
+        state.step = step
+        state.tokens += sum(len(row.input_ids) for row in batch)
+        state.skipped_steps += not is_finite
+        state.skipped_in_a_row = 0 if is_finite else state.skipped_in_a_row + 1
+        if state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+            self._give_up(step, batch)
+        line: dict[str, object] = {
+            "step": step,
+            "epoch": epoch,
+            "loss_nats": nats / max(count, 1) if is_finite else None,
+            "learning_rate": rate,
+            "gradient_norm": float(norm) if norm is not None and is_finite else None,
+            "targets": count,
+            "tokens": state.tokens,
+        }
+        return line if is_finite else line | {"skipped": True}
 
-    Every step moves the weights as far (Adam divides by the gradient's size), so a rest of a few rows at an
-    epoch's end would count as much as a full step: it is spread over all of them.
-    """
-    draw = np.random.default_rng([plan.seed, epoch])
-    order = draw.permutation(len(rows))
-    if packed:  # rows are full
-        block_tokens = plan.block_tokens or max(len(row.input_ids) for row in rows)
-        size = max(1, plan.batch_tokens // block_tokens)
-        return [[rows[i] for i in some] for some in np.array_split(order, math.ceil(len(rows) / size))]
-    # rows of one length stay together, for little padding; a row goes where its middle token falls
-    lengths = np.array([len(row.input_ids) for row in rows])
-    order = order[np.argsort(lengths[order], kind="stable")]
-    middles = np.cumsum(lengths[order]) - lengths[order] / 2
-    steps = math.ceil(lengths.sum() / plan.batch_tokens)
-    edges = np.flatnonzero(np.diff(middles * steps // lengths.sum())) + 1
-    batches = [[rows[i] for i in some] for some in np.split(order, edges)]
-    return [batches[i] for i in draw.permutation(len(batches))]
+    def _masked(self, row: Row, epoch: int) -> Row:
+        mask_id = self.job.reader.special.mask or 0
+        return mask(row, self.plan.seed, epoch, mask_id, self.plain_ids, self.plan.mask_fraction)
 
+    def _accumulate(self, batch: Sequence[Row], count: int, is_stopped: Callable[[], bool]) -> float | None:
+        """Backward over this process's share of a step; returns the summed NLL of all processes' shares.
 
-def _figures(loss: float, best_nats: float, tokens_per_second: float) -> str:
-    gigabytes = psutil.Process().memory_info().rss / 1e9
-    validated = f"  validation {best_nats:.3f}" if math.isfinite(best_nats) else ""
-    return f"loss {loss:.3f}{validated}  {tokens_per_second:.0f} tokens/s  {gigabytes:.1f} GB"
+        None when it was stopped on the way; with several processes only the end of a step may stop it, for
+        one that leaves alone would leave the others waiting.
+        """
+        accelerator, family = self.accelerator, self.family
+        mine = batch[accelerator.process_index :: accelerator.num_processes]
+        weight = 1.0 if mine else 0.0  # a process without a row still takes part in the gradients' sum
+        mine = mine or batch[:1]
+        rows_at_once = max(1, MICRO_TOKENS // max(len(row.input_ids) for row in batch))
+        total = torch.zeros((), dtype=torch.float64, device="cpu")
+        for start in range(0, len(mine), rows_at_once):
+            if accelerator.num_processes == 1 and is_stopped():
+                return None
+            is_last = start + rows_at_once >= len(mine)
+            rows = collate(mine[start : start + rows_at_once], family.objective, packed=family.packs)
+            with nullcontext() if is_last else accelerator.no_sync(self.prepared):
+                nll, _ = self.prepared(
+                    rows.input_ids.to(accelerator.device),
+                    rows.targets.to(accelerator.device),
+                    rows.attention_mask.to(accelerator.device),
+                    rows.position_ids.to(accelerator.device),
+                )
+                # DDP averages over processes; what is wanted is the sum over processes, divided by the count
+                accelerator.backward(nll * (weight * accelerator.num_processes / count))
+            total += weight * nll.detach().double().cpu()
+        if accelerator.num_processes > 1:
+            total = accelerator.reduce(total.float().to(accelerator.device), "sum")
+        return float(total)
+
+    def _validate(self) -> float:
+        """Score the validation part with dropout off, and keep the weights where they are the best so far."""
+        state = self.state
+        set_dropout(self.job.model, active=False)
+        found = self.job.validate()
+        set_dropout(self.job.model, active=True)
+        state.without_gain += 1
+        if found < state.best_nats:
+            state.best_nats, state.best_step, state.without_gain = found, state.step, 0
+            state.best = {name: p.detach().clone() for name, p in self.learned.parameters.items()}
+        return found
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS
+
+    def _checkpoint(self) -> None:
+        if self.journal.checkpoints is not None and self.session.is_main:
+            self.state.seconds = self.seconds
+            self.journal.checkpoints.save(self.state, self.learned)
+        self.last_checkpoint = time.monotonic()
+
+    def _spent(self, since_seconds: float = 0.0) -> float:
+        """The share of the budget's time behind `since_seconds` that is used up, by the clock ahead of all.
+
+        One number for all processes: another rate in each would part their adapters, and one that stops
+        alone would leave the others waiting.
+        """
+        if self.plan.budget is None:
+            return 0.0
+        share = (self.seconds - since_seconds) / max(self.plan.budget - since_seconds, 1e-9)
+        if self.accelerator.num_processes > 1:
+            shares = torch.tensor([share], device=self.accelerator.device)
+            share = float(self.accelerator.gather(shares).max())
+        return share
+
+    def _any(self, flag: bool) -> bool:
+        """Whether any process says so: one that stops alone leaves the others waiting."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        flags = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
+        return bool(flags > 0)
+
+    def _show(self, line: dict[str, object], advance: Callable[[int, str], object]) -> None:
+        numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        self.accelerator.log(numbers, step=self.state.step)
+        loss = line["loss_nats"]
+        shown = (
+            f"loss {loss:.3f}" if isinstance(loss, float) else "step skipped: its loss is no finite number"
+        )
+        best = self.state.best_nats
+        validated = f"  validation {best:.3f}" if math.isfinite(best) else ""
+        rate = self.state.tokens / max(self.seconds, 1e-9)
+        gigabytes = psutil.Process().memory_info().rss / 1e9
+        advance(1, f"{shown}{validated}  {rate:.0f} tokens/s  {gigabytes:.1f} GB")
+
+    def _give_up(self, step: int, batch: Sequence[Row]) -> None:
+        names = ", ".join(list(dict.fromkeys(name for row in batch for name in row.documents))[:3])
+        where = f"training steps {step - SKIPPED_IN_A_ROW + 1} to {step}"
+        found = f"none, at last on {names}"
+        fix = "Lower training.learning_rate, or look at these documents."
+        raise NumbersGoneWrong(where, "finite losses and gradients", found, fix)

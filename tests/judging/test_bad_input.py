@@ -19,6 +19,7 @@ from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 
 INVISIBLE = "\u200b\u200d"  # characters, but no token of BERT's
 
@@ -62,7 +63,10 @@ def trained(
             "judging": {"general": None, "protocol": "auto" if family == "gpt2" else "covering"},
         }
         recipe = Recipe.model_validate(values)
-        found[family] = finetune(recipe, folder, judge=False, screen=Screen(quiet=True)), base
+        found[family] = (
+            finetune(recipe, folder, options=Options(judge=False), screen=Screen(quiet=True)),
+            base,
+        )
     return found
 
 

@@ -18,6 +18,7 @@ from ft_toolkit.models.adapters import attach_adapter, save_adapter, trainable
 from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.recipe import Adapter, Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.session import Options
 from ft_toolkit.text.corpus import Document, read_source
 
 METHODS = ("lora", "rslora", "dora", "pissa", "ia3", "full", "scratch")
@@ -161,7 +162,7 @@ def pissa(tiny_recipe: Callable[..., Recipe], family: str = "gpt2", **training: 
 def test_pissa_as_saved_reads_as_it_was_trained_up_to_rounding(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path, family: str
 ) -> None:
-    run = finetune(pissa(tiny_recipe, family), tmp_path, judge=False)
+    run = finetune(pissa(tiny_recipe, family), tmp_path, options=Options(judge=False))
     found = run.facts["integrity"]
     assert (found["passed"], found["reload"], found["unmoved"]) == (True, "bitwise", [])
     assert 0 < found["rounding_nats"] <= PISSA_NATS / 4
@@ -193,7 +194,7 @@ def test_a_pissa_file_that_is_not_what_was_trained_does_not_pass(
         "ft_toolkit.finetune.save_adapter", lambda model, folder, beside: spoil(model, folder)
     )
     with pytest.raises(IntegrityFailed, match="expected saved = trained, bitwise, found "):
-        finetune(pissa(tiny_recipe), tmp_path, judge=False)
+        finetune(pissa(tiny_recipe), tmp_path, options=Options(judge=False))
     found = Run.open(tmp_path / "tiny-gpt2").facts["integrity"]
     assert found["reload"].startswith("differs from memory by ")
     assert found["passed"] is False
@@ -203,4 +204,4 @@ def test_a_pissa_training_that_moved_nothing_does_not_pass(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     with pytest.raises(IntegrityFailed, match="no matrix that moved"):
-        finetune(pissa(tiny_recipe, learning_rate=1e-30), tmp_path, judge=False)
+        finetune(pissa(tiny_recipe, learning_rate=1e-30), tmp_path, options=Options(judge=False))

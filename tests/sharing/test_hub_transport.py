@@ -53,10 +53,10 @@ def retrain(run: Run) -> None:
     path = run.adapter_folder / "adapter_model.safetensors"
     weights = {name: tensor + 1 for name, tensor in load_file(path).items()}
     save_file(weights, path, {"format": "pt"})
-    from ft_toolkit.run import hash_file
+    from ft_toolkit.artefacts import file_sha256
 
     stamps = run.facts["rehearsal"]
-    stamps["adapter"]["weights_sha256"] = hash_file(path)
+    stamps["adapter"]["weights_sha256"] = file_sha256(path)
     run.record(rehearsal=stamps, files=run.trained_files())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,15 +22,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from two_processes import Bench, bench, texts_of_unequal_length, trained_on_ten_rows
 
-from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated
+from ft_toolkit.errors import FtError, NumbersGoneWrong
 from ft_toolkit.finetune import finetune
 from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.recipe import Adapter, Recipe, Training
+from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import Row, encode, mask, pack
 from ft_toolkit.text.corpus import Document
-from ft_toolkit.training import loop
-from ft_toolkit.training.loop import learning_rate
+from ft_toolkit.training import accelerator, loop, state
+from ft_toolkit.training.loop import Journal
 from ft_toolkit.training.optimizers import set_learning_rate
+from ft_toolkit.training.schedule import learning_rate
 
 Checkpoints = dict[str, Path]
 OBJECTIVES = ("gpt2", "bert")  # a causal family and a masked one
@@ -39,7 +42,7 @@ OBJECTIVES = ("gpt2", "bert")  # a causal family and a masked one
 def float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Train in float32 also where bfloat16 is faster: its rounding would hide what these tests look for."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    monkeypatch.setattr(loop, "bfloat16_is_faster", lambda kind: False)
+    monkeypatch.setattr(accelerator, "bfloat16_is_faster", lambda kind: False)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -74,7 +77,7 @@ def farthest(some: dict[str, Tensor], others: dict[str, Tensor]) -> float:
 
 
 def adapter_bytes(recipe: Recipe, runs: Path) -> bytes:
-    run = finetune(recipe, runs, judge=False, gate=False)
+    run = finetune(recipe, runs, options=Options(judge=False, gate=False))
     return (run.adapter_folder / "adapter_model.safetensors").read_bytes()
 
 
@@ -121,7 +124,7 @@ def test_a_run_that_its_budget_cuts_ends_at_a_rate_near_zero(
     lines: list[dict[str, Any]] = []
     ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
     asked = {"steps": 2000, "budget": 25.0, "warmup_fraction": 0.05, "patience": 10**6}
-    outcome = ready.train(plan.model_copy(update=asked), validate, lines.append)
+    outcome = ready.train(plan.model_copy(update=asked), validate, record=lines.append)
     assert (outcome.stopped_by, outcome.steps) == ("budget", 20)
     cosine = [0.005 * (1 + math.cos(math.pi * nineteenth / 19)) for nineteenth in range(19)]
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.01 / 101, *cosine])
@@ -313,7 +316,9 @@ def test_a_used_up_budget_stops_cleanly_with_a_validated_adapter(
 ) -> None:
     ready, lines = bench(checkpoints["gpt2"], texts_of_unequal_length()), []
     validate = Scripted(ready, 5.0, 4.0)
-    outcome = ready.train(plan.model_copy(update={"budget": 1e-6, "steps": 500}), validate, lines.append)
+    outcome = ready.train(
+        plan.model_copy(update={"budget": 1e-6, "steps": 500}), validate, record=lines.append
+    )
     assert (outcome.stopped_by, outcome.steps, outcome.planned_steps) == ("budget", 1, 500)
     assert (outcome.best_step, outcome.best_validation_nats) == (1, 4.0)
     assert lines[-1]["validation_nats"] == 4.0
@@ -330,14 +335,15 @@ def test_patience_stops_early_and_the_best_adapter_is_kept(checkpoints: Checkpoi
     assert not equal(ready.adapter, validate.adapters[5])
 
 
-def test_each_better_adapter_is_kept_at_once(checkpoints: Checkpoints, plan: Training) -> None:
+def test_each_better_adapter_is_kept_at_once(
+    checkpoints: Checkpoints, plan: Training, tmp_path: Path
+) -> None:
     ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
     validate = Scripted(ready, 5.0, 4.0, 4.5, 3.0, math.nan)
-    kept: list[dict[str, Tensor]] = []
-    ready.train(plan.model_copy(update={"steps": 4}), validate, keep=lambda: kept.append(ready.adapter))
-    assert len(kept) == 2
-    assert equal(kept[0], validate.adapters[1])
-    assert equal(kept[1], validate.adapters[3])
+    journal = Journal(checkpoints=state.Checkpoints(tmp_path, {}))
+    ready.train(plan.model_copy(update={"steps": 4}), validate, journal)
+    for step in (3, 4):  # the newest two are there
+        assert equal(load_file(tmp_path / f"step-0000000{step}" / "best.safetensors"), validate.adapters[3])
 
 
 def test_an_improvement_renews_the_patience(checkpoints: Checkpoints, plan: Training) -> None:
@@ -362,32 +368,53 @@ def test_a_run_is_validated_before_it_and_eight_times_in_it_with_dropout_off(
 
 
 @pytest.mark.parametrize(
-    ("signal", "reason"), [(KeyboardInterrupt(), "interrupted"), (Terminated(), "terminated")]
+    ("signum", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
 )
 def test_an_interruption_ends_training_with_the_best_adapter_so_far(
-    checkpoints: Checkpoints, plan: Training, signal: BaseException, reason: str
+    checkpoints: Checkpoints, plan: Training, signum: int, reason: str
 ) -> None:
-    ready, lines = bench(checkpoints["gpt2"], texts_of_unequal_length()), []
-    validate = Scripted(ready, 5.0, 4.0, 4.1, signal)
-    outcome = ready.train(plan, validate, lines.append)
-    assert (outcome.stopped_by, outcome.steps, outcome.best_step) == (reason, 3, 1)
+    ready, steps = bench(checkpoints["gpt2"], texts_of_unequal_length()), []
+    validate = Scripted(ready, 5.0, 4.0, 4.1)
+
+    def record(line: dict[str, object]) -> None:
+        steps.append(line["step"])
+        if line["step"] == 2:
+            os.kill(os.getpid(), signum)
+
+    outcome = ready.train(plan, validate, record=record)
+    assert (outcome.stopped_by, outcome.steps, outcome.best_step) == (reason, 2, 1)
     assert equal(ready.adapter, validate.adapters[1])
-    assert [line["step"] for line in lines] == [1, 2]
+    assert steps == [1, 2]
 
 
-def test_numbers_gone_wrong_name_their_step_and_have_their_own_exit_code(
-    checkpoints: Checkpoints, plan: Training
+def test_a_row_that_no_number_comes_from_is_skipped_and_moves_nothing(
+    checkpoints: Checkpoints, plan: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "SKIPPED_IN_A_ROW", 99)
     ready, lines = bench(checkpoints["gpt2"], texts_of_unequal_length(), block_tokens=64), []
     with torch.no_grad():  # only a row that one document fills alone reads the last position
         ready.base.model.get_submodule("transformer.wpe").weight[63] = math.inf
     one_row = plan.model_copy(update={"block_tokens": 64, "batch_tokens": 64, "steps": None, "seed": 2})
+    outcome = ready.train(one_row.model_copy(update={"epochs": 1}), record=lines.append)
+    skipped = [line for line in lines if line.get("skipped")]
+    assert outcome.skipped_steps == len(skipped) > 0
+    assert {line["loss_nats"] for line in skipped} == {None}
+    assert all(torch.isfinite(weight).all() for weight in ready.adapter.values())
+
+
+def test_numbers_that_stay_wrong_name_steps_and_documents_and_have_their_own_exit_code(
+    checkpoints: Checkpoints, plan: Training
+) -> None:
+    ready, lines = bench(checkpoints["gpt2"], texts_of_unequal_length()), []
+    with torch.no_grad():
+        ready.base.model.get_submodule("transformer.wpe").weight[0] = math.inf
     with pytest.raises(NumbersGoneWrong) as fault:
-        ready.train(one_row, record=lines.append)
+        ready.train(plan, record=lines.append)
     assert fault.value.exit_code == 5
-    assert 0 < len(lines) < len(ready.rows)
-    assert str(fault.value).startswith(f"training step {len(lines) + 1}: expected a finite loss, found nan.")
-    assert all(math.isfinite(float(str(line["loss_nats"]))) for line in lines)
+    assert str(fault.value).startswith(
+        "training steps 1 to 3: expected finite losses and gradients, found none"
+    )
+    assert ".txt#0" in str(fault.value)
 
 
 def test_a_line_is_recorded_for_each_step(checkpoints: Checkpoints, plan: Training) -> None:
@@ -415,4 +442,4 @@ def test_the_loss_falls_on_a_text_that_is_read_again_and_again(
 
 def test_a_tracker_that_is_not_installed_is_refused_and_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(FtError, match="--track"):
-        loop.make_accelerator("cpu", ["comet_ml"], str(tmp_path))
+        accelerator.make_accelerator("cpu", ["comet_ml"], str(tmp_path))

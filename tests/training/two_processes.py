@@ -20,10 +20,11 @@ from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Recipe, Training
+from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document
-from ft_toolkit.training import loop
-from ft_toolkit.training.loop import Outcome
+from ft_toolkit.training import accelerator, loop
+from ft_toolkit.training.loop import Journal, Outcome, TrainingJob
 from ft_toolkit.training.optimizers import make_optimizers
 
 # three rows a step, ten rows: processes get two and one, and of the last step one and none
@@ -44,16 +45,14 @@ class Bench:
         self,
         plan: Training,
         validate: Callable[[], float] | None = None,
+        journal: Journal | None = None,
         record: Callable[[dict[str, object]], None] = lambda line: None,
-        keep: Callable[[], object] = lambda: None,
     ) -> Outcome:
-        accelerator = loop.make_accelerator()
-        screen = Screen(quiet=True)
+        session = Session(accelerator.make_accelerator(), Screen(quiet=True))
         validate = validate or partial(next, count(0, -1))  # ever better: the last adapter is the best
         optimizers = make_optimizers(self.model, self.base.family, self.plan)
-        return loop.train(
-            self.model, self.base, self.rows, plan, optimizers, validate, accelerator, screen, record, keep
-        )
+        job = TrainingJob(self.model, self.base, self.rows, plan, optimizers, validate)
+        return loop.train(job, session, journal or Journal(record))
 
     @property
     def adapter(self) -> dict[str, Tensor]:
@@ -89,7 +88,7 @@ def trained_on_ten_rows(checkpoint: Path) -> tuple[Bench, Outcome]:
 def stopped_by_one_clock(checkpoint: Path) -> tuple[Outcome, list[object]]:
     """The budget is used up on the second process's clock alone; and the rate of each step."""
     ready = bench(checkpoint, texts_of_unequal_length())
-    if loop.make_accelerator().process_index == 1:
+    if accelerator.make_accelerator().process_index == 1:
         exact = time.monotonic
         time.monotonic = lambda: exact() * SLOW_CLOCK_SECONDS
     rates: list[object] = []
@@ -99,8 +98,10 @@ def stopped_by_one_clock(checkpoint: Path) -> tuple[Outcome, list[object]]:
 
 def main(folder: Path, corpus: str, checkpoints: Sequence[str]) -> None:
     """Leave FAMILY.safetensors for each checkpoint, the steps that a budget allowed, and a whole run."""
-    loop.bfloat16_is_faster = lambda kind: False  # another order of sums may not hide in bfloat16's rounding
-    is_main = loop.make_accelerator().is_main_process
+    accelerator.bfloat16_is_faster = lambda kind: (
+        False
+    )  # another order of sums may not hide in bfloat16's rounding
+    is_main = accelerator.make_accelerator().is_main_process
     for checkpoint in map(Path, checkpoints):
         ready, _ = trained_on_ten_rows(checkpoint)
         if is_main:

@@ -1,0 +1,129 @@
+"""Files that are whole or not there: written beside, fsynced, renamed; and their hashes.
+
+Everything that a later stage reads is written through this room, so that a process killed at any moment
+leaves the old file, the new file or none, never a part of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ft_toolkit.errors import FtError
+
+_READ_BYTES = 2**20
+RESTORE = "Restore the file or train again."
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write a file to; at the end of the block it is fsynced and takes `path`'s name.
+
+    On an exception nothing is left and `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write files to; at the end of the block it takes the place of `folder`, fsynced.
+
+    A folder cannot replace another in one step: between the two renames there is none, which a reader
+    reports as missing. Nothing half written is ever under its name.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            sync(path)
+        sync(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's list of names, on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes; read a megabyte at a time."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def value_sha256(value: object) -> str:
+    """Of a plain value (numbers, texts, lists, mappings), whatever the order of its keys."""
+    return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def folder_sha256s(folder: Path, root: Path) -> dict[str, str]:
+    """path relative to `root` → sha256, for every file of a folder in which nothing is hidden."""
+    return {
+        path.relative_to(root).as_posix(): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def damaged_files(root: Path, sha256s: Mapping[str, str]) -> list[str]:
+    """Those of the listed files that are missing or hold other bytes."""
+    return [
+        name
+        for name, digest in sha256s.items()
+        if not (root / name).is_file() or file_sha256(root / name) != digest
+    ]
+
+
+def read_json(path: Path, kinds: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """Read a JSON object.
+
+    kinds    the types that some of its keys must have where they stand
+    raises   FtError for a file that is missing, damaged, or something else
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FtError(path, "a JSON object", reason_of(error), RESTORE) from None
+    if not isinstance(found, dict):
+        raise FtError(path, "a JSON object", f"a {type(found).__name__}", RESTORE)
+    for key, kind in (kinds or {}).items():
+        if key in found and not isinstance(found[key], kind):
+            raise FtError(path, f"{key}: a {kind.__name__}", f"a {type(found[key]).__name__}", RESTORE)
+    return found
+
+
+def reason_of(error: Exception) -> str:
+    """In a few words why a file could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return "nothing there"
+    if isinstance(error, IsADirectoryError):
+        return "a folder"
+    return f"a damaged file ({next(iter(str(error).splitlines()), type(error).__name__).rstrip('.:')})"

@@ -1,0 +1,88 @@
+"""What each artefact of a run is made from, as run.json lists it; known without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ft_toolkit.artefacts import file_sha256, folder_sha256s, value_sha256
+from ft_toolkit.recipe import Recipe
+from ft_toolkit.references import parse_base
+from ft_toolkit.runtime import versions
+
+_TRAINING_LIBRARIES = ("ft-toolkit", "torch", "transformers", "peft", "tokenizers")
+
+
+def dataset_inputs(recipe: Recipe, documents_sha256: str) -> dict[str, Any]:
+    """documents_sha256   over every document and its part"""
+    return _keys(recipe, "corpus") | {"the corpus's text": documents_sha256} | _versions("ft-toolkit")
+
+
+def weights_inputs(recipe: Recipe, machine: Mapping[str, str], dataset: Mapping[str, str]) -> dict[str, Any]:
+    """machine   kind of device and precision: another one gives other last bits"""
+    keys = _keys(recipe, "adapter", "training")
+    libraries = _versions(*_TRAINING_LIBRARIES)
+    return keys | {"the base": base_sha256(recipe.base)} | libraries | dict(machine) | dict(dataset)
+
+
+def comparison_inputs(recipe: Recipe, general_sha256: str, above: Mapping[str, str]) -> dict[str, Any]:
+    """general_sha256   over the documents of judging.general"""
+    keys = _keys(recipe, "judging")
+    return (
+        keys | {"the general text": general_sha256} | _versions(*_TRAINING_LIBRARIES, "scipy") | dict(above)
+    )
+
+
+def base_sha256(name: str) -> str | None:
+    """Over the files of a base: a starter's, a folder's, a .gguf file, or what the Hub's cache holds of it.
+
+    None for a Hub id that is not in the cache.
+    """
+    base = parse_base(name)
+    if base.kind == "gguf":
+        return file_sha256(Path(base.place))
+    folder = base.folder
+    if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(base.place, "config.json", revision=base.revision)
+        if not isinstance(config, str):
+            return None
+        folder = Path(config).parent
+    files = folder_sha256s(folder, folder)
+    wanted = (".json", ".safetensors", ".txt", ".model")  # weights, config and tokenizer; no README
+    return value_sha256({name: digest for name, digest in files.items() if name.endswith(wanted)})
+
+
+def asked_for(recipe: Recipe, *, judge: bool) -> dict[str, Any]:
+    """What was asked for, as run.json keeps it: the same again goes on with an unfinished run.
+
+    recipe.yaml holds the recipe with everything filled in; what the base decided is named here.
+    """
+    filled = [] if recipe.training.block_tokens else ["block_tokens"]
+    return {"recipe": value_sha256(recipe.model_dump(mode="json")), "filled": filled, "judge": judge}
+
+
+def recipe_asked_for(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:
+    """The recipe as it was asked for, from the one with everything filled in."""
+    training = recipe.training.model_copy(update=dict.fromkeys(asked["filled"]))
+    return recipe.model_copy(update={"training": training})
+
+
+def _keys(recipe: Recipe, *sections: str) -> dict[str, Any]:
+    values = recipe.model_dump(mode="json")
+    flat = [pair for section in sections for pair in _flat(section, values[section])]
+    # texts as hashes: run.json names no folder of this machine
+    return {key: value_sha256(value)[:16] if isinstance(value, str) else value for key, value in flat}
+
+
+def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(key, value)]
+    return [pair for name, inner in value.items() for pair in _flat(f"{key}.{name}", inner)]
+
+
+def _versions(*libraries: str) -> dict[str, str]:
+    found = versions()
+    return {name: found[name] for name in libraries if name in found}

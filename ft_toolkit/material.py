@@ -1,0 +1,100 @@
+"""What a training starts from: text, base and a model in which nothing is learnt, all read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.totals import corpus_totals, document_totals
+from ft_toolkit.judging.unseen import read_general
+from ft_toolkit.models.adapters import attach_adapter
+from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.tokenizers import train_tokenizer, with_tokenizer
+from ft_toolkit.recipe import Recipe
+from ft_toolkit.text.blocks import Row, encode, pack
+from ft_toolkit.text.corpus import Document, Reading, read_corpus
+from ft_toolkit.text.splitting import Parts, split
+
+BLOCK_TOKENS = 256  # where the recipe says nothing and the model reads as much
+
+
+@dataclass(frozen=True)
+class Material:
+    """What training starts from, all of it read and checked."""
+
+    asked: Recipe
+    recipe: Recipe  # with what depends on the base filled in
+    reading: Reading
+    parts: Parts
+    base: Base
+    learner: Base  # the base, or its architecture with a tokenizer of its own
+    model: PeftModel | PreTrainedModel  # nothing learnt yet
+    rows: list[Row]
+
+    @property
+    def has_base_figure(self) -> bool:
+        """Masked models of two tokenizers hide different pieces."""
+        return self.learner is self.base or self.base.family.objective == "causal"
+
+
+def gathered(recipe: Recipe, device: torch.device) -> Material:
+    """Read, load and check; what cannot be judged later is told now, before hours of training."""
+    general = read_general(recipe.judging)
+    reading = read_corpus(recipe.corpus)
+    parts = split(reading.documents, recipe.corpus.split, reading.copies)
+    base = load_base(recipe.base, device)
+    choose_protocol(base, recipe.judging.protocol, recipe.judging.window, recipe.judging.stride)
+    if general and not encode(general, base.tokenizer):
+        raise FtError("judging.general", f"text with a token of {base.name}", "none", "Choose more text.")
+    learner = base
+    if recipe.adapter.tokenizer == "train":
+        texts = [document.text for document in parts.train]
+        learner = with_tokenizer(base, train_tokenizer(base, texts))
+    block_tokens = recipe.training.block_tokens or min(BLOCK_TOKENS, learner.positions)
+    rows = _training_rows(learner, parts, block_tokens)
+    training = recipe.training.model_copy(update={"block_tokens": block_tokens})
+    filled = recipe.model_copy(update={"training": training})  # the run folder keeps what was used
+    model = attach_adapter(learner, recipe.adapter, recipe.training.seed)
+    return Material(recipe, filled, reading, parts, base, learner, model, rows)
+
+
+def _training_rows(base: Base, parts: Parts, block_tokens: int) -> list[Row]:
+    if block_tokens > base.positions:
+        wanted = f"at most {base.positions} for {base.name}"
+        raise FtError("training.block_tokens", wanted, block_tokens, "Lower it.")
+    documents = encode(parts.train, base.tokenizer)
+    tokens = sum(len(document.ids) for document in documents)
+    if tokens < block_tokens:
+        wanted = f"at least one row of {block_tokens} training tokens"
+        raise FtError("corpus", wanted, f"{tokens} tokens", "Add text or lower training.block_tokens.")
+    return pack(
+        documents,
+        base.family.objective,
+        base.special.begin,
+        base.special.end,
+        block_tokens,
+        packed=base.family.packs,
+    )
+
+
+def validation_score(base: Base, model: nn.Module, documents: Sequence[Document]) -> Callable[[], float]:
+    """Nats a token of validation documents, scored as the verdict will be, in float32."""
+    encoded = encode(documents, base.tokenizer)
+    losses = TokenLosses(model, base.family)
+    protocol = choose_protocol(base, "auto" if base.family.objective == "causal" else "covering")
+
+    def validate() -> float:
+        scores = score(losses, encoded, base, protocol)
+        return corpus_totals(
+            document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True)
+        ).nats_per_token
+
+    return validate

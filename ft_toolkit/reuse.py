@@ -1,0 +1,46 @@
+"""A finished run that nothing has changed under: its verdict is shown again, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
+from ft_toolkit.progress import Screen
+from ft_toolkit.recipe import Recipe
+from ft_toolkit.run import Run, latest_ended
+from ft_toolkit.stages import Stages, artefact
+from ft_toolkit.text.corpus import read_corpus, read_source
+from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, split
+
+
+def is_shown(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> bool:
+    """Show the verdict of the newest run of this name, if all that it was made from is as it was.
+
+    returns   False where something has to be made; finetune then says which and why
+    """
+    run = latest_ended(runs_folder, recipe.name)
+    if run is None or run.facts.get("asked") != asked_for(recipe, judge=judge) or not run.is_finished:
+        return False
+    stages, kept = Stages(run), artefact(run, "weights")
+    reading = read_corpus(recipe.corpus)
+    parts = split(reading.documents, recipe.corpus.split, reading.copies)
+    placed = hash_rows(document_rows(parts), "sha256", "split")
+    machine = {key: kept.made_from[key] for key in ("device", "precision")} if kept else {}
+    general = recipe.judging.general
+    texts = hash_documents(read_source(general).documents if general else [])
+    above = stages.made_of("dataset", "weights")
+    if not (
+        stages.is_current("dataset", dataset_inputs(recipe, placed))
+        and stages.is_current("weights", weights_inputs(recipe, machine, stages.made_of("dataset")))
+        and stages.is_current("comparison", comparison_inputs(recipe, texts, above))
+    ):
+        return False
+    screen = Screen()
+    screen.say(f"{run.folder}: recipe, corpus, base and versions are as they were; nothing is made again")
+    show_again(run, screen)
+    return True
+
+
+def show_again(run: Run, screen: Screen) -> None:
+    """The verdict of a judged run, from its comparison.json."""
+    screen.result(run.comparison["verdict"]["headline"], style="bold")

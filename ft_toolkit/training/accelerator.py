@@ -1,0 +1,58 @@
+"""accelerate, told which device is meant and which precision is faster there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator, PartialState
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.runtime import bfloat16_is_faster
+
+
+def make_accelerator(
+    device: str = "auto", trackers: Sequence[str] = (), folder: str | None = None
+) -> Accelerator:
+    """accelerate's own choice of device and processes; bf16 where the hardware multiplies it faster.
+
+    device    auto, or a torch device such as cpu, cuda:1 or mps
+    processes are found by accelerate; on the CPU only when it is told that the CPU is meant
+    trackers  names that accelerate knows, such as tensorboard; they write below `folder`
+    """
+    if device != "auto":
+        _require_device(device)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+    try:
+        kind = PartialState(cpu=on_cpu).device.type
+        accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision="bf16" if bfloat16_is_faster(kind) else "no",
+            log_with=list(trackers) or None,
+            project_dir=folder,
+        )
+        if trackers:
+            accelerator.init_trackers("ft_toolkit")
+            if len(accelerator.trackers) < len(trackers):  # accelerate passes over what is not installed
+                found = f"{', '.join(trackers)}, not all of them installed"
+                raise FtError(
+                    "--track", "trackers that are installed", found, "pip install 'ft-toolkit[trackers]'."
+                )
+    except (RuntimeError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise FtError("--device or --track", "one that is here", reason, "See ft doctor.") from None
+    return accelerator
+
+
+def _require_device(name: str) -> None:
+    """raises   FtError for a device that is not here, where torch would fail an assertion"""
+    here = torch.accelerator.current_accelerator(check_available=True)
+    counts = {"cpu": 1} | ({here.type: torch.accelerator.device_count()} if here else {})
+    try:
+        wanted = torch.device(name)
+    except RuntimeError:
+        wanted = torch.device("meta")  # never here
+    if (wanted.index or 0) >= counts.get(wanted.type, 0):
+        raise FtError("--device", f"auto or {' or '.join(counts)}, which is here", name, "See ft doctor.")

@@ -1,0 +1,61 @@
+"""What each step reads and how far it goes: rows, order and rate follow from recipe and step alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ft_toolkit.recipe import Training
+from ft_toolkit.text.blocks import Row
+
+
+def learning_rate(step: int, steps: int, plan: Training, spent: float = 0.0) -> float:
+    """Linear warm-up to the peak, then a cosine to zero. Steps count from 0.
+
+    spent   share of the budget's time that is used up: where it is larger than the share of the steps, the
+            rate goes by it, so that a run that its budget cuts has come down to zero as well
+    """
+    place = max(float(step), min(spent, 1.0) * steps)
+    warmup_steps = round(plan.warmup_fraction * steps)
+    if place < warmup_steps:
+        return plan.learning_rate * (place + 1) / (warmup_steps + 1)
+    progress = (place - warmup_steps) / max(1, steps - warmup_steps)
+    return plan.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def step_seed(seed: int, step: int, process_index: int) -> int:
+    """Where dropout's draws of one step begin: they follow from the step, so no generator has to be kept."""
+    return int(np.random.SeedSequence([seed, step, process_index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def endless(rows: Sequence[Row], plan: Training, packed: bool) -> Iterator[tuple[int, list[Row]]]:
+    """(epoch from 0, the rows of a step), epoch after epoch."""
+    epoch = 0
+    while True:
+        for batch in batches(rows, plan, packed, epoch):
+            yield epoch, batch
+        epoch += 1
+
+
+def batches(rows: Sequence[Row], plan: Training, packed: bool, epoch: int) -> list[list[Row]]:
+    """A step's rows each, in an order drawn from (seed, epoch) alone; an epoch's steps are nearly equal.
+
+    Every step moves the weights as far (Adam divides by the gradient's size), so a rest of a few rows at an
+    epoch's end would count as much as a full step: it is spread over all of them.
+    """
+    draw = np.random.default_rng([plan.seed, epoch])
+    order = draw.permutation(len(rows))
+    if packed:  # rows are full
+        block_tokens = plan.block_tokens or max(len(row.input_ids) for row in rows)
+        size = max(1, plan.batch_tokens // block_tokens)
+        return [[rows[i] for i in some] for some in np.array_split(order, math.ceil(len(rows) / size))]
+    # rows of one length stay together, for little padding; a row goes where its middle token falls
+    lengths = np.array([len(row.input_ids) for row in rows])
+    order = order[np.argsort(lengths[order], kind="stable")]
+    middles = np.cumsum(lengths[order]) - lengths[order] / 2
+    steps = math.ceil(lengths.sum() / plan.batch_tokens)
+    edges = np.flatnonzero(np.diff(middles * steps // lengths.sum())) + 1
+    batches = [[rows[i] for i in some] for some in np.split(order, edges)]
+    return [batches[i] for i in draw.permutation(len(batches))]
