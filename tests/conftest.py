@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network says so by itself
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,7 +26,7 @@ prepare_torch()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "corpora"
 FAMILY_NAMES = ("gpt2", "bert", "distilbert")  # the others: tests/test_family_matrix.py
-__all__ = ["FAMILY_NAMES", "POSITIONS", "SHARED"]
+__all__ = ["FAMILY_NAMES", "POSITIONS", "SHARED", "batches_of"]
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +43,14 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in sorted(shipped.corpus("everyday-medicine").glob("*.md"))[:40]:
         shutil.copy(path, folder)
     return folder
+
+
+@contextmanager
+def batches_of(tokens: int) -> Iterator[None]:
+    """Score so many tokens at once, which may move a score by rounding alone."""
+    room = "ft_toolkit.judging.{}.BATCH_TOKENS".format
+    with patch(room("causal"), tokens), patch(room("masked"), tokens):
+        yield
 
 
 @pytest.fixture

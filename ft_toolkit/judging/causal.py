@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.totals import TokenNll, finite
+from ft_toolkit.judging.totals import Scored, finite
 from ft_toolkit.models.losses import NO_TARGET, TokenLosses
 from ft_toolkit.text.blocks import Encoded
 
@@ -91,12 +91,12 @@ def score_documents(
     *,
     batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], object] = lambda tokens: None,
-) -> list[TokenNll]:
-    """NLL of every token of every document, each document alone.
+) -> list[Scored]:
+    """Score every token of every document, each document alone.
 
     begin_id   stands before the first token; None: the first token has no context and is not scored (NaN)
     cut        sliding, rolling or page, with their sizes in tokens
-    returns    one (n,) float64 array a document, in the order given
+    returns    one a document, in the order given
     source     huggingface.co/docs/transformers/perplexity, with begin_id and per document
     """
     skipped = int(begin_id is None)  # then the first token plays the part of begin_id
@@ -104,7 +104,7 @@ def score_documents(
     # equal lengths side by side: hardly any padding, and each batch costs about the same
     windows.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
     device = next(losses.parameters()).device
-    scores = [np.full(len(document.ids), np.nan) for document in documents]
+    scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
     with torch.inference_mode():
         while windows:
             width = windows[0][1].stop - windows[0][1].start
@@ -120,10 +120,14 @@ def score_documents(
                 targets[row, w.first_scored - w.start : w.stop - w.start] = stream[
                     w.first_scored + 1 : w.stop + 1
                 ]
-            nll = losses(torch.from_numpy(input_ids).to(device), torch.from_numpy(targets).to(device))
+            nll, is_top1 = losses.nll_and_top1(
+                torch.from_numpy(input_ids).to(device), torch.from_numpy(targets).to(device)
+            )
             cuts = np.cumsum([w.stop - w.first_scored for _, w in some])
-            for (i, w), part in zip(some, np.split(nll.double().cpu().numpy(), cuts[:-1]), strict=True):
-                scores[i][w.first_scored + skipped : w.stop + skipped] = finite(part, documents[i])
+            parts = (np.split(each.cpu().numpy(), cuts[:-1]) for each in (nll.double(), is_top1))
+            for (i, w), nats, tops in zip(some, *parts, strict=True):
+                places = slice(w.first_scored + skipped, w.stop + skipped)
+                scores[i].put(places, finite(nats, documents[i]), tops)
             advance(int(cuts[-1]))
     return scores
 
@@ -136,8 +140,8 @@ def score_stream(
     *,
     batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], object] = lambda tokens: None,
-) -> list[TokenNll]:
-    """NLL of one long text, of which `documents` are the consecutive pieces (blocks.encode_joined).
+) -> list[Scored]:
+    """Score one long text, of which `documents` are the consecutive pieces (blocks.encode_joined).
 
     As huggingface.co/docs/transformers/perplexity does it: no begin token, so the very first one is not
     scored (NaN).
@@ -148,4 +152,5 @@ def score_stream(
     (scores,) = score_documents(
         losses, [stream], None, page(window, stride), batch_tokens=batch_tokens, advance=advance
     )
-    return np.split(scores, np.cumsum([len(document.ids) for document in documents])[:-1])
+    cuts = np.cumsum([len(document.ids) for document in documents])[:-1]
+    return [Scored(*each) for each in zip(*(np.split(column, cuts) for column in scores), strict=True)]

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.totals import TokenNll, finite
+from ft_toolkit.judging.totals import Scored, finite
 from ft_toolkit.models.families import SpecialTokens
 from ft_toolkit.models.losses import NO_TARGET, TokenLosses
 from ft_toolkit.text.blocks import Encoded, scrambled, token_keys, unit
@@ -60,65 +60,78 @@ def one_at_a_time(*, within_word: bool, rate: float, seed: int) -> Hide:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    document: int
+class Pass:
+    """One forward row: tokens start … stop - 1 of a document, some of them hidden, some scored."""
+
     start: int
     stop: int
     hidden: Places
     scored: Places
 
 
+Plan = Callable[[Encoded], Iterator[Pass]]  # every pass that scores a document
+
+
+def in_windows(positions: int, hide: Hide) -> Plan:
+    """Read a document in windows, so that none is longer than a row.
+
+    positions   longest row, its frame of begin and end included
+    """
+
+    def plan(document: Encoded) -> Iterator[Pass]:
+        for start, stop in _windows(len(document.ids), positions - 2):
+            for hidden, scored in hide(document, start, stop):
+                yield Pass(start, stop, hidden, scored)
+
+    return plan
+
+
 def score_documents(
     losses: TokenLosses,
     documents: Sequence[Encoded],
     special: SpecialTokens,
-    positions: int,
-    hide: Hide,
+    plan: Plan,
     *,
     batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], object] = lambda tokens: None,
-) -> list[TokenNll]:
-    """NLL of the tokens of every document under a plan of hiding.
+) -> list[Scored]:
+    """Score the tokens of every document under a plan of hiding.
 
-    positions  longest row, its frame of begin and end included; a longer document is read in windows
-    returns    one (n,) float64 array a document, in the order given; NaN for a token that was not drawn
+    returns    one a document, in the order given; NaN for a token that was not drawn
+    raises     FtError for a tokenizer without the special tokens of a masked model
     """
     begin, end, hidden_by = special.begin, special.end, special.mask
     if begin is None or end is None or hidden_by is None:
         raise FtError("tokenizer", "[CLS], [SEP] and [MASK]", "not all of them", "Use a masked model's own.")
-    passes = [
-        _Pass(index, start, stop, hidden, scored)
-        for index, document in enumerate(documents)
-        for start, stop in _windows(len(document.ids), positions - 2)
-        for hidden, scored in hide(document, start, stop)
-    ]
-    passes.sort(key=lambda p: p.stop - p.start, reverse=True)
+    passes = [(index, p) for index, document in enumerate(documents) for p in plan(document)]
+    passes.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
     device = next(losses.parameters()).device
-    scores = [np.full(len(document.ids), np.nan) for document in documents]
+    scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
     with torch.inference_mode():
         while passes:
-            width = passes[0].stop - passes[0].start + 2
+            width = passes[0][1].stop - passes[0][1].start + 2
             size = max(1, batch_tokens // width)
             some, passes = passes[:size], passes[size:]
             input_ids = np.zeros((len(some), width), dtype=np.int64)
             targets = np.full((len(some), width), NO_TARGET, dtype=np.int64)
             seen = np.zeros((len(some), width), dtype=np.int64)
-            for row, p in enumerate(some):
-                ids = documents[p.document].ids
+            for row, (i, p) in enumerate(some):
+                ids = documents[i].ids
                 input_ids[row, : p.stop - p.start + 2] = np.concatenate(
                     [[begin], ids[p.start : p.stop], [end]]
                 )
                 input_ids[row, p.hidden - p.start + 1] = hidden_by
                 targets[row, p.scored - p.start + 1] = ids[p.scored]
                 seen[row, : p.stop - p.start + 2] = 1
-            nll = losses(
+            nll, is_top1 = losses.nll_and_top1(
                 torch.from_numpy(input_ids).to(device),
                 torch.from_numpy(targets).to(device),
                 None if seen.all() else torch.from_numpy(seen).to(device),
             )
-            cuts = np.cumsum([len(p.scored) for p in some])
-            for p, part in zip(some, np.split(nll.double().cpu().numpy(), cuts[:-1]), strict=True):
-                scores[p.document][p.scored] = finite(part, documents[p.document])
+            cuts = np.cumsum([len(p.scored) for _, p in some])
+            parts = (np.split(each.cpu().numpy(), cuts[:-1]) for each in (nll.double(), is_top1))
+            for (i, p), nats, tops in zip(some, *parts, strict=True):
+                scores[i].put(p.scored, finite(nats, documents[i]), tops)
             advance(int(cuts[-1]))
     return scores
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging import causal, masked
-from ft_toolkit.judging.totals import TokenNll
-from ft_toolkit.models.checkpoints import Base
-from ft_toolkit.models.losses import TokenLosses
-from ft_toolkit.text.blocks import Encoded, encode, encode_joined
-from ft_toolkit.text.corpus import Document
+
+if TYPE_CHECKING:  # torch comes with most of these; whoever reads about a protocol needs no model
+    from transformers import PreTrainedTokenizerBase
+
+    from ft_toolkit.judging.totals import Scored, TokenNll
+    from ft_toolkit.models.checkpoints import Base
+    from ft_toolkit.models.losses import TokenLosses
+    from ft_toolkit.recipe import Judging
+    from ft_toolkit.text.blocks import Encoded
+    from ft_toolkit.text.corpus import Document
 
 CausalName = Literal["document", "rolling", "concatenated"]
 MaskedName = Literal["word-l2r", "pll", "covering"]
@@ -53,6 +55,35 @@ class Protocol:
 
     def as_dict(self) -> dict[str, object]:
         return {"metric": self.metric} | {k: v for k, v in asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Protocol:
+        """What as_dict wrote."""
+        return cls(**{name: value for name, value in values.items() if name != "metric"})
+
+
+@dataclass(frozen=True)
+class How:
+    """How to score; None: as the run's recipe says."""
+
+    protocol: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    exact: bool = False
+    precision: str = "float32"
+    device: str = "auto"
+
+
+def protocol_of(base: Base, own: Judging, how: How) -> Protocol:
+    """The protocol of a recipe, but for what is asked for otherwise; raises as choose_protocol."""
+    return choose_protocol(
+        base,
+        how.protocol or own.protocol,
+        how.window or own.window,
+        how.stride or own.stride,
+        exact=how.exact,
+        precision=how.precision,
+    )
 
 
 def choose_protocol(
@@ -104,6 +135,8 @@ def prepare(
     repeated: frozenset[str] = frozenset(),
 ) -> list[Encoded]:
     """Tokenise as the protocol reads: each document alone, or all of them as one text."""
+    from ft_toolkit.text.blocks import encode, encode_joined
+
     read = encode_joined if protocol.name == "concatenated" else encode
     return read(documents, tokenizer, repeated)
 
@@ -122,29 +155,46 @@ def score(
     protocol: Protocol,
     *,
     rate: float | None = None,
-    batch_tokens: int | None = None,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> list[TokenNll]:
-    """NLL in nats of every token, one (n,) array a document; NaN for one that the protocol leaves out.
+    """NLL in nats of every token, one (n,) array a document; see score_tokens."""
+    scored = score_tokens(losses, documents, base, protocol, rate=rate, advance=advance)
+    return [document.nats for document in scored]
 
-    rate   share of tokens to draw where the protocol samples; None: sampled_fraction of these documents
+
+def score_tokens(
+    losses: TokenLosses,
+    documents: Sequence[Encoded],
+    base: Base,
+    protocol: Protocol,
+    *,
+    rate: float | None = None,
+    advance: Callable[[int], object] = lambda tokens: None,
+) -> list[Scored]:
+    """Score every token, one Scored a document; NaN for a token that the protocol leaves out.
+
+    base      whose tokenizer read the documents
+    rate      share of tokens to draw where the protocol samples; None: sampled_fraction of these documents
+    advance   told how many tokens were scored, a batch at a time
     """
-    causal_batch, masked_batch = batch_tokens or causal.BATCH_TOKENS, batch_tokens or masked.BATCH_TOKENS
+    from ft_toolkit.judging import causal, masked
+
     window, stride = protocol.window_tokens, protocol.stride_tokens or protocol.window_tokens
     if protocol.name == "concatenated":
         return causal.score_stream(
-            losses, documents, window, stride, batch_tokens=causal_batch, advance=advance
+            losses, documents, window, stride, batch_tokens=causal.BATCH_TOKENS, advance=advance
         )
     if protocol.metric == "perplexity":
         cut = causal.rolling(window) if protocol.name == "rolling" else causal.sliding(window, stride)
         return causal.score_documents(
-            losses, documents, base.special.begin, cut, batch_tokens=causal_batch, advance=advance
+            losses, documents, base.special.begin, cut, batch_tokens=causal.BATCH_TOKENS, advance=advance
         )
     if protocol.name == "covering":
         hide = masked.covering(protocol.groups or COVERING_GROUPS, SEED)
     else:
         rate = sampled_fraction(documents, protocol) if rate is None else rate
         hide = masked.one_at_a_time(within_word=protocol.name == "word-l2r", rate=rate, seed=SEED)
+    plan = masked.in_windows(window, hide)
     return masked.score_documents(
-        losses, documents, base.special, window, hide, batch_tokens=masked_batch, advance=advance
+        losses, documents, base.special, plan, batch_tokens=masked.BATCH_TOKENS, advance=advance
     )

@@ -6,12 +6,15 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ft_toolkit.errors import NumbersGoneWrong
-from ft_toolkit.text.blocks import Encoded
+
+if TYPE_CHECKING:  # torch comes with it; totals are also added up where there is no model
+    from ft_toolkit.text.blocks import Encoded
 
 # Thai, Lao, Tibetan, Myanmar; Khmer; kana and Han
 _WITHOUT_SPACES = re.compile(
@@ -19,6 +22,21 @@ _WITHOUT_SPACES = re.compile(
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
 TokenNll = NDArray[np.float64]  # (n,) nats of each token of one document; NaN where the protocol asks nothing
+
+
+class Scored(NamedTuple):
+    """What a model says about each token of one document."""
+
+    nats: TokenNll
+    is_top1: NDArray[np.bool_]  # (n,) no other word was likelier; False where nothing was asked
+
+    @classmethod
+    def nothing_yet(cls, tokens: int) -> Scored:
+        """Room for the scores of that many tokens, none of which is scored."""
+        return cls(np.full(tokens, np.nan), np.zeros(tokens, dtype=np.bool_))
+
+    def put(self, places: slice | NDArray[np.int64], nats: TokenNll, is_top1: NDArray[np.bool_]) -> None:
+        self.nats[places], self.is_top1[places] = nats, is_top1
 
 
 @dataclass(frozen=True)
@@ -62,9 +80,14 @@ class Totals:
 
 def document_totals(document: Encoded, nll: TokenNll) -> Totals:
     """Sum one document's token scores in float64; tokens that were not asked for do not count."""
-    scored = nll[~np.isnan(nll)]
     text = document.document.text
-    return Totals(math.fsum(scored), len(scored), len(text.encode()), count_words(text))
+    return token_totals(nll, len(text.encode()), count_words(text))
+
+
+def token_totals(nll: TokenNll, size_bytes: int, words: int | None) -> Totals:
+    """The same of a text of which only the size is known. The sum is exact, so the order does not matter."""
+    scored = nll[~np.isnan(nll)]
+    return Totals(math.fsum(scored), len(scored), size_bytes, words)
 
 
 def count_words(text: str) -> int | None:

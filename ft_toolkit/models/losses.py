@@ -45,8 +45,18 @@ class TokenLosses(nn.Module):
         targets       (B, T) the id that position t must predict; NO_TARGET where nothing is asked
         returns       (n,) float32, in the order of the rows, n = number of targets
         """
+        return self.nll_and_top1(input_ids, targets, attention_mask, position_ids)[0]
+
+    def nll_and_top1(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As forward, and (n,) bool: no other word has a higher logit than the target; a tie counts."""
         with torch.no_grad():
-            return _nll(*self.head_inputs(input_ids, targets, attention_mask, position_ids))
+            return _nll_and_top1(*self.head_inputs(input_ids, targets, attention_mask, position_ids))
 
     def head_inputs(
         self,
@@ -119,15 +129,22 @@ def _last_feed_forward_where(target_mask: Tensor, trunk: Any, family: Family) ->
             hook.remove()
 
 
-def _nll(hidden_states: Tensor, weight: Tensor, bias: Tensor | None, target_ids: Tensor) -> Tensor:
-    """log sum exp of all logits minus the target's, (n,) at least float32, a slice of words at a time."""
+def _nll_and_top1(
+    hidden_states: Tensor, weight: Tensor, bias: Tensor | None, target_ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """log sum exp of all logits minus the target's, (n,) at least float32, a slice of words at a time.
+
+    Beside it whether the asked one is the highest: the slice is in the cache for its log sum exp anyway.
+    """
     wide = torch.promote_types(hidden_states.dtype, torch.float32)
-    logsumexps, target_logits = [], torch.empty(len(target_ids), dtype=wide, device=hidden_states.device)
+    target_logits = torch.empty(len(target_ids), dtype=wide, device=hidden_states.device)
+    logsumexps, highest = [], []
     for some, logits in _slices(hidden_states, weight, bias):
         logsumexps.append(logits.logsumexp(-1))
+        highest.append(logits.amax(-1))
         places = _places(target_ids, some)
         target_logits[places[0]] = logits[places]
-    return torch.stack(logsumexps).logsumexp(0) - target_logits
+    return torch.stack(logsumexps).logsumexp(0) - target_logits, target_logits >= torch.stack(highest).amax(0)
 
 
 def fuse_activations(model: nn.Module) -> None:

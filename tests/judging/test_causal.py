@@ -16,12 +16,18 @@ from hypothesis import strategies as st
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.causal import Cut, page, rolling, score_documents, score_stream, sliding
 from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document
 
 BEGIN = 0
+
+
+def nats(*arguments: Any, **how: Any) -> list[TokenNll]:
+    """Of every token of each document, without the rest of its scores."""
+    return [scored.nats for scored in score_documents(*arguments, **how)]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +76,7 @@ def test_every_token_is_scored_exactly_once_for_any_window_and_stride(
 ) -> None:
     documents = [document(size, seed) for seed, size in enumerate(sizes)]
     scored: list[int] = []
-    nll = score_documents(
+    nll = nats(
         losses,
         documents,
         BEGIN,
@@ -111,16 +117,14 @@ def test_windows_of_one_long_text_score_no_token_twice_and_miss_none_but_where_t
 @pytest.mark.parametrize("tokens", [1, 30, POSITIONS - 1, POSITIONS])
 def test_a_document_that_fits_a_window_does_not_know_the_stride(losses: TokenLosses, tokens: int) -> None:
     found = [
-        score_documents(losses, [document(tokens)], BEGIN, sliding(POSITIONS, stride))[0]
+        nats(losses, [document(tokens)], BEGIN, sliding(POSITIONS, stride))[0]
         for stride in (1, 17, 32, POSITIONS)
     ]
     assert all(np.array_equal(part, found[0]) for part in found[1:])
 
 
 def test_a_longer_document_does_know_the_stride(losses: TokenLosses) -> None:
-    found = [
-        score_documents(losses, [document(150)], BEGIN, sliding(POSITIONS, stride))[0] for stride in (16, 64)
-    ]
+    found = [nats(losses, [document(150)], BEGIN, sliding(POSITIONS, stride))[0] for stride in (16, 64)]
     assert np.array_equal(found[0][:POSITIONS], found[1][:POSITIONS])
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
@@ -128,11 +132,9 @@ def test_a_longer_document_does_know_the_stride(losses: TokenLosses) -> None:
 @pytest.mark.parametrize("batch_tokens", [1, 100, 4096])
 def test_neighbours_and_order_do_not_move_a_document(losses: TokenLosses, batch_tokens: int) -> None:
     documents = [document(size, seed) for seed, size in enumerate([3, 150, 64, 1, 40, 65, 40])]
-    alone = [score_documents(losses, [one], BEGIN, sliding(POSITIONS, 32))[0] for one in documents]
-    together = score_documents(losses, documents, BEGIN, sliding(POSITIONS, 32), batch_tokens=batch_tokens)
-    turned = score_documents(
-        losses, documents[::-1], BEGIN, sliding(POSITIONS, 32), batch_tokens=batch_tokens
-    )[::-1]
+    alone = [nats(losses, [one], BEGIN, sliding(POSITIONS, 32))[0] for one in documents]
+    together = nats(losses, documents, BEGIN, sliding(POSITIONS, 32), batch_tokens=batch_tokens)
+    turned = nats(losses, documents[::-1], BEGIN, sliding(POSITIONS, 32), batch_tokens=batch_tokens)[::-1]
     for one, among, among_turned in zip(alone, together, turned, strict=True):
         np.testing.assert_allclose(among, one, atol=1e-5, rtol=0)
         np.testing.assert_allclose(among_turned, one, atol=1e-5, rtol=0)
@@ -143,7 +145,7 @@ def test_stride_one_gives_every_token_all_the_context_that_fits(
     base: Base, losses: TokenLosses, window: int, tokens: int
 ) -> None:
     one = document(tokens)
-    found = score_documents(losses, [one], BEGIN, sliding(window, 1))[0]
+    found = nats(losses, [one], BEGIN, sliding(window, 1))[0]
     np.testing.assert_allclose(found, maximal_context(base, one.ids, window), atol=1e-5, rtol=0)
 
 
@@ -151,10 +153,10 @@ def test_windows_that_only_touch_begin_each_with_one_token_of_context(
     base: Base, losses: TokenLosses
 ) -> None:
     one = document(20)
-    found = score_documents(losses, [one], BEGIN, sliding(10, 10))[0]
-    first = score_documents(losses, [document_of(one.ids[:10])], BEGIN, sliding(10, 10))[0]
+    found = nats(losses, [one], BEGIN, sliding(10, 10))[0]
+    first = nats(losses, [document_of(one.ids[:10])], BEGIN, sliding(10, 10))[0]
     # the second window reads token 9 where the first one read the token that begins a text
-    second = score_documents(losses, [document_of(one.ids[10:])], int(one.ids[9]), sliding(10, 10))[0]
+    second = nats(losses, [document_of(one.ids[10:])], int(one.ids[9]), sliding(10, 10))[0]
     np.testing.assert_allclose(found, np.concatenate([first, second]), atol=1e-5, rtol=0)
 
 
@@ -171,7 +173,7 @@ def test_the_default_is_the_whole_window_and_half_of_it_as_stride(base: Base, lo
     one = document(150)
     assert np.array_equal(
         score(losses, [one], base, protocol)[0],
-        score_documents(losses, [one], BEGIN, sliding(POSITIONS, 32))[0],
+        nats(losses, [one], BEGIN, sliding(POSITIONS, 32))[0],
     )
 
 
@@ -179,8 +181,8 @@ def test_without_a_token_that_begins_a_text_the_first_one_is_context_and_not_sco
     losses: TokenLosses,
 ) -> None:
     one = document(100)
-    found = score_documents(losses, [one], None, sliding(POSITIONS, 32))[0]
-    rest = score_documents(losses, [document_of(one.ids[1:])], int(one.ids[0]), sliding(POSITIONS, 32))[0]
+    found = nats(losses, [one], None, sliding(POSITIONS, 32))[0]
+    rest = nats(losses, [document_of(one.ids[1:])], int(one.ids[0]), sliding(POSITIONS, 32))[0]
     assert np.isnan(found[0])
     assert np.array_equal(found[1:], rest)
 
@@ -223,7 +225,7 @@ def test_concatenated_is_what_the_hugging_face_page_computes(
     base: Base, losses: TokenLosses, window: int, stride: int
 ) -> None:
     documents = [document(size, seed) for seed, size in enumerate([30, 100, 7, 55])]
-    found = score_stream(losses, documents, window, stride)
+    found = [each.nats for each in score_stream(losses, documents, window, stride)]
     assert [len(part) for part in found] == [30, 100, 7, 55]
     assert np.isnan(found[0][0])
     unscored = 1 if stride < window else -(-192 // window)  # where windows only touch, the first of each

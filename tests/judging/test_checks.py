@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import batches_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
@@ -87,7 +88,8 @@ def test_any_text_is_scored_whole_whatever_protocol_window_stride_batch_or_paddi
     def scored(padding_side: str, batch_tokens: int) -> list[tuple[Encoded, np.ndarray]]:
         base.tokenizer.padding_side = padding_side
         documents = encode([Document("t", row, text) for row, text in enumerate(texts)], base.tokenizer)
-        found = score(losses, documents, base, protocol, batch_tokens=batch_tokens)
+        with batches_of(batch_tokens):
+            found = score(losses, documents, base, protocol)
         return list(zip(documents, found, strict=True))
 
     sides = data.draw(st.permutations(["left", "right"]))

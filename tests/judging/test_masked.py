@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.masked import covering, one_at_a_time, score_documents
+from ft_toolkit.judging.masked import covering, in_windows, one_at_a_time, score_documents
 from ft_toolkit.judging.protocols import EXACT_TOKENS, choose_protocol, sampled_fraction, score
 from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.models.checkpoints import Base, load_base
@@ -27,20 +28,25 @@ WINDOW = POSITIONS - 2  # beside [CLS] and [SEP]
 NAMES = ("bert", "distilbert")
 
 
+def nats(*arguments: Any, **how: Any) -> list[TokenNll]:
+    """Of every token of each document, without the rest of its scores."""
+    return [scored.nats for scored in score_documents(*arguments, **how)]
+
+
 class Watched(TokenLosses):
     """The real thing, which also keeps each row that it was asked: (ids without padding, targets)."""
 
-    def forward(
+    def nll_and_top1(
         self,
         input_ids: Tensor,
         targets: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         for ids, asked, one_seen in zip(input_ids, targets, seen.bool(), strict=True):
             self.rows = [*getattr(self, "rows", []), (ids[one_seen].numpy(), asked[one_seen].numpy())]
-        return super().forward(input_ids, targets, attention_mask, position_ids)
+        return super().nll_and_top1(input_ids, targets, attention_mask, position_ids)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def scores(
     base: Base, documents: list[Encoded], groups: int = 7, seed: int = 0, **how: int
 ) -> list[TokenNll]:
     losses = TokenLosses(base.model, base.family)
-    return score_documents(losses, documents, base.special, base.positions, covering(groups, seed), **how)
+    return nats(losses, documents, base.special, in_windows(base.positions, covering(groups, seed)), **how)
 
 
 def one_mask_at_a_time(base: Base, one: Encoded) -> np.ndarray:
@@ -91,8 +97,12 @@ def test_every_token_is_scored_exactly_once(
     scored: list[int] = []
     base = bases["bert"]
     losses = TokenLosses(base.model, base.family)
-    nll = score_documents(
-        losses, documents, base.special, base.positions, covering(groups, seed), advance=scored.append
+    nll = nats(
+        losses,
+        documents,
+        base.special,
+        in_windows(base.positions, covering(groups, seed)),
+        advance=scored.append,
     )
     assert [len(part) for part in nll] == sizes
     assert all(np.isfinite(part).all() for part in nll)
@@ -103,7 +113,7 @@ def test_every_token_is_scored_exactly_once(
 def test_each_position_is_hidden_once_and_all_others_are_shown(bases: dict[str, Base], tokens: int) -> None:
     base, one = bases["bert"], document(tokens)  # its ids are all different
     watched = Watched(base.model, base.family)
-    score_documents(watched, [one], base.special, base.positions, covering(7, 0))
+    nats(watched, [one], base.special, in_windows(base.positions, covering(7, 0)))
     asked: list[int] = []
     for ids, targets in watched.rows:
         hidden = ids == base.special.mask
@@ -119,7 +129,7 @@ def test_each_position_is_hidden_once_and_all_others_are_shown(bases: dict[str, 
 
 def windows_of(base: Base, tokens: int) -> list[int]:
     watched = Watched(base.model, base.family)
-    score_documents(watched, [document(tokens)], base.special, base.positions, covering(1, 0))
+    nats(watched, [document(tokens)], base.special, in_windows(base.positions, covering(1, 0)))
     return sorted(len(ids) - 2 for ids, _ in watched.rows)
 
 
@@ -274,9 +284,9 @@ def test_a_sample_is_the_same_for_every_model_and_its_tokens_cost_what_they_cost
 ) -> None:
     documents = [with_words([2] * 60, seed) for seed in range(8)]
     found = {
-        (name, rate): score_documents(
-            TokenLosses(base.model, base.family), documents, base.special, base.positions,
-            one_at_a_time(within_word=True, rate=rate, seed=0),
+        (name, rate): nats(
+            TokenLosses(base.model, base.family), documents, base.special,
+            in_windows(base.positions, one_at_a_time(within_word=True, rate=rate, seed=0)),
         )
         for name, base in bases.items()
         for rate in (0.25, 1.0)
@@ -295,4 +305,4 @@ def test_a_tokenizer_that_cannot_hide_is_refused(bases: dict[str, Base]) -> None
     base = bases["bert"]
     losses = TokenLosses(base.model, base.family)
     with pytest.raises(FtError, match=r"\[MASK\]"):
-        score_documents(losses, [document(3)], SpecialTokens(2, 3, None), 64, covering(7, 0))
+        nats(losses, [document(3)], SpecialTokens(2, 3, None), in_windows(64, covering(7, 0)))

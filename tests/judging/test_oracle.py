@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from conftest import batches_of
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ft_toolkit import shipped
@@ -175,13 +176,9 @@ def test_every_document_costs_what_a_plain_float64_reading_says(
         [Document("t.txt", row, r.text) for row, r in enumerate(readings[name])], base.tokenizer
     )
     losses = TokenLosses(base.model, base.family)
-    found = score(
-        losses,
-        documents,
-        base,
-        choose_protocol(base, "covering" if name == "bert" else "auto"),
-        batch_tokens=batch_tokens,
-    )
+    protocol = choose_protocol(base, "covering" if name == "bert" else "auto")
+    with batches_of(batch_tokens):
+        found = score(losses, documents, base, protocol)
     assert len(found) == len(readings[name]) == 20
     for reading, nll in zip(readings[name], found, strict=True):
         assert len(nll) == len(reading.nll_nats), reading.text[:40]

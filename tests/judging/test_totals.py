@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILY_NAMES
+from conftest import FAMILY_NAMES, batches_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,7 +154,8 @@ def test_shards_orders_and_batch_sizes_do_not_move_a_corpus(checkpoints: dict[st
     losses, protocol = TokenLosses(base.model, base.family), choose_protocol(base)
 
     def nats(documents: list[Encoded], batch_tokens: int = 512) -> float:
-        found = score(losses, documents, base, protocol, batch_tokens=batch_tokens)
+        with batches_of(batch_tokens):
+            found = score(losses, documents, base, protocol)
         return corpus_totals(
             document_totals(d, nll) for d, nll in zip(documents, found, strict=True)
         ).nll_nats

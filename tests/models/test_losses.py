@@ -256,3 +256,27 @@ def test_gpt2s_activation_in_one_pass_is_the_one_in_eight() -> None:
     values = torch.linspace(-6, 6, 1001)
     assert type(holder[0]) is GELUTanh
     torch.testing.assert_close(holder(values), eight(values), atol=5e-7, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_a_target_is_told_apart_from_one_that_another_word_beats(
+    checkpoints: dict[str, Path], name: str
+) -> None:
+    base = load_base(str(checkpoints[name]))
+    ids = torch.randint(5, 8192, (3, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        likeliest = base.model(ids).logits.argmax(-1)
+    targets = torch.where(torch.arange(20) % 3 == 0, likeliest, ids)
+    losses = TokenLosses(base.model, base.family)
+    nll, is_top1 = losses.nll_and_top1(ids, targets)
+    assert torch.equal(nll, losses(ids, targets))
+    assert torch.equal(is_top1, (targets == likeliest).flatten())
+    assert 21 <= int(is_top1.sum()) < 60
+
+
+def test_words_that_tie_are_all_right(checkpoints: dict[str, Path]) -> None:
+    base = load_base(str(checkpoints["gpt2"]))
+    with torch.no_grad():
+        base.model.transformer.wte.weight.zero_()
+    ids = torch.tensor([[1, 8000, 3]])
+    assert TokenLosses(base.model, base.family).nll_and_top1(ids, ids)[1].tolist() == [True] * 3
