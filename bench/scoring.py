@@ -23,8 +23,8 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config,
 
 from ft_toolkit import shipped
 from ft_toolkit.judging import causal, masked
-from ft_toolkit.judging.comparison import score_both
 from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.scoring import Scorer, Text, score_both
 from ft_toolkit.models.adapters import attach_adapter
 from ft_toolkit.models.checkpoints import base_of, for_scoring
 from ft_toolkit.models.families import FAMILIES, SpecialTokens, special_tokens
@@ -154,12 +154,12 @@ def bench_pll(rounds: int) -> Sides:
     print(f"pseudo-log-likelihood, {len(texts)} sentences, {len(rows)} tokens")
 
     def ours(dtype: torch.dtype = torch.float32) -> None:
-        losses, hide = (
+        losses, plan = (
             TokenLosses(model, FAMILIES["bert"]),
-            masked.one_at_a_time(within_word=False, rate=1, seed=0),
+            masked.in_windows(512, masked.one_at_a_time(within_word=False, rate=1, seed=0)),
         )
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            masked.score_documents(losses, texts, special, 512, hide)
+            masked.score_documents(losses, texts, special, plan)
 
     longest = max(len(row) for row, _, _ in rows)
     all_logits(model, rows[:32])  # warms up caches and threads
@@ -227,7 +227,7 @@ def bench_sides(documents: int, rounds: int) -> Sides:
         score(TokenLosses(model, base.family), encode(texts, tokenizer), base, protocol)
 
     def both() -> None:
-        score_both(model, base, protocol, "bench", "other", texts, frozenset(), quiet)
+        score_both(Scorer(model, base, protocol, quiet), Text("bench", "other", texts))
 
     return report(in_turn({"adapter alone": adapter, "base and adapter": both}, rounds), "adapter alone")
 

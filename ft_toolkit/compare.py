@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ft_toolkit.errors import FtError, one_line_errors
+from ft_toolkit.judging.protocols import How, protocol_of
 from ft_toolkit.progress import Screen
 from ft_toolkit.runtime import prepare_process
 
 if TYPE_CHECKING:  # torch and pydantic come with these; --help must not wait
     from torch import nn
 
-    from ft_toolkit.judging.comparison import Comparison, CorpusScores
-    from ft_toolkit.judging.protocols import Protocol
+    from ft_toolkit.judging.comparison import Comparison
+    from ft_toolkit.judging.scoring import Scorer
+    from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
     from ft_toolkit.models.checkpoints import Base
     from ft_toolkit.run import Run
     from ft_toolkit.text.corpus import Document
     from ft_toolkit.text.splitting import Parts
 
-Keep = Callable[["Comparison", "Sequence[CorpusScores]"], object]  # told each comparison and its scores
+Keep = Callable[["Comparison", "TokenScores"], object]  # told each comparison and its scores
 JSON_SCHEMA = 4  # of what --json prints: docs/comparison.schema.json
-
-
-@dataclass(frozen=True)
-class How:
-    """How to score; None for the protocol: the run's own."""
-
-    protocol: str | None = None
-    window: int | None = None
-    stride: int | None = None
-    exact: bool = False
-    precision: str = "float32"
-    device: str = "auto"
 
 
 def main(
@@ -69,20 +58,24 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     base: Annotated[str | None, typer.Option(help="With --adapter: what it was made for.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter's folder, made elsewhere.")] = None,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Score anew where the run's own scores would do.")
+    ] = False,
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
         from ft_toolkit.judging.gates import check, required_gain
-        from ft_toolkit.judging.saving import Scored, refuse_taken, save
+        from ft_toolkit.judging.run_scores import scores_of
+        from ft_toolkit.judging.saving import Judged, refuse_taken, save
         from ft_toolkit.judging.verdict import detail_lines
         from ft_toolkit.sharing.pulled import open_run
 
         if out is not None:
             refuse_taken(out)
-        scored: list[Scored] = []
+        judged: list[Judged] = []
 
-        def keep(comparison: Comparison, scores: Sequence[CorpusScores]) -> None:
-            scored.append((comparison, scores))
+        def keep(comparison: Comparison, scores: TokenScores) -> None:
+            judged.append((comparison, scores))
 
         gain = required_gain(require_gain) if require_gain is not None else None
         prepare_process()
@@ -95,9 +88,13 @@ def main(
             found = [compare_adapter(base, adapter, on or [], how, screen=screen, keep=keep)]
         else:
             opened = [open_run(run, screen.say) for run in runs or []]
-            found = compare_runs(opened, on or [], how, screen=screen, keep=keep)
+            kept = None if on or rescore or how != How() else scores_of(opened, screen.say)
+            if kept is not None:
+                found = _compared_again(opened, kept, screen, keep)
+            else:
+                found = compare_runs(opened, on or [], how, screen=screen, keep=keep)
         if out is not None:
-            save(out, scored)
+            save(out, judged)
             screen.say(f"saved: {out}")
         if details:
             for comparison in found:
@@ -107,6 +104,30 @@ def main(
             json.dump(whole, sys.stdout, indent=2)
             print()
         check(found, fail_if_worse=fail_if_worse, gain_percent=gain)
+
+
+def compare_from(run: Run) -> Comparison:
+    """The comparison that a run's scores/ hold, bit by bit as it was judged; imports no torch.
+
+    raises   FtError where they are missing or damaged
+    """
+    from ft_toolkit.judging.comparison import compare
+    from ft_toolkit.judging.run_scores import read
+
+    return compare(read(run))
+
+
+def _compared_again(
+    runs: Sequence[Run], kept: Sequence[TokenScores], screen: Screen, keep: Keep
+) -> list[Comparison]:
+    """Comparisons of scores that are there already."""
+    found = []
+    for run, scores in zip(runs, kept, strict=True):
+        screen.say(f"{run.folder}: judged {run.facts['finished_at']}; --rescore scores it anew")
+        found.append(_told(scores, run.trained_folder, screen))
+        keep(found[-1], scores)
+    _rank(found, screen, common_text=False)
+    return found
 
 
 def compare_run(
@@ -134,24 +155,44 @@ def compare_runs(
     """
     if not runs:
         raise FtError("ft compare", "a run, or --base and --adapter", "neither", "ft runs lists the runs.")
-    from ft_toolkit.judging.comparison import compare
-    from ft_toolkit.judging.ranking import ranking
+    from ft_toolkit.judging.token_scores import TokenScores
     from ft_toolkit.judging.unseen import read_other, recovered, refuse_trained_text
-    from ft_toolkit.models.adapters import load_adapter, load_whole
-    from ft_toolkit.models.checkpoints import load_base
-    from ft_toolkit.models.tokenizers import reader_of
     from ft_toolkit.runtime import prepare_torch
-    from ft_toolkit.training.accelerator import make_accelerator
 
     screen, how = screen or Screen(), how or How()
     prepare_torch()
-    device = make_accelerator(how.device).device
     others = [(source, read_other(runs, source, screen)) for source in on]
     for run in runs:
         run.check_trained(screen.say)
         for source, documents in others:
             refuse_trained_text(run, documents, source, screen)
     found: list[Comparison] = []
+    for run, scorer in _scorers(runs, how, screen):
+        if others:
+            corpora = _score_others(scorer, others, keeps_ids=run.recipe.judging.keep_text)
+            scores = TokenScores(scorer.subject(run.folder.name), corpora)
+            found.append(_told(scores, run.trained_folder, screen))
+        else:
+            parts = recovered(run, screen)
+            for other in (other for other in runs if other.split_sha256 != run.split_sha256):
+                refuse_trained_text(other, parts.test, f"held-out text of {run.folder}", screen)
+            comparison, scores = _judged(run, scorer, parts, how)
+            found.append(comparison)
+        keep(found[-1], scores)
+    _rank(found, screen, common_text=bool(on))
+    return found
+
+
+def _scorers(runs: Sequence[Run], how: How, screen: Screen) -> Iterator[tuple[Run, Scorer]]:
+    """Each run with its model, those of one base together: they share one set of weights."""
+    from ft_toolkit.judging.scoring import Scorer
+    from ft_toolkit.judging.store import Store
+    from ft_toolkit.models.adapters import load_adapter, load_whole
+    from ft_toolkit.models.checkpoints import load_base
+    from ft_toolkit.models.tokenizers import reader_of
+    from ft_toolkit.training.accelerator import make_accelerator
+
+    device = make_accelerator(how.device).device
     for name in dict.fromkeys(run.recipe.base for run in runs):
         base, adapted = load_base(name, device), None
         if base.family.note:
@@ -163,74 +204,50 @@ def compare_runs(
             else:
                 model = adapted = load_adapter(base, run.trained_folder, onto=adapted)
             reader = reader_of(base, run.trained_folder)
-            protocol = _protocol(run, base, how)
-            if others:
-                scores = _score_others(base, model, protocol, others, screen, reader)
-                found.append(compare(run.folder.name, _without_its_folder(base), protocol, scores, reader))
-                keep(found[-1], scores)
-                show(found[-1], run.trained_folder, screen)
-            else:
-                parts = recovered(run, screen)
-                for other in (other for other in runs if other.split_sha256 != run.split_sha256):
-                    refuse_trained_text(other, parts.test, f"held-out text of {run.folder}", screen)
-                comparison, scored = _judged(run, base, model, parts, screen, protocol, reader)
-                found.append(comparison)
-                keep(comparison, scored)
-    if len(found) > 1:
-        screen.result(ranking(found, common_text=bool(on)))
-    return found
+            yield (
+                run,
+                Scorer(
+                    model,
+                    base,
+                    protocol_of(base, run.recipe.judging, how),
+                    screen,
+                    Store(say=screen.say),
+                    reader,
+                ),
+            )
 
 
 def judge_run(
-    run: Run,
-    base: Base,
-    model: nn.Module,
-    parts: Parts,
-    screen: Screen,
-    protocol: Protocol | None = None,
-    reader: Base | None = None,
+    run: Run, base: Base, model: nn.Module, parts: Parts, screen: Screen, reader: Base | None = None
 ) -> Comparison:
     """Score the parts of a run, say the verdict, and finish the run unless it is finished.
 
     reader   whose tokenizer reads for the model, where it is not the base's
     """
-    return _judged(run, base, model, parts, screen, protocol, reader)[0]
-
-
-def _judged(
-    run: Run,
-    base: Base,
-    model: nn.Module,
-    parts: Parts,
-    screen: Screen,
-    protocol: Protocol | None,
-    reader: Base | None,
-) -> tuple[Comparison, list[CorpusScores]]:
-    from ft_toolkit.judging.comparison import compare, score_parts
-    from ft_toolkit.judging.saving import write
+    from ft_toolkit.judging.scoring import Scorer
     from ft_toolkit.judging.store import Store
+
+    how = How()
+    protocol, store = protocol_of(base, run.recipe.judging, how), Store(say=screen.say)
+    return _judged(run, Scorer(model, base, protocol, screen, store, reader), parts, how)[0]
+
+
+def _judged(run: Run, scorer: Scorer, parts: Parts, how: How) -> tuple[Comparison, TokenScores]:
+    from ft_toolkit.judging.comparison import compare
+    from ft_toolkit.judging.run_scores import made_from
+    from ft_toolkit.judging.saving import write
+    from ft_toolkit.judging.scoring import score_parts
+    from ft_toolkit.judging.token_scores import TokenScores
     from ft_toolkit.run import now
 
-    protocol = protocol or _protocol(run, base, How())
-    recipe = run.recipe
-    scored = score_parts(
-        model,
-        base,
-        protocol,
-        recipe.corpus,
-        recipe.judging.general,
-        parts.test,
-        parts.train,
-        screen,
-        Store(say=screen.say),
-        reader,
-    )
-    comparison = compare(run.folder.name, _without_its_folder(base), protocol, scored, reader)
+    corpora = score_parts(scorer, run.recipe, parts)
+    scores = TokenScores(scorer.subject(run.folder.name), corpora, made_from(run, how))
+    comparison = compare(scores)
     if not run.is_finished:
-        write(run, comparison, scored)
+        write(run, comparison, scores)
         run.record(finished_at=now())
-    show(comparison, run.trained_folder, screen)
-    return comparison, scored
+    show(comparison, run.trained_folder, scorer.screen)
+    return comparison, scores
 
 
 def compare_adapter(
@@ -252,10 +269,12 @@ def compare_adapter(
     missing = ", ".join(option for option, value in given.items() if value is None)
     if base_name is None or folder is None or missing:
         raise FtError("ft compare", "--base, --adapter and --on", f"no {missing}", "Give all three.")
-    from ft_toolkit.judging.comparison import compare
-    from ft_toolkit.judging.protocols import choose_protocol
+    from ft_toolkit.judging.scoring import Scorer
+    from ft_toolkit.judging.store import Store
+    from ft_toolkit.judging.token_scores import TokenScores
     from ft_toolkit.models.checkpoints import load_base
     from ft_toolkit.models.foreign import load_foreign, other_name
+    from ft_toolkit.recipe import Judging
     from ft_toolkit.runtime import prepare_torch
     from ft_toolkit.text.corpus import read_source
     from ft_toolkit.training.accelerator import make_accelerator
@@ -267,61 +286,45 @@ def compare_adapter(
     named = other_name(base, model)
     if named is not None:
         screen.say(f"{folder}: made for {named}, scored on {base.name}; its shapes fit both: are they one?")
-    protocol = choose_protocol(
-        base, how.protocol or "auto", how.window, how.stride, exact=how.exact, precision=how.precision
-    )
+    protocol = protocol_of(base, Judging(), how)
+    scorer = Scorer(model, base, protocol, screen, Store(say=screen.say))
+    subject = scorer.subject(folder.resolve().name, knows_training_text=False)
     others = [(source, read_source(source).documents) for source in on]
-    scores = _score_others(base, model, protocol, others, screen, base)
-    comparison = compare(
-        folder.resolve().name, _without_its_folder(base), protocol, scores, knows_training_text=False
-    )
+    scores = TokenScores(subject, _score_others(scorer, others))
+    comparison = _told(scores, folder, screen)
     keep(comparison, scores)
-    show(comparison, folder, screen)
     return comparison
 
 
 def _score_others(
-    base: Base,
-    model: nn.Module,
-    protocol: Protocol,
-    others: Sequence[tuple[str, list[Document]]],
-    screen: Screen,
-    reader: Base,
+    scorer: Scorer, others: Sequence[tuple[str, list[Document]]], *, keeps_ids: bool = True
 ) -> list[CorpusScores]:
-    from ft_toolkit.judging.comparison import score_both, source_label
-    from ft_toolkit.judging.store import Store
+    from ft_toolkit.judging.scoring import Text, score_both, source_label
     from ft_toolkit.text.screening import repeated_lines
 
-    store = Store(say=screen.say)
     return [
         score_both(
-            model,
-            base,
-            protocol,
-            source_label(source),
-            "other",
-            documents,
-            repeated_lines(documents),
-            screen,
-            store,
-            reader,
+            scorer, Text(source_label(source), "other", documents, repeated_lines(documents), keeps_ids)
         )
         for source, documents in others
     ]
 
 
-def _protocol(run: Run, base: Base, how: How) -> Protocol:
-    from ft_toolkit.judging.protocols import choose_protocol
+def _told(scores: TokenScores, trained: Path, screen: Screen) -> Comparison:
+    """Compare, and show what came out."""
+    from ft_toolkit.judging.comparison import compare
 
-    own = run.recipe.judging
-    return choose_protocol(
-        base,
-        how.protocol or own.protocol,
-        how.window or own.window,
-        how.stride or own.stride,
-        exact=how.exact,
-        precision=how.precision,
-    )
+    comparison = compare(scores)
+    show(comparison, trained, screen)
+    return comparison
+
+
+def _rank(found: Sequence[Comparison], screen: Screen, *, common_text: bool) -> None:
+    """Several comparisons side by side."""
+    from ft_toolkit.judging.ranking import ranking
+
+    if len(found) > 1:
+        screen.result(ranking(found, common_text=common_text))
 
 
 def show(comparison: Comparison, trained: Path, screen: Screen) -> None:
@@ -339,11 +342,6 @@ def show(comparison: Comparison, trained: Path, screen: Screen) -> None:
     size = sum(weights.stat().st_size for weights in trained.glob("*.safetensors"))
     kind = "adapter" if (trained / "adapter_config.json").is_file() else "model"
     screen.say(f"{kind}: {trained} ({size / 1e6:.1f} MB)")
-
-
-def _without_its_folder(base: Base) -> Base:
-    """What is handed on names no folder of this machine."""
-    return replace(base, name=Path(base.name).name) if Path(base.name).is_dir() else base
 
 
 if __name__ == "__main__":

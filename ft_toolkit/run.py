@@ -262,14 +262,15 @@ class Run:
         """Write rows of equal keys as Parquet, atomically."""
         import pyarrow
 
-        return self._write_parquet(name, pyarrow.Table.from_pylist(list(rows)))
+        return self.write_parquet(name, pyarrow.Table.from_pylist(list(rows)))
 
-    def _write_parquet(self, name: str, table: Any) -> Path:
+    def write_parquet(self, name: str, table: Any, **encoding: Any) -> Path:
+        """Write an Arrow table as Parquet, atomically; encoding: see pyarrow.parquet.write_table."""
         import pyarrow.parquet
 
         path = self.folder / name
         with self.writing(path), written_whole(path) as unfinished:
-            pyarrow.parquet.write_table(table, unfinished)
+            pyarrow.parquet.write_table(table, unfinished, write_page_checksum=True, **encoding)
         return path
 
     def read_table(self, name: str) -> list[Row]:
@@ -279,7 +280,8 @@ class Run:
         if not path.exists():
             raise FtError(path, "a finished stage", "no such file", "The run stopped before it; train again.")
         try:
-            rows: list[Row] = pyarrow.parquet.read_table(io.BytesIO(path.read_bytes())).to_pylist()
+            data = io.BytesIO(path.read_bytes())
+            rows: list[Row] = pyarrow.parquet.read_table(data, page_checksum_verification=True).to_pylist()
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise FtError(path, "a Parquet table", reason_of(error), RESTORE) from None
         if rows and (missing := COLUMNS.get(name, set()) - rows[0].keys()):
@@ -290,7 +292,7 @@ class Run:
         """Write one column of numbers as Parquet, atomically."""
         import pyarrow
 
-        return self._write_parquet(name, pyarrow.table({column: values}))
+        return self.write_parquet(name, pyarrow.table({column: values}))
 
     def read_column(self, name: str, column: str) -> NDArray[np.uint64]:
         """raises   FtError for a file that is not what write_column wrote"""

@@ -142,7 +142,7 @@ def test_other_text_is_scored_in_place_of_the_held_out(judged: Run, unseen: Path
 def test_a_held_out_file_scored_alone_has_the_totals_of_the_run(judged: Run, corpus: Path) -> None:
     test_document = first_of(judged, "test")
     comparison = compare_run(judged, str(corpus / test_document["source"]), screen=QUIET)
-    rows = judged.read_table("scores/held-out.parquet")
+    rows = [row for row in judged.read_table("scores/documents.parquet") if row["split"] == "held-out"]
     mine = {row["side"]: row for row in rows if row["document"] == test_document["id"]}
     found = comparison.corpora[0]
     assert found.base.nll_nats == pytest.approx(mine["base"]["nll_nats"], abs=1e-3)
@@ -223,7 +223,7 @@ def test_pieces_of_files_are_judged_by_file(
     rows = [row for row in run.read_table("documents.parquet") if row["split"] == "test"]
     assert found["groups"] == len({row["source"] for row in rows}) == len({row["group"] for row in rows})
     assert found["documents"] == len(rows) > found["groups"]
-    assert "the interval is over files" in capsys.readouterr().err
+    assert "the interval is over files" in capsys.readouterr().out
 
 
 def test_a_newer_schema_is_refused(a_copy: Run) -> None:
@@ -307,9 +307,10 @@ def test_out_saves_the_comparison_and_the_scores_that_it_rests_on(
     assert code == 3  # saved all the same
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
         "comparison.json",
-        "scores/other.parquet",
+        "scores/documents.parquet",
+        "scores/tokens.parquet",
     ]
-    kept, rows = read_json(out / "comparison.json"), Run(out).read_table("scores/other.parquet")
+    kept, rows = read_json(out / "comparison.json"), Run(out).read_table("scores/documents.parquet")
     assert {row["corpus"] for row in rows} == {part["corpus"] for part in kept["corpora"]}
     for part in kept["corpora"]:
         for side in ("base", "adapter"):
@@ -331,9 +332,9 @@ def test_out_holds_what_the_run_folder_holds_and_several_runs_a_subfolder_each(
     assert sorted(path.name for path in out.iterdir()) == ["judged", "judged-2"]
     for place in (out / "judged", out / "judged-2"):
         assert read_json(place / "comparison.json") == read_json(judged.folder / "comparison.json")
-        for kind in ("held-out", "train"):
-            name = f"scores/{kind}.parquet"
-            assert Run(place).read_table(name) == judged.read_table(name)
+        for name in ("documents", "tokens"):
+            table = f"scores/{name}.parquet"
+            assert Run(place).read_table(table) == judged.read_table(table)
 
 
 @pytest.mark.parametrize("taken", ["a folder", "a file"])
@@ -344,6 +345,7 @@ def test_an_out_that_is_taken_is_refused_before_anything_is_scored(
     kept = out / "mine" if taken == "a folder" else out
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("mine")
+    monkeypatch.setattr("ft_toolkit.judging.run_scores.scores_of", lambda *a, **k: pytest.fail("it was read"))
     monkeypatch.setattr("ft_toolkit.compare.compare_runs", lambda *a, **k: pytest.fail("it was scored"))
     code, said = ft_compare(judged.folder, "--out", out)
     assert code == 2 and said.count("\n") == 1 and "expected a new or an empty folder, found" in said

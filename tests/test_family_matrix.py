@@ -50,7 +50,8 @@ def nats(model: torch.nn.Module, base: Base, documents: list[Document]) -> NDArr
 
 
 def stored(run: Run, side: str) -> NDArray[np.float64]:
-    rows = [row for row in run.read_table("scores/held-out.parquet") if row["side"] == side]
+    rows = run.read_table("scores/documents.parquet")
+    rows = [row for row in rows if (row["split"], row["side"]) == ("held-out", side)]
     return np.array([[row["nll_nats"], row["tokens"]] for row in rows])
 
 

@@ -31,7 +31,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.session import Options
 
 TinyRecipe = Callable[..., Recipe]
-COLUMNS = ["corpus", "split", "document", "side", "nll_nats", "tokens", "bytes", "words"]
+COLUMNS = ["corpus", "split", "document", "group", "side", "nll_nats", "tokens", "bytes", "words"]
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +96,8 @@ def test_a_finished_run_holds_all_that_a_later_stage_reads(finished: Finished) -
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "scores",
-        "scores/held-out.parquet",
-        "scores/general.parquet",
-        "scores/train.parquet",
+        "scores/documents.parquet",
+        "scores/tokens.parquet",
     }
 
 
@@ -186,9 +185,10 @@ def test_scores_add_up_to_the_comparison(finished: Finished) -> None:
     corpora = read_json(finished.run.folder / "comparison.json")["corpora"]
     assert [corpus["kind"] for corpus in corpora] == ["held-out", "general", "train"]
     for corpus in corpora:
-        rows = finished.run.read_table(f"scores/{corpus['kind']}.parquet")
+        rows = finished.run.read_table("scores/documents.parquet")
         assert {tuple(row) for row in rows} == {tuple(COLUMNS)}
-        assert {(row["corpus"], row["split"]) for row in rows} == {(corpus["corpus"], corpus["kind"])}
+        rows = [row for row in rows if row["split"] == corpus["kind"]]
+        assert {row["corpus"] for row in rows} == {corpus["corpus"]}
         for side in ("base", "adapter"):
             mine = [row for row in rows if row["side"] == side]
             assert len(mine) == corpus["difference"]["documents"] == (9 if corpus["kind"] == "general" else 8)
@@ -201,7 +201,8 @@ def test_scores_add_up_to_the_comparison(finished: Finished) -> None:
 
 def test_held_out_bytes_and_words_are_those_of_the_files(finished: Finished, small_corpus: Path) -> None:
     texts = corpus_texts(small_corpus)
-    for row in finished.run.read_table("scores/held-out.parquet"):
+    rows = finished.run.read_table("scores/documents.parquet")
+    for row in (row for row in rows if row["split"] == "held-out"):
         text = texts[row["document"].removesuffix("#0")]
         assert (row["bytes"], row["words"]) == (len(text.encode()), len(text.split()))
 
@@ -271,10 +272,8 @@ def test_an_unjudged_run_is_finished_by_compare_as_if_it_had_been_judged_at_once
     assert run.is_finished
     late, at_once = (read_json(r.folder / "comparison.json") for r in (run, finished.run))
     assert late == at_once
-    assert (
-        digests(run.folder)["scores/held-out.parquet"]
-        == digests(finished.run.folder)["scores/held-out.parquet"]
-    )
+    for name in ("scores/documents.parquet", "scores/tokens.parquet"):
+        assert digests(run.folder)[name] == digests(finished.run.folder)[name]
 
 
 def test_a_used_up_budget_still_ends_with_a_verdict(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:

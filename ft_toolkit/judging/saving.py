@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.comparison import Comparison, CorpusScores
+from ft_toolkit.judging.comparison import Comparison
+from ft_toolkit.judging.token_scores import TokenScores
 from ft_toolkit.judging.verdict import judge
 from ft_toolkit.run import Run
 
-Scored = tuple[Comparison, Sequence[CorpusScores]]
+Judged = tuple[Comparison, TokenScores]
 
 
 def refuse_taken(folder: Path) -> None:
@@ -26,7 +26,7 @@ def refuse_taken(folder: Path) -> None:
         raise FtError(f"--out {folder}", "a new or an empty folder", found, "Name another one.")
 
 
-def save(folder: Path, found: Sequence[Scored]) -> None:
+def save(folder: Path, found: Sequence[Judged]) -> None:
     """Write comparison.json and scores/*.parquet, of several comparisons in a subfolder each.
 
     The folder appears when everything is in it.
@@ -38,10 +38,10 @@ def save(folder: Path, found: Sequence[Scored]) -> None:
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         unfinished.mkdir(parents=True)
-        for name, (comparison, scored) in zip(_names(found), found, strict=True):
+        for name, (comparison, scores) in zip(_names(found), found, strict=True):
             place = unfinished / name if len(found) > 1 else unfinished
             place.mkdir(exist_ok=True)
-            write(Run(place), comparison, scored)
+            write(Run(place), comparison, scores)
         if folder.is_dir():
             folder.rmdir()  # it is empty
         unfinished.rename(folder)
@@ -52,17 +52,13 @@ def save(folder: Path, found: Sequence[Scored]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write(run: Run, comparison: Comparison, scored: Sequence[CorpusScores]) -> None:
-    """comparison.json and scores/<kind>.parquet, in the folder of a run or in one like it."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for part in scored:  # several texts of --on are of one kind; each row names its own
-        rows.setdefault(part.kind, []).extend(part.rows())
-    for kind, table in rows.items():
-        run.write_table(f"scores/{kind}.parquet", table)
+def write(run: Run, comparison: Comparison, scores: TokenScores) -> None:
+    """scores/*.parquet, and then comparison.json, in the folder of a run or in one like it."""
+    scores.write(run)
     run.write_json("comparison.json", comparison.as_dict() | {"verdict": asdict(judge(comparison))})
 
 
-def _names(found: Sequence[Scored]) -> list[str]:
+def _names(found: Sequence[Judged]) -> list[str]:
     """A subfolder's name for each: the run's, numbered where two runs bear it."""
     names: list[str] = []
     for comparison, _ in found:

@@ -7,7 +7,7 @@ documents are pieces of files, files are the unit: `by_group` adds pieces up bef
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,7 +57,7 @@ def as_percent(nats_per_token: float) -> float:
         return float(100 * np.expm1(nats_per_token))
 
 
-def by_group(groups: Sequence[str], columns: Columns) -> Columns:
+def by_group(groups: Sequence[Hashable], columns: Columns) -> Columns:
     """Add up the documents of each group: columns of (n,) become columns of (number of groups,)."""
     number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     member = [number[group] for group in groups]
@@ -70,7 +70,7 @@ def paired_difference(
     adapter_nats: Values,
     tokens: NDArray[np.int64],
     seed: int = 0,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[Hashable] | None = None,
 ) -> Difference:
     """Difference of two models on the same documents, with a 95 % interval over documents or their groups.
 

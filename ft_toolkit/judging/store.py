@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ft_toolkit.judging.totals import TokenNll
+from ft_toolkit.judging.totals import Scored, TokenNll
 from ft_toolkit.text.blocks import Encoded
 
 RECHECKED_FRACTION = 0.01
+FORMAT = 2  # of what is kept under a key: nats, then top-1 flags
 RECHECK_NATS = 1e-4  # a token: batches of other shapes round differently by some 1e-6
 
 
@@ -46,8 +47,8 @@ class Store:
         self,
         identity: dict[str, object],
         documents: Sequence[Encoded],
-        compute: Callable[[Sequence[Encoded]], list[TokenNll]],
-    ) -> list[TokenNll]:
+        compute: Callable[[Sequence[Encoded]], list[Scored]],
+    ) -> list[Scored]:
         """Scores of all documents: read where this very list was scored before, else computed and kept.
 
         identity   everything but the text that a score depends on
@@ -62,15 +63,19 @@ class Store:
             self.say(f"kept base scores in {self.path} cannot be read ({error}); scoring without them")
             return compute(documents)
         if kept is not None:
-            scores = np.split(kept, np.cumsum([len(document.ids) for document in documents])[:-1])
+            cuts = np.cumsum([len(document.ids) for document in documents])[:-1]
+            parts = zip(*(np.split(column, cuts) for column in kept), strict=True)
+            scores = [Scored(*part) for part in parts]
             sample = _sample(documents)
             again = compute([documents[i] for i in sample])
-            stale = [i for i, fresh in zip(sample, again, strict=True) if not _agree(fresh, scores[i])]
+            stale = [
+                i for i, fresh in zip(sample, again, strict=True) if not _agree(fresh.nats, scores[i].nats)
+            ]
             if not stale:
                 return scores
             self.say(f"kept base scores are stale ({documents[stale[0]].document.id} differs); scoring anew")
         computed = compute(documents)
-        self._write(key, np.concatenate(computed))
+        self._write(key, Scored(*(np.concatenate(column) for column in zip(*computed, strict=True))))
         return computed
 
     def size_bytes(self) -> int:
@@ -90,7 +95,7 @@ class Store:
             )
             yield database
 
-    def _read(self, key: bytes) -> TokenNll | None:
+    def _read(self, key: bytes) -> Scored | None:
         """raises   sqlite3.OperationalError where the file is whole but cannot be read now"""
         if not self.path.is_file():
             return None
@@ -105,10 +110,10 @@ class Store:
             self.say(f"kept base scores in {self.path} are damaged ({error}); scoring anew")
             self.clear()
             return None
-        return None if row is None else np.frombuffer(row[0], dtype=np.float64)
+        return None if row is None else _unpacked(row[0])
 
-    def _write(self, key: bytes, scores: TokenNll) -> None:
-        data = scores.tobytes()
+    def _write(self, key: bytes, scores: Scored) -> None:
+        data = scores.nats.tobytes() + scores.is_top1.tobytes()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._open() as database:
@@ -119,7 +124,7 @@ class Store:
 
 
 def _key(identity: dict[str, object], documents: Sequence[Encoded]) -> bytes:
-    digest = sha256(json.dumps(identity, sort_keys=True).encode())
+    digest = sha256(json.dumps([FORMAT, identity], sort_keys=True).encode())
     for document in documents:
         # the text names the document in seeded draws, its words say what is hidden together
         for part in (document.key.to_bytes(8), document.ids.tobytes(), document.word_ids.tobytes()):
@@ -132,6 +137,13 @@ def _sample(documents: Sequence[Encoded]) -> list[int]:
     shares = [document.key / 2**64 for document in documents]
     least = min(shares)
     return [i for i, share in enumerate(shares) if share < RECHECKED_FRACTION or share == least]
+
+
+def _unpacked(data: bytes) -> Scored:
+    """Nine bytes a token: float64, and one for true or false."""
+    tokens = len(data) // 9
+    flags = np.frombuffer(data, dtype=np.bool_, offset=8 * tokens)
+    return Scored(np.frombuffer(data, dtype=np.float64, count=tokens), flags)
 
 
 def _agree(fresh: TokenNll, kept: TokenNll) -> bool:

@@ -40,7 +40,8 @@ TOKENIZER_FILES = (
 )
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors")
 REWRITTEN = ("adapter_config.json",)
-SCORES = ("held-out", "general", "train", "other")
+# token scores stay: ids are text. Runs of older releases have a file a kind of text.
+SCORES = ("documents", "held-out", "general", "train", "other")
 BASE = "base"  # the subfolder of a base that goes along
 REPORT_FACTS = (
     "versions",
@@ -207,8 +208,9 @@ def _sources(
     yield "comparison.json", run.folder / "comparison.json"
     yield "recipe.yaml", run.folder / "recipe.yaml"
     if contents.scores:
-        for path in sorted((run.folder / "scores").glob("*.parquet")):
-            yield f"scores/{path.name}", path
+        for name in SCORES:
+            if (run.folder / f"scores/{name}.parquet").is_file():
+                yield f"scores/{name}.parquet", run.folder / f"scores/{name}.parquet"
     if base.folder is not None and model_folder is None:
         for name in (*MODEL_FILES, *TOKENIZER_FILES, "README.md"):
             if (base.folder / name).is_file():

@@ -13,24 +13,21 @@ import torch
 from conftest import FAMILY_NAMES
 from peft import PeftModel
 
-from ft_toolkit.judging.comparison import (
-    Comparison,
-    CorpusScores,
-    compare,
-    score_both,
-    score_parts,
-    source_label,
-)
-from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.errors import FtError
+from ft_toolkit.judging.comparison import Comparison, compare
+from ft_toolkit.judging.protocols import Protocol, choose_protocol, score
+from ft_toolkit.judging.scoring import Scorer, Text, score_both, score_parts, source_label
+from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
 from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Adapter, Corpus
+from ft_toolkit.recipe import Adapter, Recipe
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
+from ft_toolkit.text.splitting import Parts
 
 QUIET = Screen(quiet=True)
 HEADING = "Ingredients for four people\n"
@@ -47,8 +44,13 @@ class Pair:
     def both(
         self, documents: list[Document], kind: str = "held-out", repeated: frozenset[str] = frozenset()
     ) -> CorpusScores:
-        protocol = choose_protocol(self.base)
-        return score_both(self.model, self.base, protocol, "texts", kind, documents, repeated, QUIET)  # type: ignore[arg-type]
+        return score_both(self.scorer(), Text("texts", kind, documents, repeated))  # type: ignore[arg-type]
+
+    def scorer(self, protocol: Protocol | None = None, screen: Screen = QUIET) -> Scorer:
+        return Scorer(self.model, self.base, protocol or choose_protocol(self.base), screen)
+
+    def compared(self, *scored: CorpusScores) -> Comparison:
+        return compare(TokenScores(self.scorer().subject("run"), scored))
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +93,8 @@ def test_an_untrained_adapter_differs_by_exactly_nothing(
     checkpoints: dict[str, Path], documents: list[Document], name: str
 ) -> None:
     base = load_base(str(checkpoints[name]))
-    model = attach_adapter(base, Adapter(), seed=0)
-    protocol = choose_protocol(base)
-    scored = score_both(model, base, protocol, "texts", "held-out", documents[:8], frozenset(), QUIET)
-    found = compare("run", base, protocol, [scored]).corpora[0].difference
+    pair = Pair(base, attach_adapter(base, Adapter(), seed=0), base)
+    found = pair.compared(pair.both(documents[:8])).corpora[0].difference
     assert (found.nats_per_token, found.low, found.high) == (0.0, 0.0, 0.0)
 
 
@@ -144,7 +144,7 @@ def test_outside_repeated_lines_counts_only_tokens_of_lines_that_one_document_ha
     change = [a[heading:].sum() - b[heading:].sum() for a, b in zip(adapter, base, strict=True)]
     tokens = [len(a) - heading for a in adapter]
 
-    found = compare("run", pair.base, protocol, [pair.both(texts, repeated=repeated_lines(texts))]).corpora[0]
+    found = pair.compared(pair.both(texts, repeated=repeated_lines(texts))).corpora[0]
     assert found.repeated_token_fraction == pytest.approx(heading * 10 / (heading * 10 + sum(tokens)))
     assert found.outside_repeated_lines is not None
     assert found.outside_repeated_lines.nats_per_token == pytest.approx(sum(change) / sum(tokens), rel=1e-12)
@@ -158,9 +158,7 @@ def test_a_document_of_repeated_lines_alone_has_no_say_outside_them(
     pair = pair_of("gpt2")
     texts = [Document("t.md", n, f"{HEADING}Line {n} alone.") for n in range(9)]
     texts.append(Document("t.md", 9, HEADING.strip()))
-    found = compare(
-        "run", pair.base, choose_protocol(pair.base), [pair.both(texts, repeated=repeated_lines(texts))]
-    ).corpora[0]
+    found = pair.compared(pair.both(texts, repeated=repeated_lines(texts))).corpora[0]
     assert found.outside_repeated_lines is not None
     assert (found.difference.documents, found.outside_repeated_lines.documents) == (10, 9)
 
@@ -170,9 +168,7 @@ def test_without_repeated_lines_there_is_no_second_figure(
 ) -> None:
     pair = pair_of("gpt2")
     texts = [Document("t.md", n, f"Line {n} alone.") for n in range(9)]
-    found = compare(
-        "run", pair.base, choose_protocol(pair.base), [pair.both(texts, repeated=repeated_lines(texts))]
-    ).corpora[0]
+    found = pair.compared(pair.both(texts, repeated=repeated_lines(texts))).corpora[0]
     assert (found.outside_repeated_lines, found.repeated_token_fraction) == (None, 0.0)
 
 
@@ -185,12 +181,12 @@ def parts(
     rows = [{"text": f"The train to platform {n} leaves at {n + 7} o'clock."} for n in range(12)]
     general.write_text("\n".join(json.dumps(row) for row in rows))
     pair = pair_of("gpt2")
-    protocol = choose_protocol(pair.base)
-    corpus = Corpus(source="/home/someone/private/medicine")
-    scored = score_parts(
-        pair.model, pair.base, protocol, corpus, str(general), documents[:9], documents[9:39], QUIET
+    recipe = Recipe.model_validate(
+        {"name": "x", "base": "x", "corpus": {"source": "/home/someone/private/medicine"}}
+        | {"judging": {"general": str(general)}}
     )
-    return scored, compare("run", pair.base, protocol, scored)
+    scored = score_parts(pair.scorer(), recipe, Parts(documents[9:39], [], documents[:9]))
+    return scored, pair.compared(*scored)
 
 
 def test_a_run_is_judged_on_held_out_general_and_as_much_training_text(
@@ -202,18 +198,24 @@ def test_a_run_is_judged_on_held_out_general_and_as_much_training_text(
         ("probe.jsonl", "general", 12),
         ("medicine", "train", 9),
     ]
-    trained_on = {document.sha256 for document in documents[9:39]}
-    assert {d.document.sha256 for d in scored[2].documents} <= trained_on
+    assert {d.id for d in scored[2].documents} <= {document.id for document in documents[9:39]}
+    assert [part.documents[0].base.ids is not None for part in scored] == [True, True, False]
 
 
 def test_without_general_text_or_training_text_only_held_out_text_is_scored(
     pair_of: Callable[[str], Pair], documents: list[Document]
 ) -> None:
     pair = pair_of("gpt2")
-    protocol, corpus = choose_protocol(pair.base), Corpus(source="medicine")
-    scored = score_parts(pair.model, pair.base, protocol, corpus, None, documents[:2], [], QUIET)
+    values = {
+        "name": "x",
+        "base": "x",
+        "corpus": {"source": "medicine"},
+        "judging": {"general": None, "keep_text": False},
+    }
+    scored = score_parts(pair.scorer(), Recipe.model_validate(values), Parts([], [], documents[:2]))
     assert [part.kind for part in scored] == ["held-out"]
-    assert compare("run", pair.base, protocol, scored).gap is None
+    assert [one.base.ids for one in scored[0].documents] == [None, None]  # ids would tell the text
+    assert pair.compared(*scored).gap is None
 
 
 def test_the_gap_is_held_out_minus_train_of_each_side(
@@ -237,9 +239,9 @@ def test_the_difference_is_that_of_the_two_totals(parts: tuple[list[CorpusScores
 
 
 def test_comparison_json_holds_numbers_and_no_text(
-    parts: tuple[list[CorpusScores], Comparison],
+    parts: tuple[list[CorpusScores], Comparison], documents: list[Document]
 ) -> None:
-    scored, comparison = parts
+    _, comparison = parts
     written = json.dumps(comparison.as_dict(), allow_nan=False)
     read = json.loads(written)
     assert read["schema"] == 4
@@ -256,9 +258,9 @@ def test_comparison_json_holds_numbers_and_no_text(
         100 * (held_out["adapter_perplexity"] / held_out["base_perplexity"] - 1)
     )
     assert read["gap"]["excess_nats"] == pytest.approx(read["gap"]["adapter_nats"] - read["gap"]["base_nats"])
-    words = {word for part in scored for d in part.documents for word in d.document.text.split()}
+    words = {word for document in documents[:39] for word in document.text.split()}
     assert not [word for word in words if len(word) > 9 and word in written]
-    assert not [d for d in scored[0].documents if d.document.source in written]
+    assert not [document for document in documents[:39] if document.source in written]
     assert "/home/someone" not in written
 
 
@@ -282,10 +284,10 @@ def test_exact_scoring_of_much_text_is_announced_with_a_forecast_and_scores_ever
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("ft_toolkit.judging.comparison.EXACT_TOKENS", 50)
+    monkeypatch.setattr("ft_toolkit.judging.scoring.EXACT_TOKENS", 50)
     pair, some = pair_of("bert"), documents[:3]
     protocol = choose_protocol(pair.base, "pll", exact=True)
-    scored = score_both(pair.model, pair.base, protocol, "texts", "other", some, frozenset(), Screen())
+    scored = score_both(pair.scorer(protocol, Screen()), Text("texts", "other", some))
     tokens = sum(len(d.ids) for d in encode(some, pair.base.tokenizer))
     assert sum(totals.tokens for totals in scored.adapter) == tokens
     first_words, *_ = capsys.readouterr().err.splitlines()
@@ -300,7 +302,37 @@ def test_a_sample_or_a_short_text_needs_no_forecast(
     pair = pair_of("bert")
     for exact in (True, False):
         protocol = choose_protocol(pair.base, "pll", exact=exact)
-        score_both(pair.model, pair.base, protocol, "t", "other", documents[:1], frozenset(), Screen())
+        score_both(pair.scorer(protocol, Screen()), Text("t", "other", documents[:1]))
     said = capsys.readouterr().err
     assert "other" in said  # the stage
     assert "forward rows" not in said
+
+
+def test_comparison_json_is_read_back_as_it_was(
+    parts: tuple[list[CorpusScores], Comparison], pair_of: Callable[[str], Pair], documents: list[Document]
+) -> None:
+    alone = pair_of("bert")
+    texts = [Document("t.md", n, f"{HEADING}Line {n} alone.") for n in range(9)]
+    for comparison in (
+        parts[1],
+        alone.compared(alone.both(documents[:3], kind="other")),
+        alone.compared(alone.both(texts, repeated=repeated_lines(texts))),
+    ):
+        assert Comparison.from_dict(json.loads(json.dumps(comparison.as_dict()))) == comparison
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"schema": 3}, "schema 3"),
+        ({"corpora": None}, "a damaged one"),
+        ({"protocol": {"x": 1}}, "a damaged one"),
+        ({"gap": {"adapter_nats": 1.0}}, "a damaged one"),
+    ],
+)
+def test_another_comparison_json_is_refused(
+    parts: tuple[list[CorpusScores], Comparison], changes: dict[str, object], found: str
+) -> None:
+    with pytest.raises(FtError) as fault:
+        Comparison.from_dict(parts[1].as_dict() | changes)
+    assert str(fault.value.found).startswith(found)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ft_toolkit.judging.comparison import CorpusScores, compare, score_both
+from ft_toolkit.judging.comparison import compare
 from ft_toolkit.judging.protocols import choose_protocol
+from ft_toolkit.judging.scoring import Scorer, Text, score_both
 from ft_toolkit.judging.store import Store
+from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.models.adapters import attach_adapter
-from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter
 from ft_toolkit.text.corpus import Document, read_source
@@ -42,12 +44,12 @@ def documents(small_corpus: Path) -> list[Document]:
 
 def scored(
     place: Path, protocol: str, documents: list[Document], store: Store | None, **how: Any
-) -> tuple[Base, CorpusScores]:
+) -> tuple[Scorer, CorpusScores]:
     """Base and an adapter that changes nothing: B = 0."""
     base = load_base(str(place))
     model = attach_adapter(base, Adapter(), seed=0)
-    chosen = choose_protocol(base, protocol, **how)
-    return base, score_both(model, base, chosen, "texts", "other", documents, frozenset(), QUIET, store)
+    scorer = Scorer(model, base, choose_protocol(base, protocol, **how), QUIET, store)
+    return scorer, score_both(scorer, Text("texts", "other", documents))
 
 
 @pytest.mark.parametrize(
@@ -65,8 +67,8 @@ def test_an_adapter_that_changes_nothing_is_no_difference_after_a_file_was_added
         "moved": [*documents[5:10], *documents[:5]],
     }
     for order, some in orders.items():
-        base, found = scored(place, protocol, some, kept.store)
-        difference = compare("run", base, choose_protocol(base, protocol), [found]).corpora[0].difference
+        scorer, found = scored(place, protocol, some, kept.store)
+        difference = compare(TokenScores(scorer.subject("run"), [found])).corpora[0].difference
         assert (difference.nats_per_token, difference.low, difference.high) == (0.0, 0.0, 0.0), order
         assert found.base == scored(place, protocol, some, None)[1].base, order
     assert kept.said == []
@@ -108,7 +110,8 @@ def test_the_first_token_that_a_text_is_read_after_is_part_of_the_key(
     written = (other / "tokenizer_config.json").read_text()
     (other / "tokenizer_config.json").write_text(written.replace('"<|endoftext|>"', '"!"'))
     scored(checkpoints["gpt2"], "document", documents, kept.store)
-    base, found = scored(other, "document", documents, kept.store)
+    scorer, found = scored(other, "document", documents, kept.store)
+    base = scorer.base
     assert base.special.begin == base.tokenizer.convert_tokens_to_ids("!")
     assert found.base == scored(other, "document", documents, None)[1].base
     assert kept.said == []
@@ -131,13 +134,14 @@ def test_a_sample_of_a_masked_model_is_really_compared_when_it_is_read_again(
 
 
 def spoil(store: Store) -> None:
-    """Half a nat more for every token, with a checksum that holds."""
+    """Half a nat more for every token, with a checksum that holds; the flags stand behind the nats."""
     import sqlite3
     from hashlib import sha256
 
     with sqlite3.connect(store.path) as database:
         for key, nll, _ in database.execute("SELECT key, nll, sha256 FROM scores").fetchall():
-            data = (np.frombuffer(nll) + 0.5).tobytes()
+            tokens = len(nll) // 9
+            data = (np.frombuffer(nll, count=tokens) + 0.5).tobytes() + nll[8 * tokens :]
             database.execute(
                 "UPDATE scores SET nll = ?, sha256 = ? WHERE key = ?", (data, sha256(data).digest(), key)
             )

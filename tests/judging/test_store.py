@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ft_toolkit.judging.store import Store
-from ft_toolkit.judging.totals import TokenNll
+from ft_toolkit.judging.totals import Scored
 from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document
 
@@ -25,9 +25,10 @@ class Counted:
         self.asked: list[str] = []
         self.shift = shift
 
-    def __call__(self, documents: Sequence[Encoded]) -> list[TokenNll]:
+    def __call__(self, documents: Sequence[Encoded]) -> list[Scored]:
         self.asked += [document.document.text for document in documents]
-        return [np.arange(len(document.ids)) * 0.5 + self.shift for document in documents]
+        counts = [np.arange(len(document.ids)) for document in documents]
+        return [Scored(count * 0.5 + self.shift, count % 2 == 1) for count in counts]
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_a_second_reading_computes_the_sample_that_is_checked_and_no_more(store:
     again = store.scores(IDENTITY, DOCUMENTS, second)
     assert len(first.asked) == 50
     assert 1 <= len(second.asked) <= 3
-    assert all(np.array_equal(a, b) for a, b in zip(before, again, strict=True))
+    assert all(np.array_equal(a.nats, b.nats) for a, b in zip(before, again, strict=True))
+    assert all(one.is_top1.tolist() == [False, True, False] for one in again)
 
 
 def test_another_list_of_documents_is_scored_whole_since_it_makes_other_batches(store: Store) -> None:
@@ -70,7 +72,7 @@ def test_documents_of_every_length_come_back_in_the_order_asked_for(store: Store
     ]
     store.scores(IDENTITY, texts, Counted())
     again = Counted()
-    assert [len(nll) for nll in store.scores(IDENTITY, texts, again)] == lengths
+    assert [len(each.nats) for each in store.scores(IDENTITY, texts, again)] == lengths
     assert len(again.asked) == 1
     assert store.scores(IDENTITY, [], again) == []
 
@@ -92,10 +94,10 @@ class Partly(Counted):
         super().__init__(shift)
         self.left_out = left_out
 
-    def __call__(self, documents: Sequence[Encoded]) -> list[TokenNll]:
+    def __call__(self, documents: Sequence[Encoded]) -> list[Scored]:
         found = super().__call__(documents)
-        for nll in found:
-            nll[: self.left_out] = np.nan
+        for each in found:
+            each.nats[: self.left_out] = np.nan
         return found
 
 
@@ -112,7 +114,8 @@ def test_scores_with_tokens_left_out_are_checked_all_the_same(
     found = store.scores(IDENTITY, DOCUMENTS, later)
     assert bool(store.said) is is_stale  # type: ignore[attr-defined]
     wanted = later if is_stale else Partly()
-    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(found, wanted(DOCUMENTS), strict=True))
+    for one, other in zip(found, wanted(DOCUMENTS), strict=True):
+        assert np.array_equal(one.nats, other.nats, equal_nan=True)
 
 
 @pytest.mark.parametrize("statement", ["BEGIN EXCLUSIVE", "BEGIN IMMEDIATE"])
@@ -124,7 +127,7 @@ def test_a_file_that_another_process_holds_is_no_damage_and_is_left_alone(
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute(statement)
     held = store.scores(IDENTITY, DOCUMENTS[:5], Counted())
-    assert [len(nll) for nll in held] == [3] * 5
+    assert [len(each.nats) for each in held] == [3] * 5
     (said,) = store.said  # type: ignore[attr-defined]
     assert "locked" in said
     assert "damaged" not in said
@@ -156,7 +159,7 @@ def test_another_base_protocol_or_precision_shares_nothing(store: Store, other: 
 def test_stale_scores_are_noticed_named_and_made_anew(store: Store) -> None:
     store.scores(IDENTITY, DOCUMENTS, Counted())
     found = store.scores(IDENTITY, DOCUMENTS, Counted(shift=0.01))
-    assert [nll[0] for nll in found] == [0.01] * 50
+    assert [each.nats[0] for each in found] == [0.01] * 50
     assert "stale" in store.said[0]  # type: ignore[attr-defined]
     quiet = Counted(shift=0.01)
     store.scores(IDENTITY, DOCUMENTS, quiet)
@@ -177,7 +180,7 @@ def test_a_damaged_file_is_noticed_named_and_made_anew(store: Store, damage: str
     found = store.scores(IDENTITY, DOCUMENTS, counted)
     assert len(counted.asked) == 50
     assert "damaged" in store.said[0]  # type: ignore[attr-defined]
-    assert all(np.array_equal(nll, [0.0, 0.5, 1.0]) for nll in found)
+    assert all(np.array_equal(each.nats, [0.0, 0.5, 1.0]) for each in found)
 
 
 def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None:

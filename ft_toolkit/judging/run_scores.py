@@ -1,0 +1,49 @@
+"""The scores that judging left in a run folder: what is there need not be scored again. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from hashlib import sha256
+
+from ft_toolkit.judging.protocols import How
+from ft_toolkit.judging.token_scores import TOKENS, TokenScores
+from ft_toolkit.run import Run
+
+
+def scores_of(runs: Sequence[Run], say: Callable[[str], object]) -> list[TokenScores] | None:
+    """The scores of every run, in their order; None where there is something to score.
+
+    say      told what has changed since a run was judged
+    raises   IntegrityFailed for an adapter or model that is not the one that was trained; FtError for
+             damaged scores
+    """
+    # one run's held-out text may have been another's training text: only the texts themselves can tell
+    if len({run.split_sha256 for run in runs}) != 1:
+        return None
+    if not all(run.is_finished and (run.folder / TOKENS).is_file() for run in runs):
+        return None
+    found = []
+    for run in runs:
+        run.check_trained(say)
+        found.append(read(run))
+        if found[-1].made_from != made_from(run, How()):
+            say(f"{run.folder}: its recipe changed, or it was judged by another protocol; scoring anew")
+            return None
+    return found
+
+
+def read(run: Run) -> TokenScores:
+    """The scores of a run, under the name that its folder has today; raises as TokenScores.read."""
+    scores = TokenScores.read(run)
+    return replace(scores, subject=replace(scores.subject, name=run.folder.name))
+
+
+def made_from(run: Run, how: How) -> str:
+    """A hash of all that a run's scores depend on: base, text and weights, and how they are judged."""
+    recipe = run.recipe
+    asked = asdict(how) | {"device": None}  # where it was scored is not what was scored
+    values = {name: run.facts.get(name) for name in ("files", "sha256")}
+    values |= {"base": recipe.base, "judging": recipe.judging.model_dump(), "how": asked}
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
