@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ft_toolkit.compare import compare_from, show
 from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
@@ -42,5 +43,5 @@ def is_shown(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> bool:
 
 
 def show_again(run: Run, screen: Screen) -> None:
-    """The verdict of a judged run, from its comparison.json."""
-    screen.result(run.comparison["verdict"]["headline"], style="bold")
+    """The verdict of a judged run, from the scores that it kept."""
+    show(compare_from(run), run.trained_folder, screen)

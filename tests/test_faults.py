@@ -405,7 +405,8 @@ def test_a_disk_that_fills_up_keeps_what_was_computed_before(
     assert "Traceback" not in "\n".join(said)
     assert "adapter: expected free disk space, found none left. Free some" in said[-1]
     assert len(said[-1]) <= 200
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1  # told at the first adapter to keep
+    # the adapter, saved when training has ended, is the first large file
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
     assert Run(run).read_table("documents.parquet")
     assert not [path for path in run.iterdir() if "unfinished" in path.name or "adapter" in path.name]
 
@@ -474,11 +475,11 @@ def test_a_stopped_training_keeps_its_adapter_and_its_metrics_and_says_where(
     assert "Traceback" not in "\n".join(ended.said)
     steps = lines_of(ended.run / "metrics.jsonl")
     assert steps >= 4
-    told = re.match(rf"{word} at step (\d+) of 100000; the adapter of step (\d+) is saved in", ended.said[-1])
+    words = rf"{word} at step (\d+) of 100000; the same command goes on from there, or ft resume (.+)"
+    told = re.fullmatch(words, ended.said[-1])
     assert told
-    assert ended.said[-1].endswith(f" {ended.run / 'adapter'}")
-    assert told[1] == told[2]
-    assert int(told[1]) in (steps, steps + 1)  # the signal may come between a step and its line
+    assert told[2] == str(ended.run)
+    assert int(told[1]) == steps
     assert Run(ended.run).facts["training"]["stopped_by"] == word
     base = AutoModelForCausalLM.from_pretrained(checkpoints["gpt2"])
     PeftModel.from_pretrained(base, ended.run / "adapter")

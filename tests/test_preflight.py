@@ -98,7 +98,9 @@ def test_a_source_or_a_column_that_is_not_there_is_named(
         (tmp_path / other).write_bytes(b"\x89PNG")
     assert fault(tiny_recipe(corpus={"source": name, "text": text})).startswith(words)
     if text == "text":
-        assert fault(tiny_recipe(judging={"general": name})).startswith(words)
+        general = fault(tiny_recipe(judging={"general": name}))
+        assert general.startswith("judging.general, ")
+        assert words.removesuffix(".") in general
 
 
 def test_a_target_that_no_layer_has_is_told_with_those_that_there_are(tiny_recipe: TinyRecipe) -> None:
