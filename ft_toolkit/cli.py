@@ -110,6 +110,7 @@ def resume(
 
 
 @app.command("runs")
+@one_line_errors()
 def list_runs(runs: Runs = Path("runs")) -> None:
     """List the runs of a folder with their verdicts."""
     from ft_toolkit.run import list_runs
@@ -216,6 +217,7 @@ def merge(
 
 
 @recipes.callback()
+@one_line_errors()
 def list_recipes(context: typer.Context) -> None:
     """List the gallery."""
     if context.invoked_subcommand is None:
@@ -227,6 +229,7 @@ def list_recipes(context: typer.Context) -> None:
 
 
 @recipes.command("show")
+@one_line_errors()
 def show_recipe(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")],
     overrides: Overrides = None,
@@ -239,6 +242,7 @@ def show_recipe(
 
 
 @app.command()
+@one_line_errors()
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Forget them.")] = False) -> None:
     """Tell where base scores are kept and how large they are, or forget them."""
     from ft_toolkit.judging.store import Store
@@ -250,6 +254,7 @@ def cache(clear: Annotated[bool, typer.Option("--clear", help="Forget them.")] =
 
 
 @app.command()
+@one_line_errors()
 def doctor() -> None:
     """Tell what this machine offers and what would stop a run."""
     from ft_toolkit.doctor import findings

@@ -181,3 +181,9 @@ def test_devices_are_read_as_written() -> None:
     for wrong in ("0x80GB", "80GB", "64x80", "x"):
         with pytest.raises(FtError):
             parse_devices(wrong)
+
+
+def test_a_config_that_asks_for_ten_million_layers_is_refused_before_it_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 10000000}')
+    with pytest.raises(FtError, match=r"n_layer: expected at most 1,024, found 10000000"):
+        read_config(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.families import FAMILIES, SpecialTokens, family_of
+from ft_toolkit.models.untrusted import refuse_config
 from ft_toolkit.recipe import Adapter
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
@@ -75,8 +77,9 @@ def read_config(path: Path) -> PretrainedConfig:
     """
     file = path / "config.json" if path.is_dir() else path
     try:
+        refuse_config(json.loads(file.read_text(encoding="utf-8")), str(path))
         found: PretrainedConfig = AutoConfig.from_pretrained(str(file), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise FtError(path, "a config.json with a model_type", reason, "Check the file.") from None
     return found

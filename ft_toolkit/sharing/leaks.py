@@ -73,6 +73,7 @@ _EVERYBODY = {
     "python",
 }
 SHORTEST_NAME = 3
+HEADER_BYTES = 100_000_000  # the most that safetensors allows
 SHORTEST_SECRET = 8
 
 
@@ -163,9 +164,13 @@ def _texts(name: str, path: Path) -> Iterator[tuple[str | None, str]]:
                 if isinstance(value, str):
                     yield f"column {column}", value
     elif name.endswith(".safetensors"):
-        with path.open("rb") as file:
-            header = file.read(int.from_bytes(file.read(8), "little"))
-        yield "its metadata", json.dumps(json.loads(header).get("__metadata__", {}), ensure_ascii=False)
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), HEADER_BYTES)))
+            metadata = header.get("__metadata__", {})
+        except (ValueError, AttributeError, RecursionError):
+            raise FtError(name, "whole weights", "a damaged header", "Train again, then push.") from None
+        yield "its metadata", json.dumps(metadata, ensure_ascii=False)
     else:  # whatever its ending: a template's is .jinja, and the next format's is not known yet
         text = path.read_bytes().replace(b"\0", b"").decode("utf-8", errors="replace")  # also UTF-16
         plain = _unescaped(text)

@@ -259,3 +259,13 @@ def test_ordinary_text_is_no_leak(tmp_path: Path) -> None:
         "`base/` is a subfolder, `scores/held-out.parquet` a file. Tokenizer: byte-level. key: value.\n"
     )
     refuse_leaks({"README.md": card}, ("me/x-lora",))
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]", b"\x09\0\0\0\0\0\0\0not JSON!"]
+)
+def test_weights_with_a_damaged_header_are_one_line(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(header)
+    with pytest.raises(FtError, match=r"^adapter_model\.safetensors: expected whole weights"):
+        refuse_leaks({"adapter_model.safetensors": path})
