@@ -16,8 +16,8 @@ def scores_of(runs: Sequence[Run], say: Callable[[str], object]) -> list[TokenSc
     """The scores of every run, in their order; None where there is something to score.
 
     say      told what has changed since a run was judged
-    raises   IntegrityFailed for an adapter or model that is not the one that was trained; FtError for
-             damaged scores
+    raises   IntegrityFailed for an adapter or model that is not the one that was trained; FtError for a
+             damaged file
     """
     # one run's held-out text may have been another's training text: only the texts themselves can tell
     if len({run.split_sha256 for run in runs}) != 1:
@@ -27,6 +27,7 @@ def scores_of(runs: Sequence[Run], say: Callable[[str], object]) -> list[TokenSc
     found = []
     for run in runs:
         run.check_trained(say)
+        run.read_table("documents.parquet")  # not needed here; a damaged one is told whichever way is taken
         found.append(read(run))
         if found[-1].made_from != made_from(run, How()):
             say(f"{run.folder}: its recipe changed, or it was judged by another protocol; scoring anew")
