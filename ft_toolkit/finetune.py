@@ -26,10 +26,10 @@ from ft_toolkit.preflight import check as check_before
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.reuse import show_again
-from ft_toolkit.run import Run, latest_ended, now
+from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.session import Options, Session
-from ft_toolkit.stages import Stages
+from ft_toolkit.stages import Stages, latest_ended
 from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, sample
 from ft_toolkit.training.accelerator import make_accelerator
 from ft_toolkit.training.loop import Journal, Outcome, TrainingJob, train
@@ -163,11 +163,12 @@ def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool
         outcome = _trained(run, it, journal, session)
     run.record(training=outcome.as_dict())
     _stop_if_asked(outcome, run)
-    loaded = load_adapter(it.base, run.trained_folder) if it.recipe.adapter.method == "pissa" else None
-    if gate and session.is_main:  # judged or not, it may be published later
-        live = observe(it.model, it.learner, before, it.parts.validation)
-        inputs = stages.made_of("weights")
-        stages.stage("integrity", inputs, lambda: _proven(run, it, live, loaded, session), lambda: None)
+    with told_when_stopped(f"before the verdict: trained; ft compare {run.folder} judges it"):
+        loaded = load_adapter(it.base, run.trained_folder) if it.recipe.adapter.method == "pissa" else None
+        if gate and session.is_main:  # judged or not, it may be published later
+            live = observe(it.model, it.learner, before, it.parts.validation)
+            inputs = stages.made_of("weights")
+            stages.stage("integrity", inputs, lambda: _proven(run, it, live, loaded, session), lambda: None)
     return it.model if loaded is None else loaded
 
 

@@ -198,8 +198,10 @@ def push(plan: Plan, screen: Screen | None = None) -> Pushed:
 
 
 def _objective(run: Run) -> Objective:
-    run.require_whole()
-    if not run.is_finished or not (run.folder / "comparison.json").is_file():
+    is_judged = (run.folder / "comparison.json").exists()
+    if is_judged or not (run.folder / "run.json").is_file():
+        run.require_whole()
+    if not (is_judged and run.is_finished):
         found = "one without a verdict"
         raise FtError(run.folder, "a judged run", found, "Judge it with ft compare, then push.")
     if not run.facts.get("integrity", {}).get("passed"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -81,10 +80,14 @@ class Run:
 
     def _begun(self, recipe: Recipe, asked: Mapping[str, Any] | None) -> Run:
         self.lock()
-        if "started_at" not in self.facts:
-            text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
-            self.write("recipe.yaml", "# as resolved: every default filled in\n" + text)
-            self.record(schema=SCHEMA, started_at=now(), asked=asked)
+        try:
+            if "started_at" not in self.facts:
+                text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+                self.write("recipe.yaml", "# as resolved: every default filled in\n" + text)
+                self.record(schema=SCHEMA, started_at=now(), asked=asked)
+        except BaseException:
+            self.unlock()
+            raise
         return self
 
     def lock(self) -> None:
@@ -335,15 +338,6 @@ def list_runs(runs_folder: Path) -> list[Run]:
     """Every run below a folder, by name; damaged ones too."""
     found = {path.parent for name in ("run.json", "recipe.yaml") for path in runs_folder.glob(f"*/{name}")}
     return [Run(folder) for folder in sorted(found)]
-
-
-def latest_ended(runs_folder: Path, name: str, *, but: Run | None = None) -> Run | None:
-    """The newest ended run of a name, whatever number stands behind it."""
-    runs = [
-        run for run in list_runs(runs_folder) if re.fullmatch(rf"{re.escape(name)}(-\d+)?", run.folder.name)
-    ]
-    ended = [run for run in runs if (but is None or run.folder != but.folder) and run.is_ended]
-    return max(ended, key=lambda run: str(run.facts.get("started_at")), default=None)
 
 
 def now() -> str:

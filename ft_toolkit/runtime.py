@@ -63,7 +63,10 @@ def prepare_torch() -> None:
 
 
 def run_python(
-    *arguments: str, environment: Mapping[str, str] | None = None, asked: str | None = None
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    asked: str | None = None,
+    most_seconds: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python in a process of its own: the one way in which the toolkit starts another process.
 
@@ -72,10 +75,16 @@ def run_python(
 
     environment   in addition to this process's own
     asked         what stands on its stdin
+    raises        TimeoutError where it takes longer than most_seconds; it is ended then
     """
     command = [sys.executable, "-P", *arguments]
     given = dict(os.environ) | dict(environment or {})
-    return subprocess.run(command, input=asked, capture_output=True, text=True, env=given, check=False)
+    try:
+        return subprocess.run(
+            command, input=asked, capture_output=True, text=True, env=given, check=False, timeout=most_seconds
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:

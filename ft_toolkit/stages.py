@@ -7,14 +7,16 @@ reads; one that does not says which key changed.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ft_toolkit.artefacts import damaged_files, file_sha256, folder_sha256s, value_sha256
 from ft_toolkit.errors import FtError
-from ft_toolkit.run import Run
+from ft_toolkit.run import Run, list_runs
 
 T = TypeVar("T")
 # where the files of each artefact are in the run folder; a folder's name ends in a slash
@@ -137,3 +139,12 @@ def list_artefact(run: Run, name: str, made_from: Mapping[str, Any]) -> None:
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Keys whose values differ, those on one side alone included."""
     return [key for key in {**before, **now} if before.get(key) != now.get(key)]
+
+
+def latest_ended(runs_folder: Path, name: str, *, but: Run | None = None) -> Run | None:
+    """The newest ended run of a name, whatever number stands behind it."""
+    runs = [
+        run for run in list_runs(runs_folder) if re.fullmatch(rf"{re.escape(name)}(-\d+)?", run.folder.name)
+    ]
+    ended = [run for run in runs if (but is None or run.folder != but.folder) and run.is_ended]
+    return max(ended, key=lambda run: str(run.facts.get("started_at")), default=None)

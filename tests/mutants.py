@@ -58,9 +58,9 @@ MUTANTS = (
     Mutant(
         "end of text taken for padding",
         "ft_toolkit/text/blocks.py",
-        "yield _row(inputs[some], targets[some], owner[some], keys[some])",
+        "yield _row(inputs[some], targets[some], owner[some], keys[some], names)",
         "yield _row(inputs[some], np.where(targets[some] == end_id, NO_TARGET, targets[some]), "
-        "owner[some], keys[some])",
+        "owner[some], keys[some], names)",
         BLOCKS,
     ),
     Mutant(
@@ -100,7 +100,7 @@ MUTANTS = (
     ),
     Mutant(
         "seed ignored",
-        "ft_toolkit/training/loop.py",
+        "ft_toolkit/training/schedule.py",
         "np.random.default_rng([plan.seed, epoch])",
         "np.random.default_rng([0, epoch])",
         (f"{LOOP}::test_the_seed_decides_the_order_of_the_rows",),
@@ -108,8 +108,8 @@ MUTANTS = (
     Mutant(
         "early stop on the training loss",
         "ft_toolkit/training/loop.py",
-        "found = validate()",
-        "found = nats / max(count, 1)",
+        "found = self.job.validate()",
+        "found = -float(state.step)",  # as a training loss falls
         (f"{LOOP}::test_patience_stops_early_and_the_best_adapter_is_kept",),
     ),
     Mutant(

@@ -149,7 +149,9 @@ def test_an_adapter_on_the_output_projection_is_refused_and_not_dropped(
 ) -> None:
     config = LoraConfig(r=4, target_modules=targets, fan_in_fan_out=family == "gpt2")
     made_elsewhere(checkpoints[family], config, tmp_path / "elsewhere")
-    with pytest.raises(FtError, match=rf"below the output projection, found one on {output}\."):
+    with pytest.raises(
+        FtError, match=rf"below the output projection, found one on .*Train without {output}\."
+    ):
         compare_adapter(str(checkpoints[family]), tmp_path / "elsewhere", [str(text)], screen=QUIET)
 
 
@@ -229,7 +231,7 @@ def named(folder: Path, base: str | None) -> None:
 @pytest.mark.parametrize(
     ("base", "words"),
     [
-        ("owner/other", r"found one made for owner/other \(si.*\)\. Use --base owner/other"),
+        ("owner/other", r"found one made for owner/oth.*Use --base owner/other"),
         (None, r"found size mismatch .*\. Was it made for another base\?"),
     ],
 )

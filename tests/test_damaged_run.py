@@ -115,7 +115,8 @@ def test_a_damaged_file_of_a_run_is_named_in_one_line(
         line = metrics_of(str(runs / "mine"))
     else:
         ended = ft(verb, str(runs / "mine"))
-        assert (ended.exit_code, ended.stdout) == (2, ""), ended.output
+        # what was trained and is no longer so is another fault than a file that cannot be read
+        assert (ended.exit_code in (2, 4), ended.stdout) == (True, ""), ended.output
         (line,) = ended.stderr.splitlines()
     assert len(line) <= LINE_CHARACTERS
     assert "\n" not in line
@@ -151,5 +152,5 @@ def test_ft_runs_says_that_there_are_none(tmp_path: Path, is_there: bool) -> Non
 def test_a_truncated_adapter_is_damaged_and_not_made_for_another_base(runs: Path) -> None:
     broken(runs / "mine" / "adapter" / "adapter_model.safetensors")
     (line,) = ft("compare", str(runs / "mine")).stderr.splitlines()
-    assert ": expected whole weights, found adapter_model.safetensors da" in line
+    assert "adapter_model.safetensors: expected the file that was trained" in line
     assert "another base" not in line

@@ -509,10 +509,10 @@ def test_a_stopped_run_is_judged_by_compare(
 
 PHASES = {
     "importing torch": "cli",
-    "loading": "ft_toolkit.finetune.load_base",
-    "first validation": "ft_toolkit.finetune.score",
+    "loading": "ft_toolkit.material.load_base",
+    "first validation": "ft_toolkit.material.score",
     "checking": "ft_toolkit.judging.integrity._in_a_fresh_process",
-    "judging": "ft_toolkit.judging.comparison.score",
+    "judging": "ft_toolkit.judging.scoring.score",
 }
 WAITS = """
 import sys, time
@@ -531,7 +531,7 @@ phase = sys.argv.pop(1)
 if phase == "cli":
     sys.meta_path.insert(0, AtTorch())
 else:
-    import ft_toolkit.finetune, ft_toolkit.judging.comparison
+    import ft_toolkit.finetune, ft_toolkit.judging.scoring
     from unittest.mock import patch
     patch(phase, wait).start()
 cli.main()

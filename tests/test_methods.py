@@ -29,7 +29,7 @@ from ft_toolkit.models.adapters import (
 )
 from ft_toolkit.models.checkpoints import Base, base_of, hash_weights, load_base
 from ft_toolkit.models.families import FAMILIES
-from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.losses import TokenLosses, fuse_activations
 from ft_toolkit.recipe import Adapter, Recipe, read_recipe
 from ft_toolkit.run import Run
 from ft_toolkit.session import Options
@@ -145,6 +145,7 @@ def test_pissa_is_saved_as_plain_lora_of_twice_the_rank_and_needs_no_surgery_on_
     assert (config.r, config.lora_alpha, config.init_lora_weights) == (8, 32, True)
     with model.disable_adapter():
         bare = load_base(run.recipe.base).model
+        fuse_activations(model)  # as the toolkit does with its own: the same formula in other steps
         ids = torch.arange(20)[None]
         assert torch.equal(model(ids).logits, bare(ids).logits)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from os.path import isdir
@@ -24,6 +22,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils.hub import cached_file
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.runtime import run_python
 
 MOST_PARTS = 1024  # layers, heads, experts, groups: what a config has transformers build one by one
 LAYERS_OF_ONE = 64  # ALBERT's layers share one set of weights; others have a tensor each, at least
@@ -144,7 +143,9 @@ def refuse_adapter(folder: Path, model: nn.Module) -> None:
         if prod(shape) > 1 and (".lora_" not in name or ".lora_A" in name or ".lora_embedding_A" in name)
     ]
     pattern = written.get("rank_pattern") or {}
-    ranks = [written.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
+    # AdaLoRA reads init_r and passes over r
+    rank = written.get("init_r") if str(written.get("peft_type")).upper() == "ADALORA" else written.get("r")
+    ranks = [rank, *(pattern.values() if isinstance(pattern, dict) else ())]
     highest = max((rank for rank in ranks if isinstance(rank, int)), default=0)
     if highest > max(sides, default=1):
         raise FtError(where, f"a rank of its weights, {max(sides, default=0)} at most", highest, _AGAIN)
@@ -216,12 +217,11 @@ def _is_plain(text: Any) -> bool:
 def _refuse_patterns(patterns: list[str], names: list[str], where: Path) -> None:
     if not patterns:
         return
-    command = [sys.executable, "-I", "-S", "-c", _MATCH_ALL]
     asked = json.dumps({"patterns": patterns, "names": names})
     wanted, shown = "patterns that match soon", max(patterns, key=len)
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=PATTERN_SECONDS)
-    except subprocess.TimeoutExpired:
+        done = run_python("-I", "-S", "-c", _MATCH_ALL, asked=asked, most_seconds=PATTERN_SECONDS)
+    except TimeoutError:
         fix = "Name its modules in a list."
         raise FtError(where, wanted, f"{shown}, not done in {PATTERN_SECONDS:g} s", fix) from None
     if done.returncode:

@@ -39,7 +39,7 @@ class Encoded:
     @property
     def key(self) -> int:
         """64 bits of the text's hash: names the document in seeded draws, whatever its place."""
-        return int(self.document.sha256[:16], 16)
+        return int(self.document.text_sha256[:16], 16)
 
     def joined_with(self, others: Sequence[Encoded]) -> Encoded:
         """All of them read as one text, under this one's name."""

@@ -144,7 +144,7 @@ class _Training:
             self.session.screen.say(f"training goes on after step {found.step} of {self.steps}")
         self.journal.rewind(self.state.step)
         if self.state.base_nats is None:
-            with told_when_stopped("before training; nothing was trained"):
+            with told_when_stopped("before the first step; nothing was trained"):
                 self.state.base_nats = self.job.validate()
             self.state.seconds_before_steps = self.seconds
         set_dropout(self.job.model, active=True)

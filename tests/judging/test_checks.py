@@ -98,7 +98,8 @@ def test_any_text_is_scored_whole_whatever_protocol_window_stride_batch_or_paddi
         totals = document_totals(document, nll)
         assert totals.tokens == len(document.ids) == len(nll)
         assert totals.bytes == len(document.document.text.encode())
-        assert totals.words == len(document.document.text.split())
+        # None where a text is written without spaces (tests/judging/test_totals.py)
+        assert totals.words in (None, len(document.document.text.split()))
         np.testing.assert_allclose(nll, alone, atol=1e-5, rtol=0)
 
 

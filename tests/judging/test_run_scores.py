@@ -20,6 +20,7 @@ from ft_toolkit.judging.protocols import How
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run, read_json
+from ft_toolkit.session import Options
 
 QUIET = Screen(quiet=True)
 FT = "from ft_toolkit.cli import main; main()"
@@ -38,7 +39,7 @@ def runs(
             "corpus": {"source": str(small_corpus)},
             "training": {"steps": 2, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.01},
         }
-        found[family] = finetune(Recipe.model_validate(values), folder, gate=False, screen=QUIET)
+        found[family] = finetune(Recipe.model_validate(values), folder, Options(gate=False), QUIET)
     return found
 
 

@@ -308,7 +308,7 @@ def adapter(folder: Path, tmp_path: Path) -> Path:
         ({"megatron_config": {"x": 1}, "megatron_core": "antigravity"}, "expected no megatron_config"),
         ({"layer_replication": [[0, 2]] * 10_000}, "expected no layer_replication"),
         ({"peft_type": "NONSENSE"}, "expected an adapter for "),
-        ({"peft_type": ["LORA"]}, "expected an adapter for "),
+        ({"peft_type": ["LORA"]}, "expected peft_type: a str, found a list"),
         ({"r": "many"}, "expected an adapter for "),
         ({"r": -1}, "expected an adapter for "),
         ({"target_modules": 5}, "expected an adapter for "),

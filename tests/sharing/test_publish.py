@@ -208,7 +208,8 @@ def test_a_local_base_is_named_by_its_folder_alone(
 def test_make_hands_everything_on() -> None:
     asked = ["make", "-n", "push", "RUN=runs/x", "REPO=me/x-lora", "WITH_BASE=1", "YES=1"]
     done = subprocess.run(asked, capture_output=True, text=True, cwd=REPOSITORY)
-    assert "ft push runs/x --to 'me/x-lora' --with-base --yes" in done.stdout
+    # the values stay in the environment, where nothing in them is a command (tests/test_cli.py)
+    assert 'ft push "$RUN" ${REPO:+--to "$REPO"} ${WITH_BASE:+--with-base} ${YES:+--yes}' in done.stdout
 
 
 def test_two_pushes_of_one_run_at_once_each_send_their_own(
