@@ -18,7 +18,7 @@ from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated, told_when_stopped
 from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
 from ft_toolkit.judging.integrity import Live, check, fingerprints, observe, require
-from ft_toolkit.judging.statistics import as_percent
+from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.unseen import keep_known_text, read_general
 from ft_toolkit.material import Material, gathered, validation_score
 from ft_toolkit.models.adapters import load_adapter, load_trained, save_adapter

@@ -203,7 +203,9 @@ def _objective(run: Run) -> Objective:
         run.require_whole()
     if not (is_judged and run.is_finished):
         found = "one without a verdict"
-        raise FtError(run.folder, "a judged run", found, "Judge it with ft compare, then push.")
+        raise FtError(
+            run.folder / "comparison.json", "a judged run", found, "Judge it with ft compare, then push."
+        )
     if not run.facts.get("integrity", {}).get("passed"):
         found = run.facts.get("integrity", {}).get("reload", "none")
         raise FtError(run.folder, "a run whose saved weights passed the gate", found, "Train again.")

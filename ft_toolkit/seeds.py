@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from ft_toolkit.finetune import DEFAULT, finetune
-from ft_toolkit.judging.statistics import as_percent
+from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run

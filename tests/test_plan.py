@@ -171,7 +171,7 @@ def test_a_mistake_is_one_line(asked: list[str], said: str) -> None:
 
 def test_a_config_without_an_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
-    with pytest.raises(FtError, match=r"expected a config\.json with a model_type"):
+    with pytest.raises(FtError, match=r"expected a config\.json with its model_type"):
         read_config(tmp_path)
 
 

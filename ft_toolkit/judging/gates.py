@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ft_toolkit.errors import FtError, GateNotMet
 from ft_toolkit.judging.comparison import Comparison
-from ft_toolkit.judging.statistics import as_percent
+from ft_toolkit.judging.percent import as_percent
 
 
 def required_gain(text: str) -> float:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ft_toolkit.judging.percent import as_percent
+
 CONFIDENCE = 0.95
 POWER = 0.80
 FEW_DOCUMENTS = 30  # below: Student's t on linearised differences, which covers better than resampling
@@ -49,12 +51,6 @@ class Difference:
     @property
     def excludes_zero(self) -> bool:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
-
-def as_percent(nats_per_token: float) -> float:
-    """A difference in nats a token as a change of perplexity in per cent; inf beyond what a float holds."""
-    with np.errstate(over="ignore"):
-        return float(100 * np.expm1(nats_per_token))
 
 
 def by_group(groups: Sequence[Hashable], columns: Columns) -> Columns:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from ft_toolkit.judging.comparison import Comparison, CorpusComparison
-from ft_toolkit.judging.statistics import CONFIDENCE, Difference, Gap, as_percent
+from ft_toolkit.judging.percent import as_percent
+from ft_toolkit.judging.statistics import CONFIDENCE, Difference, Gap
 
 # A loss on general text of less than LITTLE per cent is "a little", from MUCH per cent "much".
 FORGOTTEN_LITTLE_PERCENT = 3.0

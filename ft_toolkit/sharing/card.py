@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ft_toolkit.judging.statistics import as_percent
+from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.references import TextReference, parse_text
 from ft_toolkit.sharing.licences import OWN, Licence

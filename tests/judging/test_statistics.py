@@ -13,13 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_toolkit.judging import statistics
-from ft_toolkit.judging.statistics import (
-    Difference,
-    Gap,
-    as_percent,
-    generalisation_gap,
-    paired_difference,
-)
+from ft_toolkit.judging.percent import as_percent
+from ft_toolkit.judging.statistics import Difference, Gap, generalisation_gap, paired_difference
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 MEGABYTE = 1e6

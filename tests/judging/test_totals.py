@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_toolkit.errors import NumbersGoneWrong
+from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.judging.statistics import as_percent
 from ft_toolkit.judging.totals import Totals, corpus_totals, count_words, document_totals, finite
 from ft_toolkit.models.checkpoints import Base, load_base
 from ft_toolkit.models.losses import TokenLosses

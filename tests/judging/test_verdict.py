@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from ft_toolkit.judging.comparison import Comparison, CorpusComparison, Kind
+from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.protocols import Protocol
-from ft_toolkit.judging.statistics import Difference, Gap, Method, as_percent
+from ft_toolkit.judging.statistics import Difference, Gap, Method
 from ft_toolkit.judging.totals import Totals
 from ft_toolkit.judging.verdict import (
     detail_lines,
