@@ -240,9 +240,9 @@ def _stage_comparison(
 
 def _ended(run: Run, session: Session, started: float) -> None:
     """The run came to its end: nothing has to go on from a checkpoint any more."""
-    run.record(ended_at=now(), wall_seconds=round(time.monotonic() - started, 1))
-    if session.is_main:
+    if session.is_main:  # first, so that a run which says that it ended leaves none behind
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    run.record(ended_at=now(), wall_seconds=round(time.monotonic() - started, 1))
 
 
 def _validation_words(run: Run) -> str:

@@ -512,7 +512,7 @@ PHASES = {
     "loading": "ft_toolkit.material.load_base",
     "first validation": "ft_toolkit.material.score",
     "checking": "ft_toolkit.judging.integrity._in_a_fresh_process",
-    "judging": "ft_toolkit.judging.scoring.score",
+    "judging": "ft_toolkit.judging.scoring.score_tokens",
 }
 WAITS = """
 import sys, time

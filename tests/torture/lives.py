@@ -109,7 +109,8 @@ def main() -> None:
             stages[stage_of(killed)] += 1
         elif status:
             sys.exit("a life failed; see above")
-        elif Run(killed / "tortured").is_ended:
+        # a run may be killed just after it came to its end, before its process did
+        if (killed / "tortured" / "run.json").exists() and Run(killed / "tortured").is_ended:
             if sum(stages.values()) >= int(kills):
                 break
             os.rename(killed, killed.with_name(f"killed-{sum(stages.values())}"))  # ended too soon: once more

@@ -235,9 +235,11 @@ def test_how_many_tokens_are_read_at_once_does_not_matter(
     for micro_tokens in (64, 10**6):
         monkeypatch.setattr(loop, "MICRO_TOKENS", micro_tokens)
         ready = bench(checkpoints[family], texts_of_unequal_length())
+        # in float32 AdamW blows the rounding of gradients near zero up to 1e-5, and hides smaller faults
+        ready.model.double()
         ready.train(plan.model_copy(update={"batch_tokens": 288, "steps": 4}))
         adapters.append(ready.adapter)
-    assert farthest(*adapters) < 1e-5
+    assert farthest(*adapters) < 1e-9
 
 
 def tokens_of_steps(lines: list[dict[str, Any]], epoch: int) -> list[int]:
