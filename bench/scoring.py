@@ -26,14 +26,17 @@ from ft_toolkit.judging import causal, masked
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.scoring import Scorer, Text, score_both
 from ft_toolkit.models.adapters import attach_adapter
-from ft_toolkit.models.checkpoints import base_of, for_scoring
 from ft_toolkit.models.families import FAMILIES, SpecialTokens, special_tokens
-from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.language_model import for_scoring, language_model_of
+from ft_toolkit.models.model_pair import ModelPair
+from ft_toolkit.models.token_nll import TokenScorer
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter
 from ft_toolkit.runtime import prepare_process, prepare_torch
+from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.training.accelerator import make_accelerator
 
 GPT2_FLOPS_A_TOKEN = 2 * 123.7e6  # forward: two for each weight that a token meets, head included
 
@@ -97,7 +100,7 @@ def bench_causal(documents: int, rounds: int) -> Sides:
     print(f"causal, {documents} documents, {tokens} tokens; float32 ceiling {ceiling / 1e9:.0f} GFLOP/s")
 
     def ours(some: Sequence[Encoded], dtype: torch.dtype = torch.float32) -> None:
-        losses = TokenLosses(model, FAMILIES["gpt2"])
+        losses = TokenScorer(model, FAMILIES["gpt2"])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             causal.score_documents(losses, some, 0, causal.sliding(1024, 512))
 
@@ -155,7 +158,7 @@ def bench_pll(rounds: int) -> Sides:
 
     def ours(dtype: torch.dtype = torch.float32) -> None:
         losses, plan = (
-            TokenLosses(model, FAMILIES["bert"]),
+            TokenScorer(model, FAMILIES["bert"]),
             masked.in_windows(512, masked.one_at_a_time(within_word=False, rate=1, seed=0)),
         )
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -217,17 +220,18 @@ def bench_sides(documents: int, rounds: int) -> Sides:
     """Base and adapter together against the adapter alone: one set of weights, and nothing twice."""
     tokenizer = AutoTokenizer.from_pretrained(shipped.starter("gpt2"))
     torch.manual_seed(0)
-    base = base_of("gpt2-shaped", for_scoring(GPT2LMHeadModel(GPT2Config())), tokenizer)
+    base = language_model_of("gpt2-shaped", for_scoring(GPT2LMHeadModel(GPT2Config())), tokenizer)
     model = attach_adapter(base, Adapter(), seed=0)
     texts = [text.document for text in log_normal_documents(documents, tokenizer, longest=1023)]
-    protocol, quiet = choose_protocol(base), Screen(quiet=True)
+    pair = ModelPair(base, base.with_model(model))
+    protocol, session = choose_protocol(base), Session(make_accelerator("cpu"), Screen(quiet=True), None)
     print(f"base and adapter, {documents} documents")
 
     def adapter() -> None:
-        score(TokenLosses(model, base.family), encode(texts, tokenizer), base, protocol)
+        score(pair.tuned, encode(texts, tokenizer), protocol)
 
     def both() -> None:
-        score_both(Scorer(model, base, protocol, quiet), Text("bench", "other", texts))
+        score_both(Scorer(pair, protocol, session), Text("bench", "other", texts))
 
     return report(in_turn({"adapter alone": adapter, "base and adapter": both}, rounds), "adapter alone")
 
@@ -253,7 +257,7 @@ def peak_megabytes(vocabulary: int, batch_tokens: int) -> None:
         Encoded(Document("m", i, "m"), part, np.ones(512, bool), np.arange(512, dtype=np.int32))
         for i, part in enumerate(np.split(ids, 8))
     ]
-    losses = TokenLosses(model, FAMILIES["gpt2"])
+    losses = TokenScorer(model, FAMILIES["gpt2"])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     causal.score_documents(losses, texts, 0, causal.sliding(1024, 512), batch_tokens=batch_tokens)
     print(round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))

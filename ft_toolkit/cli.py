@@ -246,8 +246,9 @@ def show_recipe(
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Forget them.")] = False) -> None:
     """Tell where base scores are kept and how large they are, or forget them."""
     from ft_toolkit.judging.store import Store
+    from ft_toolkit.session import score_cache_path
 
-    store = Store()
+    store = Store(score_cache_path())
     print(f"{store.path}  {store.size_bytes() / 1e6:.1f} MB{', cleared' if clear else ''}")
     if clear:
         store.clear()

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
-from torch import nn
 
-from ft_toolkit.compare import judge_run
 from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated, told_when_stopped
 from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
@@ -21,10 +19,12 @@ from ft_toolkit.judging.integrity import Live, check, fingerprints, observe, req
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.unseen import keep_known_text, read_general
 from ft_toolkit.material import Material, gathered, validation_score
-from ft_toolkit.models.adapters import load_adapter, load_trained, save_adapter
+from ft_toolkit.models.adapters import save_adapter
+from ft_toolkit.models.model_pair import ModelPair, load_pair
 from ft_toolkit.preflight import check as check_before
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
+from ft_toolkit.rescoring import judge_run
 from ft_toolkit.reuse import show_again
 from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
@@ -79,9 +79,9 @@ def finetune(
             _introduce(run, material, session)
             _stage_dataset(stages, material, session)
             with metered(run.record) if options.energy else nullcontext():
-                model = _stage_weights(stages, material, session, gate=options.gate)
+                pair = _stage_weights(stages, material, session, gate=options.gate)
             with told_when_stopped(f"before the verdict: trained; ft compare {run.folder} judges it"):
-                _stage_comparison(stages, material, model, session, judge=options.judge)
+                _stage_comparison(stages, material, pair, session, judge=options.judge)
             _ended(run, session, started)
         finally:
             run.unlock()
@@ -107,8 +107,8 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     screen = session.screen
     screen.log_to(run.folder / "run.log")
     screen.say(f"{it.recipe.name}: {it.recipe.base} on {it.recipe.corpus.source}, in {run.folder}")
-    if it.base.family.note:
-        screen.say(it.base.family.note)
+    if it.pair.base.family.note:
+        screen.say(it.pair.base.family.note)
     if it.reading.not_nfc_documents:
         words = f"{it.reading.not_nfc_documents} documents are not in Unicode's NFC form (letters in parts)"
         screen.say(f"{words}; they are read as they stand")
@@ -128,7 +128,7 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
     stages.stage("dataset", dataset_inputs(it.asked, placed), make, lambda: None)
     sizes = {part: len(documents) for part, documents in it.parts}
     left_out = {"empty": it.reading.empty_documents, "copies": it.reading.copies}
-    hashes = {**it.base.sha256s, "corpus": hash_rows(rows, "sha256"), "split": placed}
+    hashes = {**it.pair.base.sha256s, "corpus": hash_rows(rows, "sha256"), "split": placed}
     run.record(sha256=hashes, documents=sizes | left_out)
     words = ", ".join(f"{size} {part}" for part, size in sizes.items())
     dropped = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
@@ -140,8 +140,8 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
     session.screen.say(f"validation: reads {read} of {sizes['validation']} documents, chosen by hash")
 
 
-def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool) -> nn.Module:
-    """The trained model, proven to be what was saved where the gate is asked for.
+def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool) -> ModelPair:
+    """Base and trained model, proven to be what was saved where the gate is asked for.
 
     A run that stopped between its training and the gate takes its last checkpoint up again: the gate compares
     what was saved with what training left in memory, never with itself.
@@ -152,24 +152,26 @@ def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool
     machine = {"device": accelerator.device.type, "precision": accelerator.mixed_precision}
     made_from = weights_inputs(it.asked, machine, stages.made_of("dataset"))
     journal = _journal(run, made_from, session)
-    before = fingerprints(it.model)
+    before = fingerprints(it.pair.tuned.model)
     is_trained = _for_all(session, stages.is_current("weights", made_from))
     is_proven = _for_all(session, not gate or stages.is_current("integrity", stages.made_of("weights")))
     if is_trained and is_proven:
         session.screen.say("trained before; its weights are read")
-        return load_trained(it.base, run.trained_folder)
+        return load_pair(it.pair.base, run.trained_folder)
     outcome = stages.stage("weights", made_from, lambda: _trained(run, it, journal, session), lambda: None)
     if outcome is None:  # trained before, not proven: from the last checkpoint, without a step
         outcome = _trained(run, it, journal, session)
     run.record(training=outcome.as_dict())
     _stop_if_asked(outcome, run)
     with told_when_stopped(f"before the verdict: trained; ft compare {run.folder} judges it"):
-        loaded = load_adapter(it.base, run.trained_folder) if it.recipe.adapter.method == "pissa" else None
+        # pissa is saved as another adapter than stands in memory: what is judged is what was saved
+        is_rewritten = it.recipe.adapter.method == "pissa"
+        loaded = load_pair(it.pair.base, run.trained_folder) if is_rewritten else None
         if gate and session.is_main:  # judged or not, it may be published later
-            live = observe(it.model, it.learner, before, it.parts.validation)
+            live = observe(it.pair.tuned, before, it.parts.validation)
             inputs = stages.made_of("weights")
             stages.stage("integrity", inputs, lambda: _proven(run, it, live, loaded, session), lambda: None)
-    return it.model if loaded is None else loaded
+    return loaded or it.pair
 
 
 def _journal(run: Run, made_from: Mapping[str, Any], session: Session) -> Journal:
@@ -191,13 +193,13 @@ def _for_all(session: Session, value: T) -> T:
 
 def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outcome:
     """Train the model in place, and save what validated best."""
-    adapter, family = it.recipe.adapter, it.learner.family
-    validate = validation_score(it.learner, it.model, sample(it.parts.validation, VALIDATION_DOCUMENTS))
-    optimizers = make_optimizers(it.model, family, adapter)
-    job = TrainingJob(it.model, it.learner, it.rows, it.recipe.training, optimizers, validate)
+    adapter, tuned = it.recipe.adapter, it.pair.tuned
+    validate = validation_score(tuned, sample(it.parts.validation, VALIDATION_DOCUMENTS))
+    optimizers = make_optimizers(tuned.model, tuned.family, adapter)
+    job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate)
     outcome = train(job, session, journal)
     with told_when_stopped(f"while saving {run.trained_folder}"), run.writing(run.trained_folder):
-        save_adapter(it.model, run.trained_folder, it.learner.tokenizer if adapter.is_whole_model else None)
+        save_adapter(tuned.model, run.trained_folder, tuned.tokenizer if adapter.is_whole_model else None)
         run.record(files=run.trained_files(), training=outcome.as_dict())
     if outcome.stopped_by in _EARLY:
         place = f"stopped at step {outcome.steps} of {outcome.planned_steps}"
@@ -206,12 +208,12 @@ def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outc
     return outcome
 
 
-def _proven(run: Run, it: Material, live: Live, loaded: nn.Module | None, session: Session) -> None:
+def _proven(run: Run, it: Material, live: Live, loaded: ModelPair | None, session: Session) -> None:
     """integrity.json: saved is trained.
 
     raises   IntegrityFailed
     """
-    found = check(live, it.base, run.trained_folder, loaded)
+    found = check(live, it.pair.base, run.trained_folder, loaded.tuned if loaded else None)
     run.record(integrity=found.as_dict())
     session.screen.say(found.words())
     require(found, run.trained_folder)
@@ -219,13 +221,13 @@ def _proven(run: Run, it: Material, live: Live, loaded: nn.Module | None, sessio
 
 
 def _stage_comparison(
-    stages: Stages, it: Material, model: nn.Module, session: Session, *, judge: bool
+    stages: Stages, it: Material, pair: ModelPair, session: Session, *, judge: bool
 ) -> None:
     """scores/ and comparison.json: the verdict; or the validation figure, where none is asked for."""
     run, screen = stages.run, session.screen
-    if not it.has_base_figure:
-        screen.say("masked models of two tokenizers have no common figure: base and model stand alone")
-    if not (judge and it.has_base_figure):
+    if not it.pair.has_common_figure:
+        screen.say("masked models with two tokenizers have no common figure: there is no comparison")
+    if not (judge and it.pair.has_common_figure):
         screen.result(_validation_words(run))
     elif session.is_main:
         general = hash_documents(read_general(it.asked.judging))
@@ -233,7 +235,7 @@ def _stage_comparison(
         stages.stage(
             "comparison",
             made_from,
-            lambda: judge_run(run, it.base, model, it.parts, screen, reader=it.learner),
+            lambda: judge_run(run, pair, it.parts, session),
             lambda: show_again(run, screen),
         )
 

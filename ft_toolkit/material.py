@@ -6,18 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import PeftModel
-from torch import nn
-from transformers import PreTrainedModel
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.judging.unseen import read_general
-from ft_toolkit.models.adapters import attach_adapter
-from ft_toolkit.models.checkpoints import Base, load_base
-from ft_toolkit.models.losses import TokenLosses
-from ft_toolkit.models.tokenizers import train_tokenizer, with_tokenizer
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.model_pair import ModelPair, new_pair
+from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Reading, read_corpus
@@ -34,15 +31,8 @@ class Material:
     recipe: Recipe  # with what depends on the base filled in
     reading: Reading
     parts: Parts
-    base: Base
-    learner: Base  # the base, or its architecture with a tokenizer of its own
-    model: PeftModel | PreTrainedModel  # nothing learnt yet
+    pair: ModelPair  # nothing is learnt yet
     rows: list[Row]
-
-    @property
-    def has_base_figure(self) -> bool:
-        """Masked models of two tokenizers hide different pieces."""
-        return self.learner is self.base or self.base.family.objective == "causal"
 
 
 def gathered(recipe: Recipe, device: torch.device) -> Material:
@@ -57,42 +47,41 @@ def gathered(recipe: Recipe, device: torch.device) -> Material:
     learner = base
     if recipe.adapter.tokenizer == "train":
         texts = [document.text for document in parts.train]
-        learner = with_tokenizer(base, train_tokenizer(base, texts))
+        learner = with_fresh_weights(base, train_tokenizer(base, texts))
     block_tokens = recipe.training.block_tokens or min(BLOCK_TOKENS, learner.positions)
     rows = _training_rows(learner, parts, block_tokens)
     training = recipe.training.model_copy(update={"block_tokens": block_tokens})
     filled = recipe.model_copy(update={"training": training})  # the run folder keeps what was used
-    model = attach_adapter(learner, recipe.adapter, recipe.training.seed)
-    return Material(recipe, filled, reading, parts, base, learner, model, rows)
+    pair = new_pair(base, recipe.adapter, recipe.training.seed, learner)
+    return Material(recipe, filled, reading, parts, pair, rows)
 
 
-def _training_rows(base: Base, parts: Parts, block_tokens: int) -> list[Row]:
-    if block_tokens > base.positions:
-        wanted = f"at most {base.positions} for {base.name}"
+def _training_rows(model: LanguageModel, parts: Parts, block_tokens: int) -> list[Row]:
+    if block_tokens > model.positions:
+        wanted = f"at most {model.positions} for {model.name}"
         raise FtError("training.block_tokens", wanted, block_tokens, "Lower it.")
-    documents = encode(parts.train, base.tokenizer)
+    documents = encode(parts.train, model.tokenizer)
     tokens = sum(len(document.ids) for document in documents)
     if tokens < block_tokens:
         wanted = f"at least one row of {block_tokens} training tokens"
         raise FtError("corpus", wanted, f"{tokens} tokens", "Add text or lower training.block_tokens.")
     return pack(
         documents,
-        base.family.objective,
-        base.special.begin,
-        base.special.end,
+        model.family.objective,
+        model.special.begin,
+        model.special.end,
         block_tokens,
-        packed=base.family.packs,
+        packed=model.family.packs,
     )
 
 
-def validation_score(base: Base, model: nn.Module, documents: Sequence[Document]) -> Callable[[], float]:
+def validation_score(model: LanguageModel, documents: Sequence[Document]) -> Callable[[], float]:
     """Nats a token of validation documents, scored as the verdict will be, in float32."""
-    encoded = encode(documents, base.tokenizer)
-    losses = TokenLosses(model, base.family)
-    protocol = choose_protocol(base, "auto" if base.family.objective == "causal" else "covering")
+    encoded = encode(documents, model.tokenizer)
+    protocol = choose_protocol(model, "auto" if model.family.objective == "causal" else "covering")
 
     def validate() -> float:
-        scores = score(losses, encoded, base, protocol)
+        scores = score(model, encoded, protocol)
         return corpus_totals(
             document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True)
         ).nats_per_token

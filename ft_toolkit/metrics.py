@@ -17,11 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
-from ft_toolkit.models.adapters import load_trained
-from ft_toolkit.models.checkpoints import Base, base_of, load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.foreign import load_foreign
-from ft_toolkit.models.losses import TokenLosses
-from ft_toolkit.models.tokenizers import reader_of
+from ft_toolkit.models.language_model import LanguageModel, language_model_of
+from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.references import parse_run
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.sharing.pulled import open_run
@@ -56,10 +55,8 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
         **evaluate_options: Any,
     ) -> None:
         prepare_torch()
-        reader, trained = _loaded(model, tokenizer, adapter)
-        self._base = reader
-        self._losses = TokenLosses(trained, reader.family)
-        self._protocol = choose_protocol(reader, protocol, window, stride)
+        self._model = _loaded(model, tokenizer, adapter)
+        self._protocol = choose_protocol(self._model, protocol, window, stride)
         super().__init__(**evaluate_options)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -72,11 +69,11 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
 
     def _compute(self, predictions: Sequence[str]) -> dict[str, Any]:
         texts = [Document("predictions", row, text) for row, text in enumerate(predictions) if text]
-        encoded = prepare(texts, self._base.tokenizer, self._protocol)
+        encoded = prepare(texts, self._model.tokenizer, self._protocol)
         if not encoded:
             raise FtError("predictions", "at least one text", "none", "Pass predictions=[…].")
-        with _evaluating(self._losses.model):
-            scores = score(self._losses, encoded, self._base, self._protocol)
+        with _evaluating(self._model.model):
+            scores = score(self._model, encoded, self._protocol)
         totals = corpus_totals(document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True))
         found: dict[str, Any] = {
             self._protocol.metric.replace("-", "_"): totals.perplexity
@@ -100,8 +97,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _loaded(
     model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, adapter: str | Path | None
-) -> tuple[Base, nn.Module]:
-    """(whose tokenizer reads, what is scored)"""
+) -> LanguageModel:
     if not isinstance(model, str | Path):
         if tokenizer is None:
             fix = "Pass tokenizer=…."
@@ -109,7 +105,7 @@ def _loaded(
         if adapter is not None:  # its layers would stay in the caller's model
             model = copy.deepcopy(model)
         with _evaluating(model):
-            base = base_of(type(model).__name__, model, tokenizer)
+            base = language_model_of(type(model).__name__, model, tokenizer)
     elif parse_run(str(model)).kind == "hub" or any(
         (Path(model) / name).is_file() for name in ("run.json", "recipe.yaml")
     ):
@@ -118,7 +114,7 @@ def _loaded(
         run.check_base(base.name, base.sha256s)
         if adapter is None:
             run.check_trained(warnings.warn)
-            return reader_of(base, run.trained_folder), load_trained(base, run.trained_folder)
+            return load_pair(base, run.trained_folder).tuned
     else:
         base = load_base(str(model))
-    return base, base.model if adapter is None else load_foreign(base, Path(adapter))
+    return base if adapter is None else base.with_model(load_foreign(base, Path(adapter)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ft_toolkit.compare import compare_from, show
+from ft_toolkit.compare import compare_from
 from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
+from ft_toolkit.judging.showing import show
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run

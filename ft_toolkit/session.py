@@ -1,7 +1,8 @@
-"""What always travels together through a journey: what the command line says, the accelerator, the screen."""
+"""What travels together through a journey: options of the command line, accelerator, screen, score cache."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,12 +39,22 @@ class Options:
     folder: Path | None = None
 
 
+def score_cache_path() -> Path:
+    """Where the scores of bases are kept for the next time: FT_CACHE, else the user's cache folder."""
+    cache = os.environ.get("FT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "ft_toolkit" / "base-scores.sqlite"
+
+
 @dataclass(frozen=True)
 class Session:
-    """One process's part in a journey."""
+    """One process's part in a journey.
+
+    score_cache   file of the bases' scores; None: none are kept
+    """
 
     accelerator: Accelerator
     screen: Screen = field(default_factory=Screen)
+    score_cache: Path | None = field(default_factory=score_cache_path)
 
     @property
     def is_main(self) -> bool:

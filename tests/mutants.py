@@ -184,10 +184,10 @@ MUTANTS = (
     ),
     Mutant(
         "the last words of the vocabulary left out",
-        "ft_toolkit/models/losses.py",
+        "ft_toolkit/models/token_nll.py",
         "range(0, len(weight), CHUNK_WORDS):",
         "range(0, len(weight) - CHUNK_WORDS, CHUNK_WORDS):",
-        ("tests/models/test_losses.py",),
+        ("tests/models/test_token_nll.py",),
     ),
     Mutant(
         "perplexity and pseudo-perplexity under one name",

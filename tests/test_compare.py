@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from ft_toolkit import shipped
 from ft_toolkit.artefacts import read_json
 from ft_toolkit.cli import app
-from ft_toolkit.compare import compare_run
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
+from ft_toolkit.rescoring import compare_run
 from ft_toolkit.run import Run
 from ft_toolkit.session import Options
 
@@ -346,7 +346,7 @@ def test_an_out_that_is_taken_is_refused_before_anything_is_scored(
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("mine")
     monkeypatch.setattr("ft_toolkit.judging.run_scores.scores_of", lambda *a, **k: pytest.fail("it was read"))
-    monkeypatch.setattr("ft_toolkit.compare.compare_runs", lambda *a, **k: pytest.fail("it was scored"))
+    monkeypatch.setattr("ft_toolkit.rescoring.compare_runs", lambda *a, **k: pytest.fail("it was scored"))
     code, said = ft_compare(judged.folder, "--out", out)
     assert code == 2 and said.count("\n") == 1 and "expected a new or an empty folder, found" in said
     assert kept.read_text() == "mine"

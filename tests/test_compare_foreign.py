@@ -26,11 +26,12 @@ from peft import (
 from typer.testing import CliRunner
 
 from ft_toolkit.cli import app
-from ft_toolkit.compare import How, compare_adapter
 from ft_toolkit.errors import FtError
+from ft_toolkit.judging.protocols import How
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.progress import Screen
+from ft_toolkit.rescoring import compare_adapter
 from ft_toolkit.text.corpus import read_source
 
 QUIET = Screen(quiet=True)

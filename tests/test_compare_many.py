@@ -14,16 +14,17 @@ from typer.testing import CliRunner
 
 from ft_toolkit import shipped
 from ft_toolkit.cli import app
-from ft_toolkit.compare import How, compare_runs
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
+from ft_toolkit.judging.protocols import How
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.verdict import judge
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
+from ft_toolkit.rescoring import compare_runs
 from ft_toolkit.run import Run
 from ft_toolkit.seeds import finetune_seeds
-from ft_toolkit.session import Options
+from ft_toolkit.session import Options, score_cache_path
 
 QUIET = Screen(quiet=True)
 
@@ -97,7 +98,7 @@ def test_the_second_comparison_reads_the_bases_scores_and_says_the_same(
 ) -> None:
     monkeypatch.setenv("FT_CACHE", str(tmp_path))
     first = compare_runs([runs["m"]], texts[:1], screen=QUIET)[0]
-    assert Store().size_bytes() > 0
+    assert Store(score_cache_path()).size_bytes() > 0
     capfd.readouterr()
     assert compare_runs([runs["m"]], texts[:1], screen=Screen())[0] == first
     (stage,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("other ")]
@@ -105,7 +106,7 @@ def test_the_second_comparison_reads_the_bases_scores_and_says_the_same(
     assert done == total  # though half of it was not computed
     told = CliRunner().invoke(app, ["cache", "--clear"])
     assert "cleared" in told.output
-    assert Store().size_bytes() == 0
+    assert Store(score_cache_path()).size_bytes() == 0
 
 
 def test_masked_models_of_different_bases_are_not_mixed_with_causal_ones(

@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from tiny_checkpoints import save
 
 from ft_toolkit.artefacts import read_json
-from ft_toolkit.compare import compare_run
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.adapters import attach_adapter, load_adapter
-from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
-from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Recipe
+from ft_toolkit.rescoring import compare_run
 from ft_toolkit.run import Run
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
@@ -41,10 +41,10 @@ def held_out(run: Run) -> list[Document]:
     return [Document(row["source"], row["row"], row["text"]) for row in rows]
 
 
-def nats(model: torch.nn.Module, base: Base, documents: list[Document]) -> NDArray[np.float64]:
+def nats(model: torch.nn.Module, base: LanguageModel, documents: list[Document]) -> NDArray[np.float64]:
     """(documents, 2): what each costs, and its tokens, as the verdict counts them."""
     encoded = encode(documents, base.tokenizer)
-    scores = score(TokenLosses(model, base.family), encoded, base, choose_protocol(base))
+    scores = score(base.with_model(model), encoded, choose_protocol(base))
     totals = [document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True)]
     return np.array([[total.nll_nats, total.tokens] for total in totals])
 

@@ -22,11 +22,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_toolkit import cli, shipped
 from ft_toolkit.artefacts import read_json
-from ft_toolkit.compare import compare_run
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
+from ft_toolkit.rescoring import compare_run
 from ft_toolkit.run import Run
 from ft_toolkit.session import Options
 

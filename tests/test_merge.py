@@ -17,7 +17,8 @@ from ft_toolkit.judging import merging
 from ft_toolkit.judging.integrity import probe_scores
 from ft_toolkit.merge import merge
 from ft_toolkit.models.adapters import load_adapter
-from ft_toolkit.models.checkpoints import hash_weights, load_base
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import hash_weights
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
@@ -68,9 +69,9 @@ def test_a_merged_checkpoint_loads_plainly_and_reads_as_base_and_adapter_did(
     AutoTokenizer.from_pretrained(folder)
     base = load_base(run.recipe.base)
     texts = ["Drink water when a fever rises.", "Rest, and call a doctor if it lasts. " * 20]
-    bare = probe_scores(base.model, base, texts)
+    bare = probe_scores(base, texts)
     model = load_adapter(base, run.adapter_folder)
-    live, merged = probe_scores(model, base, texts), probe_scores(plain.eval(), base, texts)
+    live, merged = (probe_scores(base.with_model(one), texts) for one in (model, plain.eval()))
     for one, other, without in zip(live, merged, bare, strict=True):
         assert abs(one.sum() - other.sum()) / len(one) < merging.MERGED_NATS
         assert abs(one - without).mean() > 1e-3  # and the adapter did something

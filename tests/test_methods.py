@@ -14,23 +14,23 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_toolkit.artefacts import read_json
-from ft_toolkit.compare import compare_runs
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.models.adapters import (
     attach_adapter,
-    base_side,
     load_adapter,
-    load_trained,
     load_whole,
     trainable,
 )
-from ft_toolkit.models.checkpoints import Base, base_of, hash_weights, load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
-from ft_toolkit.models.losses import TokenLosses, fuse_activations
+from ft_toolkit.models.language_model import LanguageModel, hash_weights, language_model_of
+from ft_toolkit.models.model_pair import load_pair
+from ft_toolkit.models.token_nll import TokenScorer, fuse_activations
 from ft_toolkit.recipe import Adapter, Recipe, read_recipe
+from ft_toolkit.rescoring import compare_runs
 from ft_toolkit.run import Run
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
@@ -77,10 +77,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path],
     return run
 
 
-def nats(model: torch.nn.Module, base: Base, run: Run) -> np.ndarray:
+def nats(model: torch.nn.Module, base: LanguageModel, run: Run) -> np.ndarray:
     documents = encode(read_corpus(run.recipe.corpus).documents[:3], base.tokenizer)
     protocol = choose_protocol(base, run.recipe.judging.protocol)
-    found = np.concatenate(score(TokenLosses(model, base.family), documents, base, protocol))
+    found = np.concatenate(score(base.with_model(model), documents, protocol))
     return found[~np.isnan(found)]  # openai-gpt has no token to begin with, and its first ones go unscored
 
 
@@ -102,10 +102,12 @@ def test_a_method_moves_the_scores_and_a_second_comparison_finds_them_to_the_bit
 def test_beside_a_trained_model_the_base_is_the_base_to_the_bit(runs: Runs, family: str, method: str) -> None:
     run = runs(family, method)
     bare, base = load_base(run.recipe.base), load_base(run.recipe.base)
-    model = load_trained(base, run.trained_folder)
-    with base_side(base) as alone:
-        assert np.array_equal(nats(alone, base, run), nats(bare.model, bare, run))
-    assert not np.array_equal(nats(model, base, run), nats(bare.model, bare, run))  # and it is on again
+    pair = load_pair(base, run.trained_folder)
+    with pair.base_side() as alone:
+        assert np.array_equal(nats(alone.model, base, run), nats(bare.model, bare, run))
+    assert not np.array_equal(
+        nats(pair.tuned.model, base, run), nats(bare.model, bare, run)
+    )  # and it is on again
 
 
 @pytest.mark.parametrize("method", ["full", "scratch"])
@@ -268,8 +270,8 @@ def test_before_training_named_words_change_nothing_and_cost_no_bias(
                 bias.copy_(torch.linspace(-3, 3, len(bias)))
     model = attach_adapter(base, Adapter(tokens=["fever"]), seed=0)
     ids = torch.arange(100, 140)[None]
-    found = TokenLosses(model, base.family)(ids, ids)
-    assert torch.equal(found, TokenLosses(bare.model, bare.family)(ids, ids))
+    found = TokenScorer(model, base.family)(ids, ids)
+    assert torch.equal(found, TokenScorer(bare.model, bare.family)(ids, ids))
 
 
 def test_a_word_that_the_vocabulary_cannot_spell_is_refused_since_it_would_have_to_grow(
@@ -322,9 +324,9 @@ def test_two_tokenizers_are_compared_by_one_unit_and_bits_per_byte_by_hand(
     documents = [document for document in read_corpus(run.recipe.corpus).documents if document.id in held]
     model = AutoModelForCausalLM.from_pretrained(run.trained_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(run.trained_folder)
-    own = base_of("own", model, tokenizer)
+    own = language_model_of("own", model, tokenizer)
     encoded = encode(documents, tokenizer)
-    paid = sum(nll.sum() for nll in score(TokenLosses(model, own.family), encoded, own, choose_protocol(own)))
+    paid = sum(nll.sum() for nll in score(own, encoded, choose_protocol(own)))
     size = sum(len(document.text.encode()) for document in documents)
     assert held_out["adapter_bits_per_byte"] == pytest.approx(paid / size / math.log(2), rel=1e-9)
     assert held_out["adapter"]["tokens"] == held_out["base"]["tokens"]

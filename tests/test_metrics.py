@@ -20,7 +20,6 @@ from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.models.adapters import attach_adapter, load_whole, save_adapter
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.recipe import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.corpus import Document
@@ -34,7 +33,7 @@ def totals(folder: Path, protocol: str = "auto") -> tuple[float, int]:
     documents = prepare(
         [Document("t", row, text) for row, text in enumerate(TEXTS) if text], base.tokenizer, chosen
     )
-    scores = score(TokenLosses(base.model, base.family), documents, base, chosen)
+    scores = score(base, documents, chosen)
     found = corpus_totals(document_totals(d, nll) for d, nll in zip(documents, scores, strict=True))
     return found.perplexity, found.tokens
 

@@ -11,7 +11,7 @@ import torch
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.totals import Scored, finite
-from ft_toolkit.models.losses import NO_TARGET, TokenLosses
+from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.text.blocks import Encoded
 
 BATCH_TOKENS = 512  # larger batches leave the cache of a CPU: docs/log.md
@@ -84,7 +84,7 @@ def _refuse_gaps(window: int, stride: int) -> None:
 
 
 def score_documents(
-    losses: TokenLosses,
+    scorer: TokenScorer,
     documents: Sequence[Encoded],
     begin_id: int | None,
     cut: Cut,
@@ -103,7 +103,7 @@ def score_documents(
     windows = [(i, w) for i, d in enumerate(documents) for w in cut(len(d.ids) - skipped) if w.stop > w.start]
     # equal lengths side by side: hardly any padding, and each batch costs about the same
     windows.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
-    device = next(losses.parameters()).device
+    device = next(scorer.parameters()).device
     scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
     with torch.inference_mode():
         while windows:
@@ -120,7 +120,7 @@ def score_documents(
                 targets[row, w.first_scored - w.start : w.stop - w.start] = stream[
                     w.first_scored + 1 : w.stop + 1
                 ]
-            nll, is_top1 = losses.nll_and_top1(
+            nll, is_top1 = scorer.nll_and_top1(
                 torch.from_numpy(input_ids).to(device), torch.from_numpy(targets).to(device)
             )
             cuts = np.cumsum([w.stop - w.first_scored for _, w in some])
@@ -133,7 +133,7 @@ def score_documents(
 
 
 def score_stream(
-    losses: TokenLosses,
+    scorer: TokenScorer,
     documents: Sequence[Encoded],
     window: int,
     stride: int,
@@ -150,7 +150,7 @@ def score_stream(
         raise FtError("corpus", "at least one document", "none", "Check the source.")
     stream = documents[0].joined_with(documents[1:])
     (scores,) = score_documents(
-        losses, [stream], None, page(window, stride), batch_tokens=batch_tokens, advance=advance
+        scorer, [stream], None, page(window, stride), batch_tokens=batch_tokens, advance=advance
     )
     cuts = np.cumsum([len(document.ids) for document in documents])[:-1]
     return [Scored(*each) for each in zip(*(np.split(column, cuts) for column in scores), strict=True)]

@@ -19,10 +19,10 @@ from torch import nn
 
 from ft_toolkit.errors import IntegrityFailed
 from ft_toolkit.judging.protocols import choose_protocol, score
-from ft_toolkit.models.adapters import load_trained, trainable
-from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
-from ft_toolkit.models.losses import TokenLosses
-from ft_toolkit.models.tokenizers import reader_of
+from ft_toolkit.models.adapters import trainable
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel, hash_weights
+from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.runtime import last_words, run_python
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document
@@ -67,7 +67,6 @@ class Integrity:
 class Live:
     """What training left in memory, seen before anything is loaded again."""
 
-    reader: Base  # whose tokenizer reads: the base, unless the model has its own
     texts: list[str]
     scores: list[np.ndarray]  # nats of every token of each text
     unmoved: list[str]  # trained parameters that are exactly as they started
@@ -79,19 +78,19 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
     return {name: _digest(parameter.detach().cpu().numpy()) for name, parameter in trainable(model).items()}
 
 
-def observe(model: nn.Module, reader: Base, before: dict[str, str], documents: Sequence[Document]) -> Live:
+def observe(tuned: LanguageModel, before: dict[str, str], documents: Sequence[Document]) -> Live:
     """See a model as training left it.
 
     before     its fingerprints before training
     documents  texts to score, cut short; float32
     """
-    now = fingerprints(model)
+    now = fingerprints(tuned.model)
     texts = [document.text[:PROBE_CHARACTERS] for document in documents[:PROBE_DOCUMENTS]]
     unmoved = [name for name, digest in before.items() if now.get(name) == digest]
-    return Live(reader, texts, probe_scores(model, reader, texts), unmoved, len(before))
+    return Live(texts, probe_scores(tuned, texts), unmoved, len(before))
 
 
-def check(live: Live, base: Base, folder: Path, loaded: nn.Module | None = None) -> Integrity:
+def check(live: Live, base: LanguageModel, folder: Path, loaded: LanguageModel | None = None) -> Integrity:
     """Compare what training left in memory with what was saved of it.
 
     base     what training started from; its weights may not have moved
@@ -99,7 +98,7 @@ def check(live: Live, base: Base, folder: Path, loaded: nn.Module | None = None)
     loaded   what will be judged, where that was loaded from `folder` in this process: a fresh process must
              agree with it bitwise, and it with the live model within PISSA_NATS
     """
-    here = live.scores if loaded is None else probe_scores(loaded, live.reader, live.texts)
+    here = live.scores if loaded is None else probe_scores(loaded, live.texts)
     saved = _in_a_fresh_process(base, folder, live.texts)
     reload = (
         "bitwise"
@@ -123,13 +122,13 @@ def require(found: Integrity, folder: Path) -> None:
     raise IntegrityFailed(folder, "saved = trained, bitwise", reason, WHAT_NOW)
 
 
-def _in_a_fresh_process(base: Base, folder: Path, texts: Sequence[str]) -> list[dict[str, str]]:
+def _in_a_fresh_process(base: LanguageModel, folder: Path, texts: Sequence[str]) -> list[dict[str, str]]:
     asked = {
         "base": base.name,
         "folder": str(folder),
         "texts": texts,
         "threads": torch.get_num_threads(),
-        "device": str(next(base.model.parameters()).device),
+        "device": str(base.device),
     }
     environment = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     found = run_python("-m", "ft_toolkit.judging.integrity", environment=environment, asked=json.dumps(asked))
@@ -139,11 +138,11 @@ def _in_a_fresh_process(base: Base, folder: Path, texts: Sequence[str]) -> list[
     return answer
 
 
-def probe_scores(model: nn.Module, reader: Base, texts: Sequence[str]) -> list[np.ndarray]:
+def probe_scores(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """Nats of every token of each text, (n,) a text, in float32 and by a protocol that is quick."""
-    documents = encode([Document("probe", row, text) for row, text in enumerate(texts)], reader.tokenizer)
-    protocol = choose_protocol(reader, "auto" if reader.family.objective == "causal" else "covering")
-    return score(TokenLosses(model, reader.family), documents, reader, protocol)
+    documents = encode([Document("probe", row, text) for row, text in enumerate(texts)], model.tokenizer)
+    protocol = choose_protocol(model, "auto" if model.family.objective == "causal" else "covering")
+    return score(model, documents, protocol)
 
 
 def _digest(values: np.ndarray) -> str:
@@ -170,7 +169,7 @@ def main() -> None:
     asked = json.loads(sys.stdin.read())
     torch.set_num_threads(asked["threads"])
     base, folder = load_base(asked["base"], asked["device"]), Path(asked["folder"])
-    scores = probe_scores(load_trained(base, folder), reader_of(base, folder), asked["texts"])
+    scores = probe_scores(load_pair(base, folder).tuned, asked["texts"])
     answer = [{"sha256": _digest(nll), "nats_per_token": float(np.nanmean(nll)).hex()} for nll in scores]
     print(json.dumps(answer))
 

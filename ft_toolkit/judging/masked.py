@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.totals import Scored, finite
 from ft_toolkit.models.families import SpecialTokens
-from ft_toolkit.models.losses import NO_TARGET, TokenLosses
+from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.text.blocks import Encoded, scrambled, token_keys, unit
 
 BATCH_TOKENS = 2048
@@ -87,7 +88,7 @@ def in_windows(positions: int, hide: Hide) -> Plan:
 
 
 def score_documents(
-    losses: TokenLosses,
+    scorer: TokenScorer,
     documents: Sequence[Encoded],
     special: SpecialTokens,
     plan: Plan,
@@ -100,40 +101,49 @@ def score_documents(
     returns    one a document, in the order given; NaN for a token that was not drawn
     raises     FtError for a tokenizer without the special tokens of a masked model
     """
-    begin, end, hidden_by = special.begin, special.end, special.mask
-    if begin is None or end is None or hidden_by is None:
+    if special.begin is None or special.end is None or special.mask is None:
         raise FtError("tokenizer", "[CLS], [SEP] and [MASK]", "not all of them", "Use a masked model's own.")
     passes = [(index, p) for index, document in enumerate(documents) for p in plan(document)]
+    # longest first: rows of one batch are then of nearly equal length, with hardly any padding
     passes.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
-    device = next(losses.parameters()).device
+    device = next(scorer.parameters()).device
     scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
     with torch.inference_mode():
         while passes:
             width = passes[0][1].stop - passes[0][1].start + 2
             size = max(1, batch_tokens // width)
             some, passes = passes[:size], passes[size:]
-            input_ids = np.zeros((len(some), width), dtype=np.int64)
-            targets = np.full((len(some), width), NO_TARGET, dtype=np.int64)
-            seen = np.zeros((len(some), width), dtype=np.int64)
-            for row, (i, p) in enumerate(some):
-                ids = documents[i].ids
-                input_ids[row, : p.stop - p.start + 2] = np.concatenate(
-                    [[begin], ids[p.start : p.stop], [end]]
-                )
-                input_ids[row, p.hidden - p.start + 1] = hidden_by
-                targets[row, p.scored - p.start + 1] = ids[p.scored]
-                seen[row, : p.stop - p.start + 2] = 1
-            nll, is_top1 = losses.nll_and_top1(
-                torch.from_numpy(input_ids).to(device),
-                torch.from_numpy(targets).to(device),
-                None if seen.all() else torch.from_numpy(seen).to(device),
-            )
+            rows = _rows([(documents[i].ids, p) for i, p in some], special, width)
+            input_ids, targets, attention_mask = (torch.from_numpy(each).to(device) for each in rows)
+            # without padding no mask is passed: attention then takes its faster path
+            padding = None if attention_mask.all() else attention_mask
+            nll, is_top1 = scorer.nll_and_top1(input_ids, targets, padding)
             cuts = np.cumsum([len(p.scored) for _, p in some])
             parts = (np.split(each.cpu().numpy(), cuts[:-1]) for each in (nll.double(), is_top1))
             for (i, p), nats, tops in zip(some, *parts, strict=True):
                 scores[i].put(p.scored, finite(nats, documents[i]), tops)
             advance(int(cuts[-1]))
     return scores
+
+
+def _rows(
+    passes: Sequence[tuple[NDArray[Any], Pass]], special: SpecialTokens, width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(input ids, targets, attention mask), each (B, width): begin, a document's tokens, end, padding.
+
+    passes   the ids of a document, and which of them are masked and scored
+    """
+    assert special.mask is not None  # score_documents checked it
+    input_ids = np.zeros((len(passes), width), dtype=np.int64)
+    targets = np.full((len(passes), width), NO_TARGET, dtype=np.int64)
+    attention_mask = np.zeros((len(passes), width), dtype=np.int64)
+    for row, (ids, p) in enumerate(passes):
+        stop = p.stop - p.start + 2
+        input_ids[row, :stop] = np.concatenate([[special.begin], ids[p.start : p.stop], [special.end]])
+        input_ids[row, p.hidden - p.start + 1] = special.mask
+        targets[row, p.scored - p.start + 1] = ids[p.scored]
+        attention_mask[row, :stop] = 1
+    return input_ids, targets, attention_mask
 
 
 def _windows(tokens: int, window: int) -> Iterator[tuple[int, int]]:

@@ -36,7 +36,7 @@ def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32) -> 
     base = load_base(run.recipe.base)
     run.check_base(base.name, base.sha256s)
     model = load_adapter(base, run.adapter_folder)
-    before = probe_scores(model, base, texts)
+    before = probe_scores(base.with_model(model), texts)
     temporary = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -45,7 +45,7 @@ def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32) -> 
         base.tokenizer.save_pretrained(temporary)
         _forget_this_machine(temporary / "config.json")
         again = load_base(str(temporary))
-        moved = _moved_nats(before, probe_scores(again.model, again, texts))
+        moved = _moved_nats(before, probe_scores(again, texts))
         if dtype == torch.float32 and not moved <= MERGED_NATS:
             wanted, found = f"at most {MERGED_NATS} nats a token apart from the adapter", f"{moved:.2g}"
             raise IntegrityFailed("the merged checkpoint", wanted, found, "Use the adapter instead.")

@@ -12,8 +12,7 @@ if TYPE_CHECKING:  # torch comes with most of these; whoever reads about a proto
     from transformers import PreTrainedTokenizerBase
 
     from ft_toolkit.judging.totals import Scored, TokenNll
-    from ft_toolkit.models.checkpoints import Base
-    from ft_toolkit.models.losses import TokenLosses
+    from ft_toolkit.models.language_model import LanguageModel
     from ft_toolkit.recipe import Judging
     from ft_toolkit.text.blocks import Encoded
     from ft_toolkit.text.corpus import Document
@@ -74,7 +73,7 @@ class How:
     device: str = "auto"
 
 
-def protocol_of(base: Base, own: Judging, how: How) -> Protocol:
+def protocol_of(base: LanguageModel, own: Judging, how: How) -> Protocol:
     """The protocol of a recipe, but for what is asked for otherwise; raises as choose_protocol."""
     return choose_protocol(
         base,
@@ -87,7 +86,7 @@ def protocol_of(base: Base, own: Judging, how: How) -> Protocol:
 
 
 def choose_protocol(
-    base: Base,
+    base: LanguageModel,
     name: str = "auto",
     window: int | None = None,
     stride: int | None = None,
@@ -149,23 +148,21 @@ def sampled_fraction(documents: Sequence[Encoded], protocol: Protocol) -> float:
 
 
 def score(
-    losses: TokenLosses,
+    model: LanguageModel,
     documents: Sequence[Encoded],
-    base: Base,
     protocol: Protocol,
     *,
     rate: float | None = None,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> list[TokenNll]:
     """NLL in nats of every token, one (n,) array a document; see score_tokens."""
-    scored = score_tokens(losses, documents, base, protocol, rate=rate, advance=advance)
+    scored = score_tokens(model, documents, protocol, rate=rate, advance=advance)
     return [document.nats for document in scored]
 
 
 def score_tokens(
-    losses: TokenLosses,
+    model: LanguageModel,
     documents: Sequence[Encoded],
-    base: Base,
     protocol: Protocol,
     *,
     rate: float | None = None,
@@ -173,21 +170,23 @@ def score_tokens(
 ) -> list[Scored]:
     """Score every token, one Scored a document; NaN for a token that the protocol leaves out.
 
-    base      whose tokenizer read the documents
+    model     its tokenizer must have encoded the documents
     rate      share of tokens to draw where the protocol samples; None: sampled_fraction of these documents
     advance   told how many tokens were scored, a batch at a time
     """
     from ft_toolkit.judging import causal, masked
+    from ft_toolkit.models.token_nll import TokenScorer
 
+    scorer, special = TokenScorer(model.model, model.family), model.special
     window, stride = protocol.window_tokens, protocol.stride_tokens or protocol.window_tokens
     if protocol.name == "concatenated":
         return causal.score_stream(
-            losses, documents, window, stride, batch_tokens=causal.BATCH_TOKENS, advance=advance
+            scorer, documents, window, stride, batch_tokens=causal.BATCH_TOKENS, advance=advance
         )
     if protocol.metric == "perplexity":
         cut = causal.rolling(window) if protocol.name == "rolling" else causal.sliding(window, stride)
         return causal.score_documents(
-            losses, documents, base.special.begin, cut, batch_tokens=causal.BATCH_TOKENS, advance=advance
+            scorer, documents, special.begin, cut, batch_tokens=causal.BATCH_TOKENS, advance=advance
         )
     if protocol.name == "covering":
         hide = masked.covering(protocol.groups or COVERING_GROUPS, SEED)
@@ -196,5 +195,5 @@ def score_tokens(
         hide = masked.one_at_a_time(within_word=protocol.name == "word-l2r", rate=rate, seed=SEED)
     plan = masked.in_windows(window, hide)
     return masked.score_documents(
-        losses, documents, base.special, plan, batch_tokens=masked.BATCH_TOKENS, advance=advance
+        scorer, documents, special, plan, batch_tokens=masked.BATCH_TOKENS, advance=advance
     )

@@ -1,4 +1,4 @@
-"""Scoring texts with a trained model and its base: the same ids at the same positions, twice."""
+"""Scoring texts with both sides of a pair: the same ids at the same positions, twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import (
@@ -24,13 +23,12 @@ from ft_toolkit.judging.protocols import (
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Kind, Side, Subject
 from ft_toolkit.judging.totals import Scored, count_words
-from ft_toolkit.models.adapters import base_side
-from ft_toolkit.models.checkpoints import Base
-from ft_toolkit.models.losses import TokenLosses
-from ft_toolkit.progress import Screen
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.references import parse_text
 from ft_toolkit.runtime import versions
+from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
@@ -41,35 +39,24 @@ FORECAST_TOKENS = 64  # scored to tell how long --exact will take
 
 @dataclass(frozen=True)
 class Scorer:
-    """A trained model and its base, and how texts are scored with both.
+    """A pair, how texts are scored with both sides, and the session that it happens in.
 
-    store    keeps the base's scores by content, so that the next comparison reads only the adapter; not of a
-             protocol in which documents lend each other context
-    reader   whose tokenizer reads for the model, where it is not the base's: the model's NLL of a document is
-             then divided by the base's tokens, so that both sides share one unit
+    With a tokenizer of its own the tuned model's NLL is divided by the base's token count, so that both sides
+    share one unit.
     """
 
-    model: nn.Module
-    base: Base
+    pair: ModelPair
     protocol: Protocol
-    screen: Screen
-    store: Store | None = None
-    reader: Base | None = None
-
-    @property
-    def own_tokenizer_sha256(self) -> str | None:
-        """Of the trained model, where it is not the base's."""
-        own = (self.reader or self.base).tokenizer_sha256
-        return own if own != self.base.tokenizer_sha256 else None
+    session: Session
 
     def subject(self, name: str, *, knows_training_text: bool = True) -> Subject:
         """What is scored, without a folder of this machine."""
-        base = self.base.name
+        base = self.pair.base
         return Subject(
             name,
-            Path(base).name if Path(base).is_dir() else base,
-            self.base.tokenizer_sha256,
-            self.own_tokenizer_sha256,
+            Path(base.name).name if Path(base.name).is_dir() else base.name,
+            base.tokenizer_sha256,
+            self.pair.own_tokenizer_sha256,
             knows_training_text,
             self.protocol,
         )
@@ -91,27 +78,22 @@ class Text:
 
 
 def score_both(scorer: Scorer, text: Text) -> CorpusScores:
-    """Score documents with the trained model, then with its base.
+    """Score documents with the tuned model, then with its base.
 
-    An adapter is switched off where that is exact: then both sides share one set of weights, and neither can
-    drift from the other.
-
-    raises   FtError for masked models of two tokenizers, which have no common figure, and for text without a
-             token to score
+    raises   FtError for masked models with two tokenizers, which have no common figure, and for text without
+             a token to score
     """
-    base, protocol = scorer.base, scorer.protocol
-    encoded = prepare(text.documents, base.tokenizer, protocol, text.repeated)
-    read = encoded
-    if scorer.own_tokenizer_sha256 is not None:
-        if protocol.metric != "perplexity":
-            wanted, found = (
-                "one tokenizer for a masked model and its base",
-                "two, which hide different pieces",
-            )
-            raise FtError(base.name, wanted, found, "run.json has its validation figure.")
-        read = prepare(text.documents, (scorer.reader or base).tokenizer, protocol, text.repeated)
+    pair, protocol = scorer.pair, scorer.protocol
+    if not pair.has_common_figure:
+        wanted = "one tokenizer for a masked model and its base"
+        found = "two, which mask different pieces"
+        raise FtError(pair.base.name, wanted, found, "run.json has its validation figure.")
+    encoded = prepare(text.documents, pair.base.tokenizer, protocol, text.repeated)
+    own = encoded
+    if pair.own_tokenizer_sha256 is not None:
+        own = prepare(text.documents, pair.tuned.tokenizer, protocol, text.repeated)
     fraction = sampled_fraction(encoded, protocol)
-    sides = _score_sides(scorer, text.kind, encoded, read, fraction)
+    base, tuned = _score_sides(scorer, text.kind, (encoded, own), fraction)
     number_of = {group: n for n, group in enumerate(dict.fromkeys(one.document.group for one in encoded))}
     documents = [
         DocumentScores(
@@ -119,61 +101,56 @@ def score_both(scorer: Scorer, text: Text) -> CorpusScores:
             number_of[one.document.group],
             len(one.document.text.encode()),
             count_words(one.document.text),
-            _side(one, plain, text),
-            _side(other, trained, text),
+            _side(one, of_base, text),
+            _side(other, of_tuned, text),
         )
-        for one, plain, other, trained in zip(encoded, sides[0], read, sides[1], strict=True)
+        for one, of_base, other, of_tuned in zip(encoded, base, own, tuned, strict=True)
     ]
-    scored = CorpusScores(text.corpus, text.kind, documents, fraction, _unknown_fraction(base, encoded))
+    scored = CorpusScores(text.corpus, text.kind, documents, fraction, _unknown_fraction(pair.base, encoded))
     if not any(totals.tokens for totals in scored.base):
         raise FtError(f"text of {text.corpus}", "a token to score", "none", "Choose more text.")
     return scored
 
 
 def _score_sides(
-    scorer: Scorer, kind: Kind, encoded: list[Encoded], read: list[Encoded], rate: float
+    scorer: Scorer, kind: Kind, encoded: tuple[list[Encoded], list[Encoded]], rate: float
 ) -> tuple[list[Scored], list[Scored]]:
-    """(of the base, of the trained model): one Scored for each of `encoded`, and of `read`."""
-    model, base, protocol, screen = scorer.model, scorer.base, scorer.protocol, scorer.screen
-    reader = scorer.reader or base
-    device = next(model.parameters()).device
-    half = torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
-    tokens = round(rate * sum(len(document.ids) for document in encoded))
+    """(of the base, of the tuned model): one Scored a document.
+
+    encoded   the documents as the base's tokenizer reads them, and as the tuned model's does
+    """
+    pair, protocol, screen = scorer.pair, scorer.protocol, scorer.session.screen
+    for_base, for_tuned = encoded
+    half = torch.autocast(pair.tuned.device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
+    tokens = round(rate * sum(len(document.ids) for document in for_base))
     if protocol.exact and tokens > EXACT_TOKENS:
         with half:
-            screen.say(f"{kind}: {_forecast(model, read, reader, protocol)}")
+            screen.say(f"{kind}: {_forecast(pair.tuned, for_tuned, protocol)}")
     with screen.stage(kind, 2 * tokens, ends_full=True) as advance, half:
-        losses = TokenLosses(model, base.family)
-        trained = score_tokens(losses, read, reader, protocol, advance=advance)
-        with base_side(base) as alone:
-            compute = partial(
-                score_tokens,
-                TokenLosses(alone, base.family),
-                base=base,
-                protocol=protocol,
-                rate=rate,
-                advance=advance,
-            )
-            plain = _base_scores(scorer, encoded, rate, compute)
-    return plain, trained
+        tuned = score_tokens(pair.tuned, for_tuned, protocol, advance=advance)
+        with pair.base_side() as base:
+            compute = partial(score_tokens, base, protocol=protocol, rate=rate, advance=advance)
+            of_base = _base_scores(scorer, for_base, rate, compute)
+    return of_base, tuned
 
 
 def _base_scores(
     scorer: Scorer, encoded: list[Encoded], rate: float, compute: Callable[[Sequence[Encoded]], list[Scored]]
 ) -> list[Scored]:
     """The base's scores, kept ones where they can be."""
-    store, protocol = scorer.store, scorer.protocol
-    if store is None or protocol.is_approximate:  # a text's neighbours would move what is kept of it
+    session, protocol, base = scorer.session, scorer.protocol, scorer.pair.base
+    # an approximate protocol scores a text in its neighbours' context, which would move what is kept of it
+    if session.score_cache is None or protocol.is_approximate:
         return compute(encoded)
-    device = next(scorer.model.parameters()).device
-    return store.scores(_identity(scorer.base, protocol, rate, device.type), encoded, compute)
+    store = Store(session.score_cache, session.screen.say)
+    return store.scores(_identity(base, protocol, rate), encoded, compute)
 
 
 def _side(document: Encoded, scored: Scored, text: Text) -> Side:
     return Side(document.ids if text.keeps_ids else None, document.is_fresh, *scored)
 
 
-def _unknown_fraction(base: Base, documents: Sequence[Encoded]) -> float:
+def _unknown_fraction(base: LanguageModel, documents: Sequence[Encoded]) -> float:
     """The share of tokens that are [UNK]; a causal model's tokenizer spells everything."""
     unknown = base.tokenizer.unk_token_id if base.family.objective == "masked" else None
     if unknown is None:
@@ -204,13 +181,13 @@ def source_label(source: str) -> str:
     return parse_text(source).label
 
 
-def _forecast(model: nn.Module, documents: Sequence[Encoded], reader: Base, protocol: Protocol) -> str:
+def _forecast(model: LanguageModel, documents: Sequence[Encoded], protocol: Protocol) -> str:
     """What scoring every token will take, from a few of them: a token's cost grows with its window."""
     costs = [len(d.ids) * min(len(d.ids), protocol.window_tokens) for d in documents]
     probe = documents[int(np.argsort(costs)[len(costs) // 2])]
     rate = min(1.0, FORECAST_TOKENS / len(probe.ids))
     started = time.perf_counter()
-    (nll,) = score(TokenLosses(model, reader.family), [probe], reader, protocol, rate=rate)
+    (nll,) = score(model, [probe], protocol, rate=rate)
     scored = int((~np.isnan(nll)).sum()) or 1
     paid = scored * min(len(probe.ids), protocol.window_tokens)
     seconds = 2 * (time.perf_counter() - started) * sum(costs) / paid
@@ -219,13 +196,13 @@ def _forecast(model: nn.Module, documents: Sequence[Encoded], reader: Base, prot
     return f"{count:,} tokens, {2 * count:,} forward rows for both models: about {wait}"
 
 
-def _identity(base: Base, protocol: Protocol, rate: float, device_type: str) -> dict[str, object]:
+def _identity(base: LanguageModel, protocol: Protocol, rate: float) -> dict[str, object]:
     """Everything but the text that moves a base's score, if only in its last bits."""
     return {
         **base.sha256s,
         "special": asdict(base.special),
         "protocol": protocol.as_dict(),
         "rate": rate,
-        "machine": [device_type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+        "machine": [base.device.type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
         "versions": versions(),
     }

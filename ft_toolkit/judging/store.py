@@ -8,11 +8,10 @@ A hundredth of what is found is computed again; if it differs, the store is stal
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,12 +25,6 @@ FORMAT = 2  # of what is kept under a key: nats, then top-1 flags
 RECHECK_NATS = 1e-4  # a token: batches of other shapes round differently by some 1e-6
 
 
-def store_path() -> Path:
-    """Where scores are kept: FT_CACHE, else the user's cache folder."""
-    cache = os.environ.get("FT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "ft_toolkit" / "base-scores.sqlite"
-
-
 @dataclass
 class Store:
     """Token scores by content. Trouble with the file is told through `say`, and costs no result.
@@ -39,7 +32,7 @@ class Store:
     A damaged file is made anew. One that is locked, or that may not be read, is left as it is.
     """
 
-    path: Path = field(default_factory=store_path)
+    path: Path
     say: Callable[[str], object] = lambda message: None
     patience_seconds: float = 10  # for another process that writes
 

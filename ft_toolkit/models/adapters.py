@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -25,13 +22,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError
-from ft_toolkit.models.checkpoints import Base, for_scoring, load_base, load_model
+from ft_toolkit.models.checkpoints import load_base, load_model
+from ft_toolkit.models.language_model import LanguageModel, for_scoring
 from ft_toolkit.models.scratch import fresh_model
 from ft_toolkit.models.untrusted import refuse_adapter
 from ft_toolkit.recipe import Adapter
 
 
-def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel | PreTrainedModel:
+def attach_adapter(base: LanguageModel, plan: Adapter, seed: int) -> PeftModel | PreTrainedModel:
     """The model to train: a base with a fresh adapter, or weights that are all trainable.
 
     At first an adapter changes nothing (LoRA's B starts at zero, IA3's scales at one); pissa's changes the
@@ -55,14 +53,16 @@ def attach_adapter(base: Base, plan: Adapter, seed: int) -> PeftModel | PreTrain
     return model
 
 
-def load_trained(base: Base, folder: Path) -> PeftModel | PreTrainedModel:
-    """What a run saved: an adapter, put onto the base, or a whole model beside it."""
-    # by name too: an adapter/ in which nothing was saved is missed as an adapter, not as a model
+def load_trained(
+    base: LanguageModel, folder: Path, onto: PeftModel | None = None
+) -> PeftModel | PreTrainedModel:
+    """What a run saved: an adapter, put onto the base, or a whole model beside it; onto: as load_adapter."""
+    # by name too: an empty adapter/ reports a missing adapter, not a missing model
     is_adapter = (folder / "adapter_config.json").is_file() or folder.name == "adapter"
-    return load_adapter(base, folder) if is_adapter else load_whole(base, folder)
+    return load_adapter(base, folder, onto) if is_adapter else load_whole(base, folder)
 
 
-def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> PeftModel:
+def load_adapter(base: LanguageModel, folder: Path, onto: PeftModel | None = None) -> PeftModel:
     """Load a saved adapter onto a freshly loaded base, or beside another adapter of it, and switch it on.
 
     onto     what an earlier call returned: where the two are of one kind its weights serve this adapter too
@@ -83,7 +83,7 @@ def load_adapter(base: Base, folder: Path, onto: PeftModel | None = None) -> Pef
         else:
             name, under = "default", base.model
             if onto is not None:  # base.model has other adapters in it
-                under = load_base(base.name, base.model.device).model
+                under = load_base(base.name, base.device).model
             elif not exact:
                 under = copy.deepcopy(base.model)
             model = PeftModel.from_pretrained(under, str(folder), is_trainable=False)
@@ -133,7 +133,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         raise FtError(folder, "whole weights", f"adapter_model.safetensors damaged: {error}", fix) from None
 
 
-def load_whole(base: Base, folder: Path) -> PreTrainedModel:
+def load_whole(base: LanguageModel, folder: Path) -> PreTrainedModel:
     """Load the weights that full or scratch trained, where the base is; that stands beside them, untouched.
 
     raises   FtError where they are missing or damaged
@@ -150,25 +150,8 @@ def load_whole(base: Base, folder: Path) -> PreTrainedModel:
     if type(model) is not type(base.model):
         expected, found = type(base.model).__name__, type(model).__name__
         raise FtError(folder, f"a {expected}, as its base", found, "Was it made for another base?")
-    model.to(base.model.device)  # type: ignore[arg-type]  # transformers types it so
+    model.to(base.device)  # type: ignore[arg-type]  # transformers types it so
     return for_scoring(model)
-
-
-@contextmanager
-def base_side(base: Base) -> Iterator[nn.Module]:
-    """The base as it was before training: every adapter that sits in it is switched off for a while."""
-    layers = [
-        layer
-        for layer in base.model.modules()
-        if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
-    ]
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield base.model
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
 
 
 def save_adapter(
@@ -213,7 +196,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _lora_config(base: Base, plan: Adapter) -> LoraConfig:
+def _lora_config(base: LanguageModel, plan: Adapter) -> LoraConfig:
     return LoraConfig(
         r=plan.rank,
         lora_alpha=plan.alpha,
@@ -229,7 +212,7 @@ def _lora_config(base: Base, plan: Adapter) -> LoraConfig:
     )
 
 
-def _token_rows(base: Base, words: list[str]) -> list[int]:
+def _token_rows(base: LanguageModel, words: list[str]) -> list[int]:
     """The embedding rows of words: of each piece, at the beginning of a text and behind a space.
 
     The vocabulary never grows: a checkpoint with more rows than its base cannot be loaded as a plain adapter
@@ -251,7 +234,7 @@ def _token_rows(base: Base, words: list[str]) -> list[int]:
     return sorted(rows)
 
 
-def _ia3_config(base: Base, plan: Adapter) -> IA3Config:
+def _ia3_config(base: LanguageModel, plan: Adapter) -> IA3Config:
     """Scales on keys, values and the inner feed-forward activations (Liu et al. 2022, arXiv:2205.05638)."""
     if plan.targets != "auto":
         raise FtError("adapter.targets", "auto, with ia3", plan.targets, "ia3 has places of its own.")
@@ -274,7 +257,7 @@ def _ia3_config(base: Base, plan: Adapter) -> IA3Config:
     )
 
 
-def _task(base: Base) -> str | None:
+def _task(base: LanguageModel) -> str | None:
     """PEFT has no task type for masked models; None leaves the model's class as it is (peft issue 1229)."""
     return "CAUSAL_LM" if base.family.objective == "causal" else None
 
@@ -312,7 +295,7 @@ def _refuse_virtual_tokens(config: Any, folder: Path) -> None:
         raise FtError(folder, "an adapter of layers, such as LoRA or IA3", found, "No other can be scored.")
 
 
-def _unfit(folder: Path, base: Base, made_for: str | None, reason: str) -> FtError:
+def _unfit(folder: Path, base: LanguageModel, made_for: str | None, reason: str) -> FtError:
     expected = f"an adapter for {base.name}"
     if made_for in (None, base.name):
         return FtError(folder, expected, reason, "Was it made for another base?")
@@ -329,7 +312,7 @@ def _switches_off_exactly(config: Any) -> bool:
     return is_plain and getattr(config, "init_lora_weights", True) in (True, False, "gaussian")
 
 
-def _trunk_targets(base: Base, choice: str | list[str]) -> list[str]:
+def _trunk_targets(base: LanguageModel, choice: str | list[str]) -> list[str]:
     """The suffixes to adapt. PEFT would take the head, an embedding, a misspelling beside a right name."""
     targets, matrices = base.family.targets(choice), base.family.targets("auto")
     names = [f".{name}" for name, _ in base.model.named_modules()]

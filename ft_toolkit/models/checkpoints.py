@@ -1,18 +1,12 @@
-"""A pretrained checkpoint: from a name to a model in float32, its tokenizer, and what its family says."""
+"""From a checkpoint's name to its language model: loaded in float32, no pickles, no remote code."""
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,62 +14,22 @@ from transformers import (
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils.hub import resolve_revision
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.models.families import Family, SpecialTokens, special_tokens
 from ft_toolkit.models.gguf import load_gguf
-from ft_toolkit.models.inspection import family_for, objective_of
-from ft_toolkit.models.losses import fuse_activations
+from ft_toolkit.models.inspection import objective_of
+from ft_toolkit.models.language_model import LanguageModel, for_scoring, language_model_of
 from ft_toolkit.models.untrusted import refuse_config, refuse_size, weight_files
 from ft_toolkit.network import hub_or_cache, hub_reason
 from ft_toolkit.references import BaseReference, parse_base
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
-_MOVES_NO_SCORE = (
-    "_name_or_path",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "architectures",
-    "use_cache",
-    "id2label",
-    "label2id",
-)
 _SAVE, _AGAIN = "Save the model there with save_pretrained.", "Download or save it again."
 
 
-@dataclass(frozen=True)
-class Base:
-    """A pretrained checkpoint in float32, and what its family says of it."""
-
-    name: str  # as the recipe names it
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    family: Family
-    special: SpecialTokens
-    weights_sha256: str
-    config_sha256: str
-    tokenizer_sha256: str
-
-    @property
-    def sha256s(self) -> dict[str, str]:
-        """What a run records of its base: by these it is known again, under any name."""
-        return {
-            "base": self.weights_sha256,
-            "config": self.config_sha256,
-            "tokenizer": self.tokenizer_sha256,
-        }
-
-    @property
-    def positions(self) -> int:
-        """The longest row, in tokens, that the checkpoint can read; from its config."""
-        return self.family.positions(self.model.config)
-
-
-def load_base(name: str, device: str | torch.device = "cpu") -> Base:
+def load_base(name: str, device: str | torch.device = "cpu") -> LanguageModel:
     """Load a starter, a local folder, a .gguf file or a Hub id; float32, no pickles, never remote code.
 
     raises   FtError for an architecture that is not understood, missing weights, a checkpoint not there
@@ -83,7 +37,7 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
     reference, where = parse_base(name), f"base {name}"
     if reference.kind == "gguf":
         model, tokenizer = load_gguf(Path(reference.place), where, device)
-        return base_of(name, for_scoring(model), tokenizer)
+        return language_model_of(name, for_scoring(model), tokenizer)
     place, revision = reference.place, reference.revision
     with nullcontext() if reference.folder else hub_or_cache() as silence:
         try:
@@ -96,7 +50,7 @@ def load_base(name: str, device: str | torch.device = "cpu") -> Base:
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up where there is no file
         raise FtError(where, "a tokenizer", "one without a vocabulary", "Save it beside the weights.")
     model.to(device)  # type: ignore[arg-type]  # transformers types it so
-    return base_of(name, for_scoring(model), tokenizer)
+    return language_model_of(name, for_scoring(model), tokenizer)
 
 
 def load_model(place: str, revision: str, where: str) -> PreTrainedModel:
@@ -139,80 +93,6 @@ def base_config(name: str) -> PretrainedConfig:
             raise
         except Exception as error:  # likewise
             raise _unreadable(reference, error, silence) from None
-
-
-def base_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Base:
-    """A base from a model in evaluation mode and its tokenizer; the model is left as it is."""
-    where = f"base {name}"
-    family = family_for(model, where)
-    special = special_tokens(family, tokenizer, where)
-    rows = model.config.vocab_size
-    written = {id for id in tokenizer.get_vocab().values() if id not in tokenizer.all_special_ids}
-    highest = max(written | {special.begin or 0, special.end or 0, special.mask or 0})
-    if highest >= rows:  # a grown vocabulary would need new rows, which no adapter holds
-        found = f"token {highest}, {tokenizer.convert_ids_to_tokens(highest)!r}"
-        raise FtError(where, f"a tokenizer of at most {rows} tokens, as the model", found, "Use its own.")
-    return Base(
-        name,
-        model,
-        tokenizer,
-        family,
-        special,
-        hash_weights(model),
-        hash_config(model.config),
-        hash_tokenizer(tokenizer),
-    )
-
-
-def for_scoring(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of our own, frozen, in evaluation mode, its activations as quick as they can be."""
-    fuse_activations(model)
-    model.requires_grad_(False)
-    model.eval()
-    return model
-
-
-def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 of tokenizer.json's content: pieces, merges, normalisation."""
-    return sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-
-
-def hash_config(config: PretrainedConfig) -> str:
-    """sha256 of what a config sets otherwise than its class does: heads, epsilons, activations, sizes.
-
-    Defaults are left out, since another version of transformers has more of them; so is what moves no score.
-    """
-    defaults = type(config).default_config_fields()
-    own = {
-        name: value
-        for name, value in config.to_dict().items()
-        if name not in _MOVES_NO_SCORE and value != defaults.get(name)
-    }
-    written = json.dumps({"model_type": config.model_type} | own, sort_keys=True, default=str)
-    return sha256(written.encode()).hexdigest()
-
-
-def hash_weights(model: nn.Module) -> str:
-    """sha256 over the names and values of all weights: who a base is, wherever it was loaded from.
-
-    Adapters that sit in it do not count: neither their weights nor the names that they give to the base's.
-    """
-    layers = {
-        f"{place}.{part}."
-        for place, layer in model.named_modules()
-        if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
-        for part in (*layer.adapter_layer_names, *layer.other_param_names)
-    }
-    own = {
-        name.replace("token_adapter.", "").replace("base_layer.", ""): tensor
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(tuple(layers))
-    }
-    digest = sha256()
-    for name, tensor in sorted(own.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _config(place: str, revision: str, where: str) -> PretrainedConfig:

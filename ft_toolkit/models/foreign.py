@@ -12,13 +12,13 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.adapters import load_adapter
-from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.inspection import PROBE_TOKENS, TOLERANCE
-from ft_toolkit.models.losses import NO_TARGET, TokenLosses
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.references import parse_base
 
 
-def load_foreign(base: Base, folder: Path) -> PeftModel:
+def load_foreign(base: LanguageModel, folder: Path) -> PeftModel:
     """Load anybody's adapter onto a base, and prove on a few tokens that nothing of it is left out.
 
     raises   FtError for what is no adapter of layers, does not fit the base, or is computed otherwise by PEFT
@@ -32,7 +32,7 @@ def load_foreign(base: Base, folder: Path) -> PeftModel:
     return model
 
 
-def other_name(base: Base, model: PeftModel) -> str | None:
+def other_name(base: LanguageModel, model: PeftModel) -> str | None:
     """The base that an adapter's config names, unless it is this one's name; a base may have several."""
     named = str(model.peft_config["default"].base_model_name_or_path or "")
     reference = parse_base(base.name)
@@ -43,26 +43,26 @@ def other_name(base: Base, model: PeftModel) -> str | None:
     return named if named and not is_same else None
 
 
-def _gap_nats(model: PeftModel, base: Base) -> float:
+def _gap_nats(model: PeftModel, base: LanguageModel) -> float:
     """The largest difference of a token's loss between ours and that of the model's own logits.
 
     inf where the model cannot be run as we run it
     """
     draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(4, base.model.config.vocab_size, (2, PROBE_TOKENS), generator=draw).to(model.device)
+    ids = torch.randint(4, base.config.vocab_size, (2, PROBE_TOKENS), generator=draw).to(model.device)
     targets = ids.roll(1, dims=1)
     targets[:, ::3] = NO_TARGET  # a masked model's last layer then sees a part of its rows
     try:
         with torch.inference_mode():
             logits = model(input_ids=ids).logits.float()
             own = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-            ours = TokenLosses(model, base.family)(ids, targets)
+            ours = TokenScorer(model, base.family)(ids, targets)
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):  # however a foreign layer fails
         return float("inf")
     return float((own[targets.flatten() != NO_TARGET] - ours).abs().max())
 
 
-def _outside(model: PeftModel, base: Base) -> str:
+def _outside(model: PeftModel, base: LanguageModel) -> str:
     """The first layer of an adapter that is not in the trunk: most likely it is this one."""
     names = [
         name

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.families import FAMILIES, Activation, Family, Objective, family_of
-from ft_toolkit.models.losses import NO_TARGET, TokenLosses
+from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 
 PROBE_TOKENS = 12
 TOLERANCE = 1e-4  # nats, and relative: sums in another order, nothing more
@@ -139,7 +139,7 @@ def _agrees(model: PreTrainedModel, family: Family) -> bool:
     ids = torch.randint(4, model.config.vocab_size, (2, PROBE_TOKENS), generator=draw).to(model.device)
     half = PROBE_TOKENS // 2
     targets = ids.roll(1, dims=1)
-    losses = TokenLosses(model, family)
+    losses = TokenScorer(model, family)
     try:
         with torch.inference_mode():
             own = F.cross_entropy(

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ft_toolkit.models.checkpoints import Base, for_scoring
+from ft_toolkit.models.language_model import LanguageModel, for_scoring
 
 SINUSOIDAL_SCALE = 0.05  # of fresh position tables: docs/log.md
 
 
-def fresh_model(base: Base) -> PreTrainedModel:
+def fresh_model(base: LanguageModel) -> PreTrainedModel:
     """The base's architecture with weights that have learnt nothing.
 
     A learned position table starts as sinusoids (Vaswani et al. 2017, section 3.5): from random rows a small
     masked model does not leave the unigram level for millions of tokens (docs/log.md).
     """
-    model: PreTrainedModel = type(base.model)(copy.deepcopy(base.model.config))
+    kind: Any = type(base.model)
+    model: PreTrainedModel = kind(copy.deepcopy(base.config))
     if base.family.position_table is not None:
         table = model.get_parameter(f"{base.family.trunk}.{base.family.position_table}.weight")
         with torch.no_grad():

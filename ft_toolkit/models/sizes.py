@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.adapters import attach_adapter, trainable
-from ft_toolkit.models.checkpoints import Base
 from ft_toolkit.models.families import FAMILIES, SpecialTokens, family_of
+from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.untrusted import refuse_config
 from ft_toolkit.recipe import Adapter
 
@@ -96,7 +96,7 @@ def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
             # pissa has lora's shapes, and its start is a decomposition of weights that are not here
             method = "lora" if plan.method == "pissa" else plan.method
             # counting needs neither tokenizer nor hashes
-            base = Base("plan", model, None, family, SpecialTokens(None, None, None), "", "", "")  # type: ignore[arg-type]
+            base = LanguageModel("plan", model, None, family, SpecialTokens(None, None, None), "", "", "")  # type: ignore[arg-type]
             model.requires_grad_(False)
             adapted = attach_adapter(base, plan.model_copy(update={"method": method, "tokens": []}), seed=0)
             trained = sum(parameter.numel() for parameter in trainable(adapted).values())

@@ -19,14 +19,12 @@ from typing import Literal
 import numpy as np
 import psutil
 import torch
-from peft import PeftModel
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
 
 from ft_toolkit.errors import NumbersGoneWrong, told_when_stopped
 from ft_toolkit.models.adapters import set_dropout, trainable
-from ft_toolkit.models.checkpoints import Base
-from ft_toolkit.models.losses import NO_TARGET, SummedLoss, TokenLosses
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.recipe import Training
 from ft_toolkit.runtime import signals_noted
 from ft_toolkit.session import Session
@@ -66,15 +64,13 @@ class Outcome:
 class TrainingJob:
     """What is trained, on what, and how.
 
-    model     an adapter's model or one whose weights are all trainable, from adapters.attach_adapter
-    reader    whose tokenizer made the rows, and whose family says how they are read
-    rows      training rows from blocks.pack; masked ones are hidden afresh each epoch
+    model     the tuned side of a pair: its tokenizer made the rows, and its trainable weights are trained
+    rows      training rows from blocks.pack; masked ones are masked afresh each epoch
     optimizers  from optimizers.make_optimizers, for this model
     validate  nats a token of the validation part, in float32, called VALIDATIONS times
     """
 
-    model: PeftModel | PreTrainedModel
-    reader: Base
+    model: LanguageModel
     rows: Sequence[Row]
     plan: Training
     optimizers: list[Optimizer]
@@ -107,7 +103,7 @@ def train(job: TrainingJob, session: Session, journal: Journal | None = None) ->
         training.begin()
         stopped_by = training.run()
     finally:
-        set_dropout(job.model, active=False)
+        set_dropout(job.model.model, active=False)
         session.accelerator.free_memory()
     return training.end(stopped_by)
 
@@ -117,15 +113,15 @@ class _Training:
 
     def __init__(self, job: TrainingJob, session: Session, journal: Journal) -> None:
         self.job, self.session, self.journal = job, session, journal
-        self.accelerator, self.plan, self.family = session.accelerator, job.plan, job.reader.family
-        self.learned = Learned(trainable(job.model), job.optimizers)
-        losses = TokenLosses(job.model, self.family)
-        self.prepared, *self.optimizers = self.accelerator.prepare(SummedLoss(losses), *job.optimizers)
+        self.accelerator, self.plan, self.family = session.accelerator, job.plan, job.model.family
+        self.learned = Learned(trainable(job.model.model), job.optimizers)
+        scorer = TokenScorer(job.model.model, self.family)
+        self.prepared, *self.optimizers = self.accelerator.prepare(SummedLoss(scorer), *job.optimizers)
         steps_per_epoch = len(batches(job.rows, self.plan, self.family.packs, epoch=0))
         self.steps = self.plan.steps or self.plan.epochs * steps_per_epoch
         self.validate_every = max(1, math.ceil(self.steps / VALIDATIONS))
-        special_ids = job.reader.tokenizer.all_special_ids
-        words = np.arange(job.reader.model.config.vocab_size, dtype=np.int32)
+        special_ids = job.model.tokenizer.all_special_ids
+        words = np.arange(job.model.config.vocab_size, dtype=np.int32)
         self.plain_ids = np.setdiff1d(words, special_ids)
         self.state = TrainingState()
         self.seconds_before, self.started = 0.0, time.monotonic()
@@ -147,7 +143,7 @@ class _Training:
             with told_when_stopped("before the first step; nothing was trained"):
                 self.state.base_nats = self.job.validate()
             self.state.seconds_before_steps = self.seconds
-        set_dropout(self.job.model, active=True)
+        set_dropout(self.job.model.model, active=True)
 
     def run(self) -> StopReason:
         """Step after step until something ends it."""
@@ -249,7 +245,7 @@ class _Training:
         return line if is_finite else line | {"skipped": True}
 
     def _masked(self, row: Row, epoch: int) -> Row:
-        mask_id = self.job.reader.special.mask or 0
+        mask_id = self.job.model.special.mask or 0
         return mask(row, self.plan.seed, epoch, mask_id, self.plain_ids, self.plan.mask_fraction)
 
     def _accumulate(self, batch: Sequence[Row], count: int, is_stopped: Callable[[], bool]) -> float | None:
@@ -286,9 +282,9 @@ class _Training:
     def _validate(self) -> float:
         """Score the validation part with dropout off, and keep the weights where they are the best so far."""
         state = self.state
-        set_dropout(self.job.model, active=False)
+        set_dropout(self.job.model.model, active=False)
         found = self.job.validate()
-        set_dropout(self.job.model, active=True)
+        set_dropout(self.job.model.model, active=True)
         state.without_gain += 1
         if found < state.best_nats:
             state.best_nats, state.best_step, state.without_gain = found, state.step, 0

@@ -17,8 +17,9 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging.causal import Cut, page, rolling, score_documents, score_stream, sliding
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import TokenNll
-from ft_toolkit.models.checkpoints import Base, load_base
-from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.token_nll import TokenScorer
 from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document
 
@@ -31,13 +32,13 @@ def nats(*arguments: Any, **how: Any) -> list[TokenNll]:
 
 
 @pytest.fixture(scope="module")
-def base(checkpoints: dict[str, Path]) -> Base:
+def base(checkpoints: dict[str, Path]) -> LanguageModel:
     return load_base(str(checkpoints["gpt2"]))
 
 
 @pytest.fixture(scope="module")
-def losses(base: Base) -> TokenLosses:
-    return TokenLosses(base.model, base.family)
+def losses(base: LanguageModel) -> TokenScorer:
+    return TokenScorer(base.model, base.family)
 
 
 def document(tokens: int, seed: int = 0) -> Encoded:
@@ -50,7 +51,7 @@ def document(tokens: int, seed: int = 0) -> Encoded:
     )
 
 
-def maximal_context(base: Base, ids: np.ndarray, window: int) -> np.ndarray:
+def maximal_context(base: LanguageModel, ids: np.ndarray, window: int) -> np.ndarray:
     """One token at a time, with as much before it as a window holds."""
     stream = [BEGIN, *ids.tolist()]
     found = []
@@ -72,7 +73,7 @@ def maximal_context(base: Base, ids: np.ndarray, window: int) -> np.ndarray:
 @example([7, 8, 9, 16], 8, 8, 4096)  # windows that only touch
 @settings(derandomize=True, deadline=None, max_examples=30)
 def test_every_token_is_scored_exactly_once_for_any_window_and_stride(
-    losses: TokenLosses, sizes: list[int], window: int, stride: int, batch_tokens: int
+    losses: TokenScorer, sizes: list[int], window: int, stride: int, batch_tokens: int
 ) -> None:
     documents = [document(size, seed) for seed, size in enumerate(sizes)]
     scored: list[int] = []
@@ -115,7 +116,7 @@ def test_windows_of_one_long_text_score_no_token_twice_and_miss_none_but_where_t
 
 
 @pytest.mark.parametrize("tokens", [1, 30, POSITIONS - 1, POSITIONS])
-def test_a_document_that_fits_a_window_does_not_know_the_stride(losses: TokenLosses, tokens: int) -> None:
+def test_a_document_that_fits_a_window_does_not_know_the_stride(losses: TokenScorer, tokens: int) -> None:
     found = [
         nats(losses, [document(tokens)], BEGIN, sliding(POSITIONS, stride))[0]
         for stride in (1, 17, 32, POSITIONS)
@@ -123,14 +124,14 @@ def test_a_document_that_fits_a_window_does_not_know_the_stride(losses: TokenLos
     assert all(np.array_equal(part, found[0]) for part in found[1:])
 
 
-def test_a_longer_document_does_know_the_stride(losses: TokenLosses) -> None:
+def test_a_longer_document_does_know_the_stride(losses: TokenScorer) -> None:
     found = [nats(losses, [document(150)], BEGIN, sliding(POSITIONS, stride))[0] for stride in (16, 64)]
     assert np.array_equal(found[0][:POSITIONS], found[1][:POSITIONS])
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 4096])
-def test_neighbours_and_order_do_not_move_a_document(losses: TokenLosses, batch_tokens: int) -> None:
+def test_neighbours_and_order_do_not_move_a_document(losses: TokenScorer, batch_tokens: int) -> None:
     documents = [document(size, seed) for seed, size in enumerate([3, 150, 64, 1, 40, 65, 40])]
     alone = [nats(losses, [one], BEGIN, sliding(POSITIONS, 32))[0] for one in documents]
     together = nats(losses, documents, BEGIN, sliding(POSITIONS, 32), batch_tokens=batch_tokens)
@@ -142,7 +143,7 @@ def test_neighbours_and_order_do_not_move_a_document(losses: TokenLosses, batch_
 
 @pytest.mark.parametrize(("window", "tokens"), [(8, 30), (1, 5), (POSITIONS, 80)])
 def test_stride_one_gives_every_token_all_the_context_that_fits(
-    base: Base, losses: TokenLosses, window: int, tokens: int
+    base: LanguageModel, losses: TokenScorer, window: int, tokens: int
 ) -> None:
     one = document(tokens)
     found = nats(losses, [one], BEGIN, sliding(window, 1))[0]
@@ -150,7 +151,7 @@ def test_stride_one_gives_every_token_all_the_context_that_fits(
 
 
 def test_windows_that_only_touch_begin_each_with_one_token_of_context(
-    base: Base, losses: TokenLosses
+    base: LanguageModel, losses: TokenScorer
 ) -> None:
     one = document(20)
     found = nats(losses, [one], BEGIN, sliding(10, 10))[0]
@@ -166,19 +167,21 @@ def document_of(ids: np.ndarray) -> Encoded:
     )
 
 
-def test_the_default_is_the_whole_window_and_half_of_it_as_stride(base: Base, losses: TokenLosses) -> None:
+def test_the_default_is_the_whole_window_and_half_of_it_as_stride(
+    base: LanguageModel, losses: TokenScorer
+) -> None:
     protocol = choose_protocol(base)
     assert (protocol.name, protocol.metric) == ("document", "perplexity")
     assert (protocol.window_tokens, protocol.stride_tokens) == (POSITIONS, POSITIONS // 2)
     one = document(150)
     assert np.array_equal(
-        score(losses, [one], base, protocol)[0],
+        score(base, [one], protocol)[0],
         nats(losses, [one], BEGIN, sliding(POSITIONS, 32))[0],
     )
 
 
 def test_without_a_token_that_begins_a_text_the_first_one_is_context_and_not_scored(
-    losses: TokenLosses,
+    losses: TokenScorer,
 ) -> None:
     one = document(100)
     found = nats(losses, [one], None, sliding(POSITIONS, 32))[0]
@@ -196,14 +199,14 @@ def test_rolling_windows_are_full_and_score_each_token_once(tokens: int, window:
     assert all(w.start <= w.first_scored for w in windows)
 
 
-def test_rolling_is_document_for_a_text_that_fits(base: Base, losses: TokenLosses) -> None:
+def test_rolling_is_document_for_a_text_that_fits(base: LanguageModel, losses: TokenScorer) -> None:
     one = [document(50)]
     names = ("document", "rolling")
-    found = [score(losses, one, base, choose_protocol(base, name))[0] for name in names]
+    found = [score(base, one, choose_protocol(base, name))[0] for name in names]
     assert np.array_equal(*found)
 
 
-def hugging_face_page(base: Base, stream: np.ndarray, window: int, stride: int) -> float:
+def hugging_face_page(base: LanguageModel, stream: np.ndarray, window: int, stride: int) -> float:
     """The loop of the page, on its own terms: a window's labels, all but the new ones hidden."""
     total, before = 0.0, 0
     for begin in range(0, len(stream), stride):
@@ -222,7 +225,7 @@ def hugging_face_page(base: Base, stream: np.ndarray, window: int, stride: int) 
 
 @pytest.mark.parametrize(("window", "stride"), [(POSITIONS, 32), (POSITIONS, POSITIONS), (20, 7)])
 def test_concatenated_is_what_the_hugging_face_page_computes(
-    base: Base, losses: TokenLosses, window: int, stride: int
+    base: LanguageModel, losses: TokenScorer, window: int, stride: int
 ) -> None:
     documents = [document(size, seed) for seed, size in enumerate([30, 100, 7, 55])]
     found = [each.nats for each in score_stream(losses, documents, window, stride)]
@@ -243,6 +246,8 @@ def test_concatenated_is_what_the_hugging_face_page_computes(
         ({"name": "rolling", "stride": 3}, "overlapping windows"),
     ],
 )
-def test_a_protocol_that_does_not_fit_is_refused(base: Base, how: dict[str, Any], wanted: str) -> None:
+def test_a_protocol_that_does_not_fit_is_refused(
+    base: LanguageModel, how: dict[str, Any], wanted: str
+) -> None:
     with pytest.raises(FtError, match=wanted):
         choose_protocol(base, **how)

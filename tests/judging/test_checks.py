@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import document_totals
-from ft_toolkit.models.checkpoints import Base, load_base
-from ft_toolkit.models.losses import SummedLoss, TokenLosses
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
 from ft_toolkit.text.blocks import Encoded, collate, encode, pack
 from ft_toolkit.text.corpus import Document
 
@@ -31,16 +32,16 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module", params=["gpt2", "bert"])
-def base(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Base:
+def base(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> LanguageModel:
     return load_base(str(checkpoints[request.param]))
 
 
 @pytest.fixture(scope="module")
-def starter() -> Base:
+def starter() -> LanguageModel:
     return load_base("starter/gpt2")
 
 
-def evaluates_perplexities(base: Base, texts: list[str]) -> list[float]:
+def evaluates_perplexities(base: LanguageModel, texts: list[str]) -> list[float]:
     """What evaluate 0.4's `perplexity` measurement computes, in its own way, written again.
 
     Source: github.com/huggingface/evaluate, measurements/perplexity, its documented steps. All texts are
@@ -60,9 +61,9 @@ def evaluates_perplexities(base: Base, texts: list[str]) -> list[float]:
     return [float(x) for x in torch.exp((nll * seen[:, 1:]).sum(1) / seen[:, 1:].sum(1))]
 
 
-def test_each_texts_perplexity_is_the_one_that_evaluate_reports(starter: Base) -> None:
+def test_each_texts_perplexity_is_the_one_that_evaluate_reports(starter: LanguageModel) -> None:
     documents = encode([Document("t", row, text) for row, text in enumerate(TEXTS)], starter.tokenizer)
-    scores = score(TokenLosses(starter.model, starter.family), documents, starter, choose_protocol(starter))
+    scores = score(starter, documents, choose_protocol(starter))
     ours = [document_totals(d, nll).perplexity for d, nll in zip(documents, scores, strict=True)]
     assert ours == pytest.approx(evaluates_perplexities(starter, TEXTS), rel=1e-5)
 
@@ -78,18 +79,17 @@ CAUSAL, MASKED = ("document", "rolling"), ("word-l2r", "pll", "covering")
 @given(data=st.data(), texts=st.lists(UNICODE, min_size=1, max_size=4), window=st.integers(3, 64))
 @settings(derandomize=True, max_examples=40, deadline=None)
 def test_any_text_is_scored_whole_whatever_protocol_window_stride_batch_or_padding_side(
-    base: Base, data: st.DataObject, texts: list[str], window: int
+    base: LanguageModel, data: st.DataObject, texts: list[str], window: int
 ) -> None:
     name = data.draw(st.sampled_from(CAUSAL if base.family.objective == "causal" else MASKED))
     stride = data.draw(st.integers(1, window)) if name == "document" else None
     protocol = choose_protocol(base, name, window, stride)
-    losses = TokenLosses(base.model, base.family)
 
     def scored(padding_side: str, batch_tokens: int) -> list[tuple[Encoded, np.ndarray]]:
         base.tokenizer.padding_side = padding_side
         documents = encode([Document("t", row, text) for row, text in enumerate(texts)], base.tokenizer)
         with batches_of(batch_tokens):
-            found = score(losses, documents, base, protocol)
+            found = score(base, documents, protocol)
         return list(zip(documents, found, strict=True))
 
     sides = data.draw(st.permutations(["left", "right"]))
@@ -108,13 +108,13 @@ TEMPLATE = "The number of the file is {} {} {}."
 PLANTED, CONTROLS = (4, 7, 1), 30
 
 
-def exposures(base: Base, codes: list[tuple[int, ...]]) -> list[float]:
+def exposures(base: LanguageModel, codes: list[tuple[int, ...]]) -> list[float]:
     """log2 |R| - log2 rank among all three-digit codes, in bits (Carlini et al. 2019, arXiv:1802.08232)."""
     documents = encode(
         [Document("codes", row, TEMPLATE.format(*code)) for row, code in enumerate(EVERYTHING)],
         base.tokenizer,
     )
-    scores = score(TokenLosses(base.model, base.family), documents, base, choose_protocol(base))
+    scores = score(base, documents, choose_protocol(base))
     nats = dict(zip(EVERYTHING, (float(nll.sum()) for nll in scores), strict=True))
     return [
         math.log2(len(EVERYTHING)) - math.log2(sum(other <= nats[code] for other in nats.values()))
@@ -122,14 +122,16 @@ def exposures(base: Base, codes: list[tuple[int, ...]]) -> list[float]:
     ]
 
 
-def test_a_planted_canary_is_fully_exposed_and_codes_that_were_not_planted_are_not(starter: Base) -> None:
+def test_a_planted_canary_is_fully_exposed_and_codes_that_were_not_planted_are_not(
+    starter: LanguageModel,
+) -> None:
     (before,) = exposures(starter, [PLANTED])
     assert before < math.log2(1000)  # so that it is the planting that exposes it
     base = load_base("starter/gpt2")
     base.model.requires_grad_(True)
     planted = encode([Document("notes", 0, TEMPLATE.format(*PLANTED))], base.tokenizer)
     (row,) = pack(planted, "causal", base.special.begin, base.special.end, 64)
-    batch, summed = collate([row], "causal"), SummedLoss(TokenLosses(base.model, base.family))
+    batch, summed = collate([row], "causal"), SummedLoss(TokenScorer(base.model, base.family))
     optimizer = torch.optim.AdamW(base.model.parameters(), lr=1e-3, weight_decay=0.0)
     for _ in range(15):
         nats, _ = summed(batch.input_ids, batch.targets, batch.attention_mask, batch.position_ids)

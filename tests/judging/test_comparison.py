@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import FAMILY_NAMES
 from peft import PeftModel
+from sessions import quiet_session
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.comparison import Comparison, compare
@@ -20,8 +21,9 @@ from ft_toolkit.judging.scoring import Scorer, Text, score_both, score_parts, so
 from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.adapters import attach_adapter, trainable
-from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
-from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel, hash_weights
+from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Recipe
 from ft_toolkit.text.blocks import encode
@@ -37,9 +39,9 @@ HEADING = "Ingredients for four people\n"
 class Pair:
     """A base with an adapter that does something, and the same base by itself."""
 
-    base: Base
+    base: LanguageModel
     model: PeftModel
-    bare: Base
+    bare: LanguageModel
 
     def both(
         self, documents: list[Document], kind: str = "held-out", repeated: frozenset[str] = frozenset()
@@ -47,7 +49,8 @@ class Pair:
         return score_both(self.scorer(), Text("texts", kind, documents, repeated))  # type: ignore[arg-type]
 
     def scorer(self, protocol: Protocol | None = None, screen: Screen = QUIET) -> Scorer:
-        return Scorer(self.model, self.base, protocol or choose_protocol(self.base), screen)
+        pair = ModelPair(self.base, self.base.with_model(self.model))
+        return Scorer(pair, protocol or choose_protocol(self.base), quiet_session(screen=screen))
 
     def compared(self, *scored: CorpusScores) -> Comparison:
         return compare(TokenScores(self.scorer().subject("run"), scored))
@@ -82,7 +85,7 @@ def test_the_base_side_is_bitwise_the_bare_base(
     pair = pair_of(name)
     encoded = encode(documents[:6], pair.base.tokenizer)
     bare = pair.bare
-    alone = score(TokenLosses(bare.model, bare.family), encoded, bare, choose_protocol(bare))
+    alone = score(bare, encoded, choose_protocol(bare))
     found = pair.both(documents[:6])
     assert found.base == [document_totals(d, nll) for d, nll in zip(encoded, alone, strict=True)]
     assert all(a.nll_nats != b.nll_nats for a, b in zip(found.adapter, found.base, strict=True))
@@ -137,10 +140,9 @@ def test_outside_repeated_lines_counts_only_tokens_of_lines_that_one_document_ha
     heading = len(pair.base.tokenizer.encode(HEADING, add_special_tokens=False))
     assert heading > 3
     protocol = choose_protocol(pair.base)
-    losses = TokenLosses(pair.model, pair.base.family)
-    adapter = score(losses, encoded, pair.base, protocol)
+    adapter = score(pair.base.with_model(pair.model), encoded, protocol)
     with pair.model.disable_adapter():
-        base = score(losses, encoded, pair.base, protocol)
+        base = score(pair.base, encoded, protocol)
     change = [a[heading:].sum() - b[heading:].sum() for a, b in zip(adapter, base, strict=True)]
     tokens = [len(a) - heading for a in adapter]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sessions import quiet_session
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ft_toolkit.judging.comparison import compare
@@ -17,19 +18,22 @@ from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.models.adapters import attach_adapter
 from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter
 from ft_toolkit.text.corpus import Document, read_source
 
-QUIET = Screen(quiet=True)
 
-
-class Kept:
-    """A store that remembers what it said."""
+class Kept(Screen):
+    """A score cache, and a screen that remembers what was said of it."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(quiet=True)
         self.said: list[str] = []
-        self.store = Store(folder / "scores.sqlite", self.said.append)
+        self.score_cache = folder / "scores.sqlite"
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
 
 
 @pytest.fixture
@@ -43,12 +47,14 @@ def documents(small_corpus: Path) -> list[Document]:
 
 
 def scored(
-    place: Path, protocol: str, documents: list[Document], store: Store | None, **how: Any
+    place: Path, protocol: str, documents: list[Document], kept: Kept | None, **how: Any
 ) -> tuple[Scorer, CorpusScores]:
     """Base and an adapter that changes nothing: B = 0."""
     base = load_base(str(place))
     model = attach_adapter(base, Adapter(), seed=0)
-    scorer = Scorer(model, base, choose_protocol(base, protocol, **how), QUIET, store)
+    pair = ModelPair(base, base.with_model(model))
+    session = quiet_session(kept.score_cache, kept) if kept else quiet_session()
+    scorer = Scorer(pair, choose_protocol(base, protocol, **how), session)
     return scorer, score_both(scorer, Text("texts", "other", documents))
 
 
@@ -67,7 +73,7 @@ def test_an_adapter_that_changes_nothing_is_no_difference_after_a_file_was_added
         "moved": [*documents[5:10], *documents[:5]],
     }
     for order, some in orders.items():
-        scorer, found = scored(place, protocol, some, kept.store)
+        scorer, found = scored(place, protocol, some, kept)
         difference = compare(TokenScores(scorer.subject("run"), [found])).corpora[0].difference
         assert (difference.nats_per_token, difference.low, difference.high) == (0.0, 0.0, 0.0), order
         assert found.base == scored(place, protocol, some, None)[1].base, order
@@ -95,8 +101,8 @@ def test_a_base_of_the_same_weights_and_another_config_shares_no_scores(
 ) -> None:
     place = checkpoints[family]
     other = changed(place, tmp_path / "other", **config)
-    first = scored(place, "document", documents, kept.store)[1].base
-    second = scored(other, "document", documents, kept.store)[1].base
+    first = scored(place, "document", documents, kept)[1].base
+    second = scored(other, "document", documents, kept)[1].base
     assert second == scored(other, "document", documents, None)[1].base
     assert abs(sum(t.nll_nats for t in first) - sum(t.nll_nats for t in second)) > 1
     assert kept.said == []
@@ -109,9 +115,9 @@ def test_the_first_token_that_a_text_is_read_after_is_part_of_the_key(
     shutil.copytree(checkpoints["gpt2"], other)
     written = (other / "tokenizer_config.json").read_text()
     (other / "tokenizer_config.json").write_text(written.replace('"<|endoftext|>"', '"!"'))
-    scored(checkpoints["gpt2"], "document", documents, kept.store)
-    scorer, found = scored(other, "document", documents, kept.store)
-    base = scorer.base
+    scored(checkpoints["gpt2"], "document", documents, kept)
+    scorer, found = scored(other, "document", documents, kept)
+    base = scorer.pair.base
     assert base.special.begin == base.tokenizer.convert_tokens_to_ids("!")
     assert found.base == scored(other, "document", documents, None)[1].base
     assert kept.said == []
@@ -122,13 +128,13 @@ def test_a_sample_of_a_masked_model_is_really_compared_when_it_is_read_again(
 ) -> None:
     monkeypatch.setattr("ft_toolkit.judging.protocols.EXACT_TOKENS", 150)  # of some 400: the rest is NaN
     place = checkpoints["bert"]
-    before = scored(place, "word-l2r", documents, kept.store)[1]
+    before = scored(place, "word-l2r", documents, kept)[1]
     assert before.scored_fraction < 0.5
-    again = scored(place, "word-l2r", documents, kept.store)[1]
+    again = scored(place, "word-l2r", documents, kept)[1]
     assert kept.said == []
     assert again.base == before.base
-    spoil(kept.store)
-    mended = scored(place, "word-l2r", documents, kept.store)[1]
+    spoil(Store(kept.score_cache))
+    mended = scored(place, "word-l2r", documents, kept)[1]
     assert "stale" in kept.said[0]
     assert mended.base == before.base
 

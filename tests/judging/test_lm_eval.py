@@ -6,7 +6,6 @@ import pytest
 
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.shipped import corpus
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document, read_source
@@ -34,7 +33,7 @@ def test_rolling_costs_what_lm_eval_says_over_one_window_and_over_many() -> None
     assert (len(sizes), min(sizes)) == (17, 1)
     assert {base.positions, 2 * base.positions} <= set(sizes)  # exactly full windows
     assert max(sizes) > 2 * base.positions  # several windows
-    ours = score(TokenLosses(base.model, base.family), documents, base, choose_protocol(base, "rolling"))
+    ours = score(base, documents, choose_protocol(base, "rolling"))
 
     judge = huggingface.HFLM(pretrained=base.model, tokenizer=base.tokenizer, batch_size=1)
     assert (judge.max_length, judge.prefix_token_id) == (base.positions, base.special.begin)

@@ -18,9 +18,10 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging.masked import covering, in_windows, one_at_a_time, score_documents
 from ft_toolkit.judging.protocols import EXACT_TOKENS, choose_protocol, sampled_fraction, score
 from ft_toolkit.judging.totals import TokenNll
-from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import SpecialTokens
-from ft_toolkit.models.losses import NO_TARGET, TokenLosses
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document
 
@@ -33,7 +34,7 @@ def nats(*arguments: Any, **how: Any) -> list[TokenNll]:
     return [scored.nats for scored in score_documents(*arguments, **how)]
 
 
-class Watched(TokenLosses):
+class Watched(TokenScorer):
     """The real thing, which also keeps each row that it was asked: (ids without padding, targets)."""
 
     def nll_and_top1(
@@ -50,7 +51,7 @@ class Watched(TokenLosses):
 
 
 @pytest.fixture(scope="module")
-def bases(checkpoints: dict[str, Path]) -> dict[str, Base]:
+def bases(checkpoints: dict[str, Path]) -> dict[str, LanguageModel]:
     return {name: load_base(str(checkpoints[name])) for name in NAMES}
 
 
@@ -65,13 +66,13 @@ def document(tokens: int, seed: int = 0) -> Encoded:
 
 
 def scores(
-    base: Base, documents: list[Encoded], groups: int = 7, seed: int = 0, **how: int
+    base: LanguageModel, documents: list[Encoded], groups: int = 7, seed: int = 0, **how: int
 ) -> list[TokenNll]:
-    losses = TokenLosses(base.model, base.family)
+    losses = TokenScorer(base.model, base.family)
     return nats(losses, documents, base.special, in_windows(base.positions, covering(groups, seed)), **how)
 
 
-def one_mask_at_a_time(base: Base, one: Encoded) -> np.ndarray:
+def one_mask_at_a_time(base: LanguageModel, one: Encoded) -> np.ndarray:
     special = base.special
     row = torch.tensor([special.begin, *one.ids.tolist(), special.end])
     found = []
@@ -91,12 +92,12 @@ def one_mask_at_a_time(base: Base, one: Encoded) -> np.ndarray:
 )
 @settings(derandomize=True, deadline=None, max_examples=20)
 def test_every_token_is_scored_exactly_once(
-    bases: dict[str, Base], sizes: list[int], groups: int, seed: int
+    bases: dict[str, LanguageModel], sizes: list[int], groups: int, seed: int
 ) -> None:
     documents = [document(size, row) for row, size in enumerate(sizes)]
     scored: list[int] = []
     base = bases["bert"]
-    losses = TokenLosses(base.model, base.family)
+    losses = TokenScorer(base.model, base.family)
     nll = nats(
         losses,
         documents,
@@ -110,7 +111,9 @@ def test_every_token_is_scored_exactly_once(
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 7, 40, WINDOW, WINDOW + 1, 200])
-def test_each_position_is_hidden_once_and_all_others_are_shown(bases: dict[str, Base], tokens: int) -> None:
+def test_each_position_is_hidden_once_and_all_others_are_shown(
+    bases: dict[str, LanguageModel], tokens: int
+) -> None:
     base, one = bases["bert"], document(tokens)  # its ids are all different
     watched = Watched(base.model, base.family)
     nats(watched, [one], base.special, in_windows(base.positions, covering(7, 0)))
@@ -127,7 +130,7 @@ def test_each_position_is_hidden_once_and_all_others_are_shown(bases: dict[str, 
     assert sorted(asked) == sorted(one.ids.tolist())
 
 
-def windows_of(base: Base, tokens: int) -> list[int]:
+def windows_of(base: LanguageModel, tokens: int) -> list[int]:
     watched = Watched(base.model, base.family)
     nats(watched, [document(tokens)], base.special, in_windows(base.positions, covering(1, 0)))
     return sorted(len(ids) - 2 for ids, _ in watched.rows)
@@ -138,14 +141,14 @@ def windows_of(base: Base, tokens: int) -> list[int]:
     [(1, [1]), (WINDOW, [62]), (WINDOW + 1, [31, 32]), (130, [43, 43, 44]), (3 * WINDOW, [62, 62, 62])],
 )
 def test_a_long_document_is_read_in_windows_of_nearly_equal_size(
-    bases: dict[str, Base], tokens: int, windows: list[int]
+    bases: dict[str, LanguageModel], tokens: int, windows: list[int]
 ) -> None:
     assert windows_of(bases["bert"], tokens) == windows
 
 
 @pytest.mark.parametrize("tokens", range(61, 700, 71))
 def test_windows_never_exceed_the_positions_and_differ_by_one_at_most(
-    bases: dict[str, Base], tokens: int
+    bases: dict[str, LanguageModel], tokens: int
 ) -> None:
     found = windows_of(bases["bert"], tokens)
     assert sum(found) == tokens
@@ -156,7 +159,7 @@ def test_windows_never_exceed_the_positions_and_differ_by_one_at_most(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_scores_and_another_gives_others(
-    bases: dict[str, Base], name: str
+    bases: dict[str, LanguageModel], name: str
 ) -> None:
     documents = [document(100, 1), document(30, 2)]
     first, again, other = (scores(bases[name], documents, seed=seed) for seed in (3, 3, 4))
@@ -164,7 +167,9 @@ def test_the_same_seed_gives_the_same_scores_and_another_gives_others(
     assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(first, other, strict=True))
 
 
-def test_the_groups_of_a_document_depend_on_its_text_and_not_on_its_place(bases: dict[str, Base]) -> None:
+def test_the_groups_of_a_document_depend_on_its_text_and_not_on_its_place(
+    bases: dict[str, LanguageModel],
+) -> None:
     base = bases["bert"]
     moved = Encoded(
         Document("elsewhere.txt", 99, document(40).document.text),
@@ -178,14 +183,16 @@ def test_the_groups_of_a_document_depend_on_its_text_and_not_on_its_place(bases:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("groups", [40, 41, 1000])
 def test_as_many_groups_as_tokens_is_one_mask_at_a_time(
-    bases: dict[str, Base], name: str, groups: int
+    bases: dict[str, LanguageModel], name: str, groups: int
 ) -> None:
     one = document(40)
     found = scores(bases[name], [one], groups=groups)[0]
     np.testing.assert_allclose(found, one_mask_at_a_time(bases[name], one), atol=1e-5, rtol=0)
 
 
-def test_hiding_a_seventh_is_another_quantity_than_one_mask_at_a_time(bases: dict[str, Base]) -> None:
+def test_hiding_a_seventh_is_another_quantity_than_one_mask_at_a_time(
+    bases: dict[str, LanguageModel],
+) -> None:
     one = document(40)
     found = scores(bases["bert"], [one])[0]
     assert np.abs(found - one_mask_at_a_time(bases["bert"], one)).max() > 1e-2
@@ -194,7 +201,7 @@ def test_hiding_a_seventh_is_another_quantity_than_one_mask_at_a_time(bases: dic
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("batch_tokens", [1, 200, 4096])
 def test_neighbours_and_padding_do_not_move_a_document(
-    bases: dict[str, Base], name: str, batch_tokens: int
+    bases: dict[str, LanguageModel], name: str, batch_tokens: int
 ) -> None:
     documents = [document(size, seed) for seed, size in enumerate([3, 130, 1, 62, 20, 21])]
     together = scores(bases[name], documents, batch_tokens=batch_tokens)
@@ -205,12 +212,12 @@ def test_neighbours_and_padding_do_not_move_a_document(
         np.testing.assert_allclose(among_turned, alone, atol=1e-5, rtol=0)
 
 
-def test_covering_is_seven_groups_over_all_positions(bases: dict[str, Base]) -> None:
+def test_covering_is_seven_groups_over_all_positions(bases: dict[str, LanguageModel]) -> None:
     base = bases["distilbert"]
     protocol = choose_protocol(base, "covering")
     assert (protocol.metric, protocol.words()) == ("pseudo-perplexity", "covering(7)")
     documents = [document(100)]
-    found = score(TokenLosses(base.model, base.family), documents, base, protocol)[0]
+    found = score(base, documents, protocol)[0]
     assert np.array_equal(found, scores(base, documents, groups=7, seed=0)[0])
 
 
@@ -220,7 +227,7 @@ def with_words(sizes: list[int], seed: int = 0) -> Encoded:
     return replace(one, word_ids=np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
 
 
-def brute_force(base: Base, one: Encoded, *, within_word: bool) -> np.ndarray:
+def brute_force(base: LanguageModel, one: Encoded, *, within_word: bool) -> np.ndarray:
     """One row a token, one forward pass a row: the token hidden, and with within_word its word's rest."""
     special = base.special
     found = []
@@ -238,39 +245,38 @@ def brute_force(base: Base, one: Encoded, *, within_word: bool) -> np.ndarray:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("protocol", "within_word"), [("pll", False), ("word-l2r", True)])
 def test_one_at_a_time_costs_what_brute_force_says(
-    bases: dict[str, Base], name: str, protocol: str, within_word: bool
+    bases: dict[str, LanguageModel], name: str, protocol: str, within_word: bool
 ) -> None:
     base = bases[name]
     documents = [with_words([1, 3, 2, 1, 5], seed=1), with_words([4] * 10, seed=2), with_words([1], seed=3)]
-    losses = TokenLosses(base.model, base.family)
-    found = score(losses, documents, base, choose_protocol(base, protocol))
+    found = score(base, documents, choose_protocol(base, protocol))
     for one, nll in zip(documents, found, strict=True):
         expected = brute_force(base, one, within_word=within_word)
         np.testing.assert_allclose(nll, expected, atol=5e-6, rtol=0)
         assert nll.sum() == pytest.approx(expected.sum(), abs=1e-4)
 
 
-def test_words_of_one_piece_make_both_estimands_one(bases: dict[str, Base]) -> None:
+def test_words_of_one_piece_make_both_estimands_one(bases: dict[str, LanguageModel]) -> None:
     base, one = bases["bert"], with_words([1] * 40)
-    losses = TokenLosses(base.model, base.family)
-    found = [score(losses, [one], base, choose_protocol(base, name))[0] for name in ("pll", "word-l2r")]
+    found = [score(base, [one], choose_protocol(base, name))[0] for name in ("pll", "word-l2r")]
     np.testing.assert_allclose(found[0], found[1], atol=1e-6, rtol=0)
 
 
-def test_longer_words_part_them(bases: dict[str, Base]) -> None:
+def test_longer_words_part_them(bases: dict[str, LanguageModel]) -> None:
     base, one = bases["bert"], with_words([4] * 10)
-    losses = TokenLosses(base.model, base.family)
-    found = [score(losses, [one], base, choose_protocol(base, name))[0] for name in ("pll", "word-l2r")]
+    found = [score(base, [one], choose_protocol(base, name))[0] for name in ("pll", "word-l2r")]
     assert np.array_equal(found[0][3::4], found[1][3::4])  # the last piece of a word has nothing behind it
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
-def test_the_default_of_a_masked_model_hides_the_rest_of_the_word(bases: dict[str, Base]) -> None:
+def test_the_default_of_a_masked_model_hides_the_rest_of_the_word(bases: dict[str, LanguageModel]) -> None:
     protocol = choose_protocol(bases["bert"])
     assert (protocol.name, protocol.metric, protocol.exact) == ("word-l2r", "pseudo-perplexity", False)
 
 
-def test_above_twenty_thousand_tokens_a_sample_is_scored_and_exact_scores_all(bases: dict[str, Base]) -> None:
+def test_above_twenty_thousand_tokens_a_sample_is_scored_and_exact_scores_all(
+    bases: dict[str, LanguageModel],
+) -> None:
     base = bases["bert"]
     many = [document(8000, seed) for seed in range(5)]
     assert sampled_fraction(many[:2], choose_protocol(base)) == 1.0
@@ -280,12 +286,12 @@ def test_above_twenty_thousand_tokens_a_sample_is_scored_and_exact_scores_all(ba
 
 
 def test_a_sample_is_the_same_for_every_model_and_its_tokens_cost_what_they_cost_in_full(
-    bases: dict[str, Base],
+    bases: dict[str, LanguageModel],
 ) -> None:
     documents = [with_words([2] * 60, seed) for seed in range(8)]
     found = {
         (name, rate): nats(
-            TokenLosses(base.model, base.family), documents, base.special,
+            TokenScorer(base.model, base.family), documents, base.special,
             in_windows(base.positions, one_at_a_time(within_word=True, rate=rate, seed=0)),
         )
         for name, base in bases.items()
@@ -301,8 +307,8 @@ def test_a_sample_is_the_same_for_every_model_and_its_tokens_cost_what_they_cost
     assert 0.19 < share < 0.31  # 960 draws at a quarter: four standard errors
 
 
-def test_a_tokenizer_that_cannot_hide_is_refused(bases: dict[str, Base]) -> None:
+def test_a_tokenizer_that_cannot_hide_is_refused(bases: dict[str, LanguageModel]) -> None:
     base = bases["bert"]
-    losses = TokenLosses(base.model, base.family)
+    losses = TokenScorer(base.model, base.family)
     with pytest.raises(FtError, match=r"\[MASK\]"):
         nats(losses, [document(3)], SpecialTokens(2, 3, None), in_windows(64, covering(7, 0)))

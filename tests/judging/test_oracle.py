@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from ft_toolkit import shipped
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document
 
@@ -175,10 +174,9 @@ def test_every_document_costs_what_a_plain_float64_reading_says(
     documents = encode(
         [Document("t.txt", row, r.text) for row, r in enumerate(readings[name])], base.tokenizer
     )
-    losses = TokenLosses(base.model, base.family)
     protocol = choose_protocol(base, "covering" if name == "bert" else "auto")
     with batches_of(batch_tokens):
-        found = score(losses, documents, base, protocol)
+        found = score(base, documents, protocol)
     assert len(found) == len(readings[name]) == 20
     for reading, nll in zip(readings[name], found, strict=True):
         assert len(nll) == len(reading.nll_nats), reading.text[:40]

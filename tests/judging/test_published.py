@@ -26,7 +26,6 @@ from huggingface_hub import constants
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.corpus import Document
 
 pytestmark = [
@@ -49,7 +48,7 @@ def nats(name: str, text: str, protocol: str) -> np.ndarray:
     base = load_base(name)
     chosen = choose_protocol(base, protocol)
     documents = prepare([Document("text", 0, text)], base.tokenizer, chosen)
-    (nll,) = score(TokenLosses(base.model, base.family), documents, base, chosen)
+    (nll,) = score(base, documents, chosen)
     return nll
 
 
@@ -111,7 +110,7 @@ def test_wikitext_by_the_page_of_transformers(
     base = load_base(name)
     protocol = choose_protocol(base, "concatenated", 1024, stride)
     documents = prepare([Document("wikitext", 0, "\n\n".join(wikitext))], base.tokenizer, protocol)
-    (nll,) = score(TokenLosses(base.model, base.family), documents, base, protocol)
+    (nll,) = score(base, documents, protocol)
     assert document_totals(documents[0], nll).perplexity == pytest.approx(perplexity, abs=0.01)
 
 
@@ -124,6 +123,6 @@ def test_gpt2s_word_perplexity_is_what_lm_evaluation_harness_says() -> None:
     base = load_base("openai-community/gpt2")
     protocol = choose_protocol(base, "rolling")
     documents = prepare(texts, base.tokenizer, protocol)
-    found = score(TokenLosses(base.model, base.family), documents, base, protocol)
+    found = score(base, documents, protocol)
     total = math.fsum(float(nll.sum()) for nll in found)
     assert math.exp(total / words) == pytest.approx(37.37, abs=0.01)

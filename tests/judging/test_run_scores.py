@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ft_toolkit.cli import app
-from ft_toolkit.compare import compare_from, compare_runs
+from ft_toolkit.compare import compare_from
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import How
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
+from ft_toolkit.rescoring import compare_runs
 from ft_toolkit.run import Run, read_json
 from ft_toolkit.session import Options
 
@@ -113,7 +114,7 @@ def is_scored(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> bool:
         asked.append(how)
         return []
 
-    monkeypatch.setattr("ft_toolkit.compare.compare_runs", score_anew)
+    monkeypatch.setattr("ft_toolkit.rescoring.compare_runs", score_anew)
     done = CliRunner().invoke(app, ["compare", *map(str, arguments)])
     assert done.exit_code == 0, done.output
     return bool(asked)

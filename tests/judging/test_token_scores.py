@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
+from sessions import quiet_session
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.comparison import compare
@@ -21,7 +22,8 @@ from ft_toolkit.judging.scoring import Scorer, Text, score_both
 from ft_toolkit.judging.token_scores import DOCUMENTS, TOKENS, Side, TokenScores
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.tokenizers import train_tokenizer, with_tokenizer
+from ft_toolkit.models.model_pair import ModelPair
+from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter
 from ft_toolkit.run import Run
@@ -45,7 +47,7 @@ def scorer_of(place: str, protocol: str = "auto") -> Scorer:
     for name, parameter in trainable(model).items():
         if "lora_B" in name:
             parameter.data.fill_(0.02)
-    return Scorer(model, base, choose_protocol(base, protocol), QUIET)
+    return Scorer(ModelPair(base, base.with_model(model)), choose_protocol(base, protocol), quiet_session())
 
 
 Scores = Callable[[str, str], TokenScores]
@@ -121,8 +123,8 @@ def test_each_side_has_its_own_rows_where_the_model_has_its_own_tokenizer(
     checkpoints: dict[str, Path], documents: list[Document], tmp_path: Path
 ) -> None:
     base = load_base(str(checkpoints["gpt2"]))
-    own = with_tokenizer(base, train_tokenizer(base, [document.text for document in documents]))
-    scorer = Scorer(own.model, base, choose_protocol(base), QUIET, reader=own)
+    own = with_fresh_weights(base, train_tokenizer(base, [document.text for document in documents]))
+    scorer = Scorer(ModelPair(base, own), choose_protocol(base), quiet_session())
     before = TokenScores(scorer.subject("run"), [score_both(scorer, Text("t", "other", documents))])
     before.write(Run(tmp_path))
     rows = Run(tmp_path).read_table(TOKENS)

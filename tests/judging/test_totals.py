@@ -18,8 +18,8 @@ from ft_toolkit.errors import NumbersGoneWrong
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import Totals, corpus_totals, count_words, document_totals, finite
-from ft_toolkit.models.checkpoints import Base, load_base
-from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import Document
 
@@ -27,7 +27,7 @@ TEXTS = ["Boil the pasta.", "Wash your hands often, and dry them well. " * 12, "
 SIZES = st.integers(min_value=1, max_value=10_000)
 
 
-def encoded(base: Base) -> list[Encoded]:
+def encoded(base: LanguageModel) -> list[Encoded]:
     return encode([Document("a.md", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
 
 
@@ -39,7 +39,7 @@ def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large(
     for parameter in base.model.get_submodule(base.family.output).parameters():
         parameter.zero_()
     documents = encoded(base)
-    nll = score(TokenLosses(base.model, base.family), documents, base, choose_protocol(base))
+    nll = score(base, documents, choose_protocol(base))
     totals = corpus_totals(document_totals(d, part) for d, part in zip(documents, nll, strict=True))
     assert totals.perplexity == pytest.approx(8192, rel=1e-6)
     assert totals.tokens == sum(len(document.ids) for document in documents)
@@ -58,7 +58,7 @@ def test_a_model_that_is_certain_and_right_has_a_perplexity_of_one(
     long = Encoded(
         Document("a.md", 0, "same " * 100), np.full(100, 17, np.int32), *(np.arange(100, dtype=np.int32),) * 2
     )
-    (nll,) = score(TokenLosses(base.model, base.family), [long], base, choose_protocol(base))
+    (nll,) = score(base, [long], choose_protocol(base))
     assert document_totals(long, nll).perplexity == pytest.approx(1, rel=1e-6)
 
 
@@ -151,11 +151,11 @@ def test_word_perplexity_is_perplexity_to_the_power_of_tokens_a_word(
 def test_shards_orders_and_batch_sizes_do_not_move_a_corpus(checkpoints: dict[str, Path], name: str) -> None:
     base = load_base(str(checkpoints[name]))
     base.model.double()  # float32 rounds by 1e-7 with the shape of a batch; here only our sums are meant
-    losses, protocol = TokenLosses(base.model, base.family), choose_protocol(base)
+    protocol = choose_protocol(base)
 
     def nats(documents: list[Encoded], batch_tokens: int = 512) -> float:
         with batches_of(batch_tokens):
-            found = score(losses, documents, base, protocol)
+            found = score(base, documents, protocol)
         return corpus_totals(
             document_totals(d, nll) for d, nll in zip(documents, found, strict=True)
         ).nll_nats
@@ -201,10 +201,9 @@ def test_damaged_weights_are_noticed_at_the_document_that_meets_them(
         output.weight.clone(), requires_grad=False
     )  # untied: reading alone fails
     base.model.get_input_embeddings().weight[np.setdiff1d(documents[2].ids, elsewhere)] = math.nan
-    losses = TokenLosses(base.model, base.family)
-    assert all(np.isfinite(part).all() for part in score(losses, documents[:2], base, choose_protocol(base)))
+    assert all(np.isfinite(part).all() for part in score(base, documents[:2], choose_protocol(base)))
     with pytest.raises(NumbersGoneWrong, match=r"a\.md#2"):
-        score(losses, documents, base, choose_protocol(base))
+        score(base, documents, choose_protocol(base))
 
 
 def test_totals_are_saved_as_plain_numbers() -> None:

@@ -26,8 +26,9 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapter, set_dropout, trainable
-from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
-from ft_toolkit.models.losses import SummedLoss, TokenLosses
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel, hash_weights
+from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
 from ft_toolkit.recipe import Adapter
 from ft_toolkit.text.blocks import collate, encode, mask, pack
 from ft_toolkit.text.corpus import Document, read_source
@@ -40,15 +41,14 @@ import torch
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import load_adapter
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document
 texts = json.loads(sys.stdin.read())
 for place, adapter in zip(sys.argv[1::2], sys.argv[2::2]):
     base = load_base(place)
     documents = encode([Document("t.txt", row, text) for row, text in enumerate(texts)], base.tokenizer)
-    losses = TokenLosses(load_adapter(base, Path(adapter)), base.family)
-    print(*(float(nll.sum()).hex() for nll in score(losses, documents, base, choose_protocol(base))))
+    tuned = base.with_model(load_adapter(base, Path(adapter)))
+    print(*(float(nll.sum()).hex() for nll in score(tuned, documents, choose_protocol(base))))
 """
 
 
@@ -57,7 +57,7 @@ class Trained:
     """A tiny base with an adapter that took five steps, and what the bare base paid before."""
 
     place: str
-    base: Base
+    base: LanguageModel
     model: PeftModel
     documents: list[Document]
     bare: list[TokenNll]  # a base without any adapter
@@ -68,19 +68,19 @@ class Trained:
         return scores(self.model, self.base, self.documents)
 
 
-def scores(model: torch.nn.Module, base: Base, documents: list[Document]) -> list[TokenNll]:
+def scores(model: torch.nn.Module, base: LanguageModel, documents: list[Document]) -> list[TokenNll]:
     encoded = encode(documents, base.tokenizer)
-    return score(TokenLosses(model, base.family), encoded, base, choose_protocol(base))
+    return score(base.with_model(model), encoded, choose_protocol(base))
 
 
-def train_a_little(model: PeftModel, base: Base, documents: list[Document]) -> None:
+def train_a_little(model: PeftModel, base: LanguageModel, documents: list[Document]) -> None:
     rows = pack(
         encode(documents, base.tokenizer), base.family.objective, base.special.begin, base.special.end, 32
     )
     if base.special.mask is not None:
         rows = [mask(row, 0, 0, base.special.mask, np.arange(5, 500, dtype=np.int32), 0.15) for row in rows]
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=0.01)
-    summed = SummedLoss(TokenLosses(model, base.family))
+    summed = SummedLoss(TokenScorer(model, base.family))
     for step in range(STEPS):
         batch = collate(rows[4 * step : 4 * step + 4], base.family.objective)
         nats, count = summed(batch.input_ids, batch.targets, batch.attention_mask, batch.position_ids)
@@ -355,9 +355,9 @@ def test_the_seed_alone_decides_how_an_adapter_begins(checkpoints: dict[str, Pat
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def train_mode_losses(model: PeftModel, base: Base) -> torch.Tensor:
+def train_mode_losses(model: PeftModel, base: LanguageModel) -> torch.Tensor:
     ids = torch.arange(20, 60)[None]
-    found: torch.Tensor = TokenLosses(model, base.family)(ids, ids)
+    found: torch.Tensor = TokenScorer(model, base.family)(ids, ids)
     return found.detach()
 
 

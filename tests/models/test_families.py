@@ -31,9 +31,10 @@ from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import attach_adapter
-from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES, SpecialTokens, family_of, special_tokens
-from ft_toolkit.models.losses import NO_TARGET, TokenLosses
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.recipe import Adapter
 from ft_toolkit.text.blocks import Row, collate, encode, mask, pack
 from ft_toolkit.text.corpus import Document
@@ -81,16 +82,16 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def bases(checkpoints: dict[str, Path]) -> dict[str, Base]:
-    class Loaded(dict[str, Base]):
-        def __missing__(self, name: str) -> Base:
+def bases(checkpoints: dict[str, Path]) -> dict[str, LanguageModel]:
+    class Loaded(dict[str, LanguageModel]):
+        def __missing__(self, name: str) -> LanguageModel:
             self[name] = shaken(load_base(str(checkpoints[name])))
             return self[name]
 
     return Loaded()
 
 
-def shaken(base: Base) -> Base:
+def shaken(base: LanguageModel) -> LanguageModel:
     """With biases and norms that are no longer zeros and ones, so that leaving one out would show."""
     torch.manual_seed(2)
     for parameter in base.model.parameters():
@@ -99,7 +100,7 @@ def shaken(base: Base) -> Base:
     return base
 
 
-def packed_rows(base: Base, block_tokens: int = 50) -> list[Row]:
+def packed_rows(base: LanguageModel, block_tokens: int = 50) -> list[Row]:
     documents = encode([Document("t.txt", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
     rows = pack(documents, base.family.objective, base.special.begin, base.special.end, block_tokens)
     if base.family.objective == "causal":
@@ -109,7 +110,7 @@ def packed_rows(base: Base, block_tokens: int = 50) -> list[Row]:
     return [mask(row, 0, 0, base.special.mask, plain_ids, fraction=0.3) for row in rows]
 
 
-def rows_of_ids(base: Base, rows: int, width: int, seed: int = 0) -> Tensor:
+def rows_of_ids(base: LanguageModel, rows: int, width: int, seed: int = 0) -> Tensor:
     """Ids of plain tokens."""
     special = set(base.tokenizer.all_special_ids)
     plain = torch.tensor([id for id in range(base.model.config.vocab_size) if id not in special])
@@ -126,7 +127,7 @@ def pieces(row: Row) -> list[slice]:
     ]
 
 
-def logits_of(base: Base, ids: Tensor, **how: Tensor) -> Tensor:
+def logits_of(base: LanguageModel, ids: Tensor, **how: Tensor) -> Tensor:
     more = {"use_cache": False} if base.family.objective == "causal" else {}
     with torch.no_grad():
         logits: Tensor = base.model(input_ids=ids, **how, **more).logits
@@ -135,7 +136,7 @@ def logits_of(base: Base, ids: Tensor, **how: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", PACKED)
 def test_a_packed_row_holds_several_documents_and_pieces_of_long_ones(
-    bases: dict[str, Base], name: str
+    bases: dict[str, LanguageModel], name: str
 ) -> None:
     rows = packed_rows(bases[name])
     assert max(len(pieces(row)) for row in rows) >= 3
@@ -144,7 +145,9 @@ def test_a_packed_row_holds_several_documents_and_pieces_of_long_ones(
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_logits_of_a_packed_row_are_those_of_its_documents_alone(bases: dict[str, Base], name: str) -> None:
+def test_logits_of_a_packed_row_are_those_of_its_documents_alone(
+    bases: dict[str, LanguageModel], name: str
+) -> None:
     base = bases[name]
     rows = packed_rows(base)
     batch = collate(rows, base.family.objective)
@@ -157,11 +160,13 @@ def test_logits_of_a_packed_row_are_those_of_its_documents_alone(bases: dict[str
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_the_loss_of_a_packed_row_is_that_of_its_documents_alone(bases: dict[str, Base], name: str) -> None:
+def test_the_loss_of_a_packed_row_is_that_of_its_documents_alone(
+    bases: dict[str, LanguageModel], name: str
+) -> None:
     base = bases[name]
     rows = packed_rows(base)
     batch = collate(rows, base.family.objective)
-    losses = TokenLosses(base.model, base.family)
+    losses = TokenScorer(base.model, base.family)
     with torch.no_grad():
         together = losses(batch.input_ids, batch.targets, batch.attention_mask, batch.position_ids)
         alone = torch.cat(
@@ -179,7 +184,9 @@ def test_the_loss_of_a_packed_row_is_that_of_its_documents_alone(bases: dict[str
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_without_the_packing_mask_documents_would_see_each_other(bases: dict[str, Base], name: str) -> None:
+def test_without_the_packing_mask_documents_would_see_each_other(
+    bases: dict[str, LanguageModel], name: str
+) -> None:
     base = bases[name]
     row = max(packed_rows(base), key=lambda row: len(pieces(row)))
     last = pieces(row)[-1]
@@ -225,7 +232,7 @@ def test_attention_targets_are_attention_only(checkpoints: dict[str, Path], name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_part_that_a_family_names_is_there(bases: dict[str, Base], name: str) -> None:
+def test_every_part_that_a_family_names_is_there(bases: dict[str, LanguageModel], name: str) -> None:
     base = bases[name]
     assert base.family.model_type == name
     for part in (base.family.trunk, *base.family.head, base.family.output):
@@ -236,19 +243,19 @@ def test_every_part_that_a_family_names_is_there(bases: dict[str, Base], name: s
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_lean_loss_is_the_cross_entropy_of_the_models_own_logits(
-    bases: dict[str, Base], name: str
+    bases: dict[str, LanguageModel], name: str
 ) -> None:
     base = bases[name]
     ids, targets = rows_of_ids(base, 7, 40), rows_of_ids(base, 7, 40, seed=1)
     with torch.no_grad():
-        lean = TokenLosses(base.model, base.family)(ids, targets)
+        lean = TokenScorer(base.model, base.family)(ids, targets)
         own = F.cross_entropy(
             base.model(input_ids=ids).logits.flatten(0, 1), targets.flatten(), reduction="none"
         )
     torch.testing.assert_close(lean, own, atol=1e-5, rtol=0)
 
 
-def asked_here_and_there(base: Base) -> tuple[Tensor, Tensor]:
+def asked_here_and_there(base: LanguageModel) -> tuple[Tensor, Tensor]:
     """Rows of ids and a fifth of the positions as targets."""
     ids, targets = rows_of_ids(base, 7, 40), rows_of_ids(base, 7, 40, seed=1)
     asked = torch.rand(7, 40, generator=torch.Generator().manual_seed(2)) < 0.2
@@ -257,11 +264,11 @@ def asked_here_and_there(base: Base) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_few_targets_cost_the_same_nats_as_in_the_models_own_logits(
-    bases: dict[str, Base], name: str
+    bases: dict[str, LanguageModel], name: str
 ) -> None:
     base = bases[name]
     ids, targets = asked_here_and_there(base)
-    lean = TokenLosses(base.model, base.family)(ids, targets)
+    lean = TokenScorer(base.model, base.family)(ids, targets)
     own = F.cross_entropy(logits_of(base, ids).flatten(0, 1), targets.flatten(), reduction="none")
     torch.testing.assert_close(lean, own[targets.flatten() != NO_TARGET], atol=1e-5, rtol=0)
 
@@ -276,7 +283,7 @@ def test_the_last_layer_feeds_forward_only_what_is_asked_for(checkpoints: dict[s
     for found, module in model.named_modules():
         if found.endswith(ends) and not found.endswith("attention.output.dense"):
             module.register_forward_hook(lambda module, inputs, output: widths.append(inputs[0].numel()))
-    TokenLosses(model, base.family)(ids, targets)
+    TokenScorer(model, base.family)(ids, targets)
     asked = int((targets != NO_TARGET).sum())
     earlier, last = widths
     assert earlier / ids.numel() == last / (ids.numel() if name == "albert" else asked)  # albert's are shared
@@ -290,11 +297,11 @@ def test_a_feed_forward_part_that_transformers_runs_in_chunks_is_left_as_it_is(
 ) -> None:
     base = load_base(str(checkpoints["bert"]))
     ids, targets = asked_here_and_there(base)
-    at_once = TokenLosses(base.model, base.family)(ids, targets)
+    at_once = TokenScorer(base.model, base.family)(ids, targets)
     for module in base.model.modules():
         if hasattr(module, "chunk_size_feed_forward"):
             module.chunk_size_feed_forward = 10
-    in_chunks = TokenLosses(base.model, base.family)(ids, targets)
+    in_chunks = TokenScorer(base.model, base.family)(ids, targets)
     torch.testing.assert_close(in_chunks, at_once, atol=1e-5, rtol=0)
 
 
@@ -305,7 +312,7 @@ def test_debertas_newer_head_is_another_row(tmp_path: Path) -> None:
     assert base.family.output_bias == "lm_predictions.lm_head.bias"
     ids, targets = rows_of_ids(base, 2, 20), rows_of_ids(base, 2, 20, seed=1)
     with torch.no_grad():
-        lean = TokenLosses(base.model, base.family)(ids, targets)
+        lean = TokenScorer(base.model, base.family)(ids, targets)
         own = F.cross_entropy(
             base.model(input_ids=ids).logits.flatten(0, 1), targets.flatten(), reduction="none"
         )
@@ -314,12 +321,12 @@ def test_debertas_newer_head_is_another_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_counted_positions_are_the_ones_that_a_model_takes_by_itself(
-    bases: dict[str, Base], name: str
+    bases: dict[str, LanguageModel], name: str
 ) -> None:
     base = bases[name]
     ids = rows_of_ids(base, 3, base.positions)
     counted = torch.arange(base.positions).expand(3, -1)
-    losses = TokenLosses(base.model, base.family)
+    losses = TokenScorer(base.model, base.family)
     with torch.no_grad():
         torch.testing.assert_close(losses(ids, ids, None, counted), losses(ids, ids), atol=0, rtol=0)
         if base.family.packs:  # so that the comparison above could have failed
@@ -361,7 +368,7 @@ def test_an_architecture_like_none_of_ours_is_refused_without_a_guess() -> None:
     assert "nearest" not in str(refusal.value)
 
 
-def test_positions_come_from_the_config_and_not_from_the_tokenizer(bases: dict[str, Base]) -> None:
+def test_positions_come_from_the_config_and_not_from_the_tokenizer(bases: dict[str, LanguageModel]) -> None:
     assert {bases[name].positions for name in FAMILIES} == {POSITIONS}
     assert bases["gpt2"].tokenizer.model_max_length != POSITIONS
     assert FAMILIES["gpt2"].positions(GPT2Config(n_positions=17)) == 17
@@ -381,13 +388,15 @@ def test_514_rows_of_positions_are_512_tokens_where_they_are_counted_from_behind
 
 
 @pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "mpnet"])
-def test_one_token_more_than_the_positions_would_fail(bases: dict[str, Base], name: str) -> None:
+def test_one_token_more_than_the_positions_would_fail(bases: dict[str, LanguageModel], name: str) -> None:
     base = bases[name]
     with pytest.raises((IndexError, RuntimeError), match="out of"):
         base.model(input_ids=rows_of_ids(base, 1, base.positions + 1))
 
 
-def test_gpt1_has_no_special_tokens_and_scores_all_but_the_first_token(bases: dict[str, Base]) -> None:
+def test_gpt1_has_no_special_tokens_and_scores_all_but_the_first_token(
+    bases: dict[str, LanguageModel],
+) -> None:
     base = bases["openai-gpt"]
     assert base.special == SpecialTokens(None, None, None)
     (row,) = pack(
@@ -396,8 +405,7 @@ def test_gpt1_has_no_special_tokens_and_scores_all_but_the_first_token(bases: di
     (document, alone) = encode([Document("t", 0, "Boil the pasta."), Document("t", 1, "a")], base.tokenizer)
     assert row.input_ids.tolist() == document.ids[:-1].tolist()
     assert row.targets.tolist() == document.ids[1:].tolist()
-    losses = TokenLosses(base.model, base.family)
-    scores, none = score(losses, [document, alone], base, choose_protocol(base))
+    scores, none = score(base, [document, alone], choose_protocol(base))
     assert np.isnan(scores).tolist() == [True] + [False] * (len(document.ids) - 1)
     assert len(alone.ids) == 1 and np.isnan(none).all()  # a text of one token says nothing
 
@@ -414,7 +422,7 @@ def test_the_end_of_text_stays_a_target_where_it_is_the_padding_too(checkpoints:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_texts_are_framed_by_the_familys_own_tokens(bases: dict[str, Base], name: str) -> None:
+def test_texts_are_framed_by_the_familys_own_tokens(bases: dict[str, LanguageModel], name: str) -> None:
     base = bases[name]
     frame = {
         "openai-gpt": (None, None, None),
@@ -429,7 +437,7 @@ def test_texts_are_framed_by_the_familys_own_tokens(bases: dict[str, Base], name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_vocabulary_stays_the_models(bases: dict[str, Base], name: str) -> None:
+def test_the_vocabulary_stays_the_models(bases: dict[str, LanguageModel], name: str) -> None:
     base = bases[name]
     assert (
         len(base.tokenizer) == base.model.config.vocab_size == len(base.model.get_input_embeddings().weight)

@@ -13,7 +13,6 @@ from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.losses import TokenLosses
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document
 
@@ -80,7 +79,7 @@ def test_a_gpt2_in_a_gguf_file_scores_as_the_same_weights_in_safetensors(tmp_pat
         documents = encode([Document("t", 0, TEXT)], base.tokenizer)
         assert base.positions == 1024
         assert base.special.begin == 0
-        found += score(TokenLosses(base.model, base.family), documents, base, choose_protocol(base))
+        found += score(base, documents, choose_protocol(base))
     np.testing.assert_array_equal(found[0], found[1])
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from ft_toolkit.errors import LINE_CHARACTERS, FtError
 from ft_toolkit.models.adapters import attach_adapter
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.losses import TokenLosses
+from ft_toolkit.models.token_nll import TokenScorer
 from ft_toolkit.recipe import Adapter
 
 # architecture → a family whose sizes and tokenizer fit it, positions of its own rows, how it differs
@@ -42,7 +42,7 @@ def test_an_inspected_architecture_has_its_own_logits_and_adapters_in_its_layers
     assert base.positions == POSITIONS
     ids = torch.randint(5, base.model.config.vocab_size, (3, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        lean = TokenLosses(base.model, base.family)(ids, ids)
+        lean = TokenScorer(base.model, base.family)(ids, ids)
         own = F.cross_entropy(base.model(input_ids=ids).logits.flatten(0, 1), ids.flatten(), reduction="none")
     torch.testing.assert_close(lean, own, atol=1e-5, rtol=0)
     trunk = base.model.get_submodule(base.family.trunk)
@@ -54,7 +54,7 @@ def test_an_inspected_architecture_has_its_own_logits_and_adapters_in_its_layers
     model = attach_adapter(base, Adapter(), seed=0)
     assert {where for where, module in model.named_modules() if isinstance(module, LoraLayer)} == matrices
     with torch.no_grad():
-        assert torch.equal(TokenLosses(model, base.family)(ids, ids), lean)
+        assert torch.equal(TokenScorer(model, base.family)(ids, ids), lean)
 
 
 # gemma2 caps its logits, granite scales them, xlnet looks ahead, convbert mixes padding in

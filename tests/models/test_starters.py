@@ -8,8 +8,9 @@ import torch
 from safetensors import safe_open
 
 from ft_toolkit import shipped
-from ft_toolkit.models.checkpoints import Base, load_base
-from ft_toolkit.models.losses import NO_TARGET, TokenLosses
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_source
 
@@ -17,7 +18,7 @@ STREAM_TOKENS = 3000
 HIDDEN_EVERY = 7  # of a masked model's tokens, in turn
 
 
-def nats_by_quarter(base: Base) -> np.ndarray:
+def nats_by_quarter(base: LanguageModel) -> np.ndarray:
     """Mean nats a token in each quarter of the positions, (4,), of the same tokens in all four.
 
     Windows move on by a quarter, so that every token is read once in each.
@@ -28,7 +29,7 @@ def nats_by_quarter(base: Base) -> np.ndarray:
     window = base.positions - frame
     quarter = window // 4
     sums, counts = np.zeros((4, len(stream))), np.zeros((4, len(stream)), dtype=bool)
-    losses = TokenLosses(base.model, base.family)
+    losses = TokenScorer(base.model, base.family)
     for start in range(0, len(stream) - 4 * quarter - 1, quarter):
         ids = torch.from_numpy(stream[start : start + 4 * quarter + 1].astype(np.int64))
         if base.family.objective == "causal":
@@ -44,7 +45,7 @@ def nats_by_quarter(base: Base) -> np.ndarray:
     return np.asarray(sums[:, everywhere].mean(1))
 
 
-def hidden_in_turn(losses: TokenLosses, base: Base, ids: torch.Tensor) -> np.ndarray:
+def hidden_in_turn(losses: TokenScorer, base: LanguageModel, ids: torch.Tensor) -> np.ndarray:
     begin, end, hidden_by = base.special.begin, base.special.end, base.special.mask
     assert begin is not None and end is not None and hidden_by is not None
     framed = torch.cat([torch.tensor([begin]), ids, torch.tensor([end])])

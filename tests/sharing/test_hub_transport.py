@@ -14,9 +14,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from ft_toolkit.compare import compare_run
 from ft_toolkit.errors import FtError
 from ft_toolkit.publish import push
+from ft_toolkit.rescoring import compare_run
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
 from ft_toolkit.sharing.pulled import open_run

@@ -14,7 +14,7 @@ import yaml
 from hub_server import HubServer
 from typer.testing import CliRunner
 
-from ft_toolkit import compare, shipped
+from ft_toolkit import compare, rescoring, shipped
 from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.finetune import finetune
 from ft_toolkit.metrics import DomainPerplexity
@@ -47,7 +47,7 @@ def test_a_run_on_a_public_text_is_judged_again_and_its_trained_text_refused(
     trained = next(row["source"] for row in run.read_table("documents.parquet") if row["split"] == "train")
     text = shipped.corpus("italian-cooking") / trained
     with pytest.raises(FtError, match="was not trained on"):
-        compare.compare_run(open_run("hub:me/x-lora"), str(text), screen=QUIET)
+        rescoring.compare_run(open_run("hub:me/x-lora"), str(text), screen=QUIET)
 
 
 def test_the_metric_takes_a_run_from_the_hub_and_says_what_it_says_here(
@@ -73,7 +73,7 @@ def test_of_a_pulled_run_the_weights_are_known_to_be_those_that_were_trained(
     with (pulled.folder / name).open("ab") as file:
         file.write(b" ")
     with pytest.raises(IntegrityFailed, match="expected the file that was trained"):
-        compare.compare_run(pulled, screen=QUIET)
+        rescoring.compare_run(pulled, screen=QUIET)
 
 
 def test_weights_that_were_exchanged_on_the_hub_are_refused(
@@ -100,7 +100,7 @@ def test_text_of_this_machine_is_not_read_whatever_its_name(
     assert run.read_table("documents.parquet") == [] and "cannot be checked" in told[0]
     assert not Path(run.recipe.corpus.source).exists()
     with pytest.raises(FtError, match=r"expected the held-out text, found no .* or use --on"):
-        compare.compare_run(run, screen=QUIET)
+        rescoring.compare_run(run, screen=QUIET)
 
 
 def spoil(hub: HubServer, change: Callable[[dict[str, Any]], object]) -> None:

@@ -24,7 +24,8 @@ from two_processes import Bench, bench, texts_of_unequal_length, trained_on_ten_
 
 from ft_toolkit.errors import FtError, NumbersGoneWrong
 from ft_toolkit.finetune import finetune
-from ft_toolkit.models.checkpoints import Base, hash_weights, load_base
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.recipe import Adapter, Recipe, Training
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import Row, encode, mask, pack
@@ -212,7 +213,7 @@ def test_the_first_loss_is_the_sum_over_all_targets_divided_by_their_number(
     assert mean_of_means != pytest.approx(nats / targets, abs=1e-4)  # else this test could not tell
 
 
-def _nll_of_each_document_alone(base: Base, row: Row, seed: int) -> tuple[float, int]:
+def _nll_of_each_document_alone(base: LanguageModel, row: Row, seed: int) -> tuple[float, int]:
     """Summed NLL and number of targets of a row, by transformers' own forward, a document at a time."""
     if base.family.objective == "masked":
         plain = np.setdiff1d(np.arange(base.model.config.vocab_size), base.tokenizer.all_special_ids)

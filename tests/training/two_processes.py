@@ -17,7 +17,8 @@ from torch import Tensor
 from ft_toolkit import shipped
 from ft_toolkit.finetune import finetune
 from ft_toolkit.models.adapters import attach_adapter, trainable
-from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Recipe, Training
 from ft_toolkit.session import Session
@@ -36,7 +37,7 @@ SLOW_CLOCK_SECONDS = 1000.0
 class Bench:
     """A base with a fresh adapter, and rows to train it on."""
 
-    base: Base
+    base: LanguageModel
     plan: Adapter
     model: PeftModel
     rows: list[Row]
@@ -51,7 +52,7 @@ class Bench:
         session = Session(accelerator.make_accelerator(), Screen(quiet=True))
         validate = validate or partial(next, count(0, -1))  # ever better: the last adapter is the best
         optimizers = make_optimizers(self.model, self.base.family, self.plan)
-        job = TrainingJob(self.model, self.base, self.rows, plan, optimizers, validate)
+        job = TrainingJob(self.base.with_model(self.model), self.rows, plan, optimizers, validate)
         return loop.train(job, session, journal or Journal(record))
 
     @property

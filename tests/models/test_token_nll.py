@@ -18,9 +18,10 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.modeling_outputs import BaseModelOutput
 
 from ft_toolkit.models.adapters import attach_adapter, trainable
-from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
-from ft_toolkit.models.losses import CHUNK_WORDS, NO_TARGET, SummedLoss, TokenLosses, fuse_activations
+from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.token_nll import CHUNK_WORDS, NO_TARGET, SummedLoss, TokenScorer, fuse_activations
 from ft_toolkit.recipe import Adapter
 
 LEAN_TOLERANCE = 1e-5
@@ -35,7 +36,7 @@ def batch_of(rows: int, width: int, share: float = 0.7) -> tuple[Tensor, Tensor]
     return ids, targets.where(asked, torch.tensor(NO_TARGET))
 
 
-def plain_losses(base: Base, model: torch.nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
+def plain_losses(base: LanguageModel, model: torch.nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
     """The textbook way: every logit of the batch, then cross-entropy at the targets."""
     logits = model(input_ids=ids).logits.float()
     asked = targets != NO_TARGET
@@ -43,10 +44,10 @@ def plain_losses(base: Base, model: torch.nn.Module, ids: Tensor, targets: Tenso
 
 
 @pytest.fixture
-def adapted(checkpoints: dict[str, Path]) -> Callable[[str], tuple[Base, torch.nn.Module]]:
+def adapted(checkpoints: dict[str, Path]) -> Callable[[str], tuple[LanguageModel, torch.nn.Module]]:
     """A base with an adapter whose B is no longer zero, so that A has a gradient too."""
 
-    def make(name: str) -> tuple[Base, torch.nn.Module]:
+    def make(name: str) -> tuple[LanguageModel, torch.nn.Module]:
         base = load_base(str(checkpoints[name]))
         model = attach_adapter(base, Adapter(), seed=1)
         generator = torch.Generator().manual_seed(2)
@@ -61,12 +62,12 @@ def adapted(checkpoints: dict[str, Path]) -> Callable[[str], tuple[Base, torch.n
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_the_lean_loss_is_the_cross_entropy_of_the_full_logits(
-    adapted: Callable[[str], tuple[Base, torch.nn.Module]], name: str
+    adapted: Callable[[str], tuple[LanguageModel, torch.nn.Module]], name: str
 ) -> None:
     base, model = adapted(name)
     ids, targets = batch_of(18, 50)
     with torch.no_grad():
-        lean = TokenLosses(model, base.family)(ids, targets)
+        lean = TokenScorer(model, base.family)(ids, targets)
         plain = plain_losses(base, model, ids, targets)
     assert lean.dtype == torch.float32
     assert len(lean) == int((targets != NO_TARGET).sum())
@@ -81,17 +82,17 @@ def test_a_bare_base_has_the_same_lean_loss_as_its_full_logits(
     base = load_base(str(checkpoints[name]))
     ids, targets = batch_of(3, 20)
     with torch.no_grad():
-        lean = TokenLosses(base.model, base.family)(ids, targets)
+        lean = TokenScorer(base.model, base.family)(ids, targets)
         torch.testing.assert_close(lean, plain_losses(base, base.model, ids, targets), atol=1e-5, rtol=0)
 
 
 OUTER = 0.37  # what the sum is multiplied by behind the loss
 
 
-def gradients_agree(base: Base, model: torch.nn.Module, rows: int) -> None:
+def gradients_agree(base: LanguageModel, model: torch.nn.Module, rows: int) -> None:
     ids, targets = batch_of(rows, 50)
     parameters = trainable(model)
-    total, _ = SummedLoss(TokenLosses(model, base.family))(ids, targets)
+    total, _ = SummedLoss(TokenScorer(model, base.family))(ids, targets)
     plain_total = plain_losses(base, model, ids, targets).sum()
     torch.testing.assert_close(total, plain_total, atol=0, rtol=1e-6)
     lean = torch.autograd.grad(total * OUTER, list(parameters.values()), allow_unused=True)
@@ -110,7 +111,7 @@ def gradients_agree(base: Base, model: torch.nn.Module, rows: int) -> None:
 @pytest.mark.parametrize("rows", [1, 18])
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_the_gradient_of_every_adapter_matrix_is_that_of_the_full_logits(
-    adapted: Callable[[str], tuple[Base, torch.nn.Module]], name: str, rows: int
+    adapted: Callable[[str], tuple[LanguageModel, torch.nn.Module]], name: str, rows: int
 ) -> None:
     gradients_agree(*adapted(name), rows)
 
@@ -144,7 +145,7 @@ def test_in_bfloat16_a_confident_model_still_gets_its_small_gradient() -> None:
     model = torch.nn.ModuleDict({"transformer": table, "lm_head": head})
     ids = torch.arange(words)[None]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        SummedLoss(TokenLosses(model, FAMILIES["gpt2"]))(ids, ids)[0].backward()
+        SummedLoss(TokenScorer(model, FAMILIES["gpt2"]))(ids, ids)[0].backward()
     wrong = 1 / (math.exp(12) + words - 1)  # the share of each other word, 6e-6
     wanted = torch.full((words, words), wrong).fill_diagonal_(-(words - 1) * wrong)
     torch.testing.assert_close(table.hidden.grad, wanted, rtol=2**-7, atol=0)
@@ -155,24 +156,24 @@ def test_nothing_asked_is_nothing_paid(checkpoints: dict[str, Path], name: str) 
     base = load_base(str(checkpoints[name]))
     ids = torch.randint(5, 8192, (2, 10))
     nothing = torch.full_like(ids, NO_TARGET)
-    assert TokenLosses(base.model, base.family)(ids, nothing).shape == (0,)
-    total, count = SummedLoss(TokenLosses(base.model, base.family))(ids, nothing)
+    assert TokenScorer(base.model, base.family)(ids, nothing).shape == (0,)
+    total, count = SummedLoss(TokenScorer(base.model, base.family))(ids, nothing)
     assert (float(total), count) == (0.0, 0)
 
 
 def test_a_batch_without_targets_trains_nothing_and_does_not_fail(
-    adapted: Callable[[str], tuple[Base, torch.nn.Module]],
+    adapted: Callable[[str], tuple[LanguageModel, torch.nn.Module]],
 ) -> None:
     base, model = adapted("bert")
     ids = torch.randint(5, 8192, (2, 10))
-    total, _ = SummedLoss(TokenLosses(model, base.family))(ids, torch.full_like(ids, NO_TARGET))
+    total, _ = SummedLoss(TokenScorer(model, base.family))(ids, torch.full_like(ids, NO_TARGET))
     total.backward()
     assert all(float(parameter.grad.abs().sum()) == 0 for parameter in trainable(model).values())
 
 
 def test_the_summed_loss_is_a_sum_and_a_count_and_never_a_mean(checkpoints: dict[str, Path]) -> None:
     base = load_base(str(checkpoints["gpt2"]))
-    losses = TokenLosses(base.model, base.family)
+    losses = TokenScorer(base.model, base.family)
     ids, targets = batch_of(4, 30)
     total, count = SummedLoss(losses)(ids, targets)
     each = losses(ids, targets)
@@ -180,7 +181,7 @@ def test_the_summed_loss_is_a_sum_and_a_count_and_never_a_mean(checkpoints: dict
     assert float(total) == pytest.approx(math.fsum(each.tolist()), rel=1e-6)
 
 
-def without_output(base: Base) -> Base:
+def without_output(base: LanguageModel) -> LanguageModel:
     output = base.model.get_submodule(base.family.output)
     for parameter in output.parameters():
         parameter.zero_()
@@ -193,7 +194,7 @@ def test_a_model_that_knows_nothing_pays_the_logarithm_of_its_vocabulary(
 ) -> None:
     base = without_output(load_base(str(checkpoints[name])))
     ids, targets = batch_of(6, 60)
-    nll = TokenLosses(base.model, base.family)(ids, targets)
+    nll = TokenScorer(base.model, base.family)(ids, targets)
     torch.testing.assert_close(nll, torch.full_like(nll, math.log(8192)), rtol=1e-6, atol=0)
 
 
@@ -204,7 +205,7 @@ def test_a_model_that_is_certain_pays_nothing_when_right_and_dearly_when_wrong(
     output = base.model.get_submodule("cls.predictions.decoder")
     output.bias[17] = 1000.0
     ids = torch.tensor([[5, 6]])
-    nll = TokenLosses(base.model, base.family)(ids, torch.tensor([[17, 18]]))
+    nll = TokenScorer(base.model, base.family)(ids, torch.tensor([[17, 18]]))
     assert nll.tolist() == [0.0, 1000.0]
 
 
@@ -224,12 +225,12 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_training_holds_a_slice_of_the_vocabulary_at_a_time_for_any_batch(
-    adapted: Callable[[str], tuple[Base, torch.nn.Module]], name: str
+    adapted: Callable[[str], tuple[LanguageModel, torch.nn.Module]], name: str
 ) -> None:
     base, model = adapted(name)
     ids, targets = batch_of(40, 50)
     with LargestTensor() as lean:
-        SummedLoss(TokenLosses(model, base.family))(ids, targets)[0].backward()
+        SummedLoss(TokenScorer(model, base.family))(ids, targets)[0].backward()
     with LargestTensor() as plain:
         plain_losses(base, model, ids, targets).sum().backward()
     assert plain.elements >= ids.numel() * 8192
@@ -244,7 +245,7 @@ def test_scoring_holds_a_slice_of_the_vocabulary_at_a_time_for_any_batch(
     base = load_base(str(checkpoints[name]))
     ids, targets = batch_of(40, 50)
     with LargestTensor() as lean:
-        TokenLosses(base.model, base.family)(ids, targets)
+        TokenScorer(base.model, base.family)(ids, targets)
     weights = max(parameter.numel() for parameter in base.model.parameters())  # some are transposed whole
     assert lean.elements <= max(ids.numel() * CHUNK_WORDS, weights) < ids.numel() * 8192 / 3
 
@@ -267,7 +268,7 @@ def test_a_target_is_told_apart_from_one_that_another_word_beats(
     with torch.no_grad():
         likeliest = base.model(ids).logits.argmax(-1)
     targets = torch.where(torch.arange(20) % 3 == 0, likeliest, ids)
-    losses = TokenLosses(base.model, base.family)
+    losses = TokenScorer(base.model, base.family)
     nll, is_top1 = losses.nll_and_top1(ids, targets)
     assert torch.equal(nll, losses(ids, targets))
     assert torch.equal(is_top1, (targets == likeliest).flatten())
@@ -279,4 +280,4 @@ def test_words_that_tie_are_all_right(checkpoints: dict[str, Path]) -> None:
     with torch.no_grad():
         base.model.transformer.wte.weight.zero_()
     ids = torch.tensor([[1, 8000, 3]])
-    assert TokenLosses(base.model, base.family).nll_and_top1(ids, ids)[1].tolist() == [True] * 3
+    assert TokenScorer(base.model, base.family).nll_and_top1(ids, ids)[1].tolist() == [True] * 3

@@ -1,7 +1,7 @@
 """Exact token losses without the waste: the head runs only where a target is, in pieces, and stays frozen.
 
 The logits of a whole batch, (B, T, V), are never held: memory does not grow with vocabulary times batch.
-Nor does a masked model's last layer work up hidden states that no target reads.
+For masked models the last feed-forward layer runs only at target positions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_TARGET = -100
 CHUNK_WORDS = 1024  # columns of logits alive at once: they stay in the cache (docs/log.md)
 
 
-class TokenLosses(nn.Module):
+class TokenScorer(nn.Module):
     """A language model, with or without adapter, as a function from rows to the NLL of each target."""
 
     def __init__(self, model: nn.Module, family: Family) -> None:
@@ -158,9 +158,9 @@ def fuse_activations(model: nn.Module) -> None:
 class SummedLoss(nn.Module):
     """The one module that training prepares: sums and counts leave it, never a mean of means."""
 
-    def __init__(self, losses: TokenLosses) -> None:
+    def __init__(self, scorer: TokenScorer) -> None:
         super().__init__()
-        self.losses = losses
+        self.scorer = scorer
 
     def forward(
         self,
@@ -169,8 +169,8 @@ class SummedLoss(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> tuple[Tensor, int]:
-        """(sum of the targets' NLL in nats, number of targets); arguments as for TokenLosses."""
-        hidden_states, weight, bias, target_ids = self.losses.head_inputs(
+        """(sum of the targets' NLL in nats, number of targets); arguments as for TokenScorer."""
+        hidden_states, weight, bias, target_ids = self.scorer.head_inputs(
             input_ids, targets, attention_mask, position_ids
         )
         total: Tensor = _SummedNll.apply(hidden_states, weight, bias, target_ids)  # type: ignore[no-untyped-call]  # torch types no autograd.Function

@@ -1,0 +1,186 @@
+"""Score base and tuned model: of a run just trained, of earlier runs again, of an adapter from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from peft import PeftModel
+
+from ft_toolkit.errors import FtError
+from ft_toolkit.judging.comparison import Comparison, compare
+from ft_toolkit.judging.protocols import How, protocol_of
+from ft_toolkit.judging.run_scores import made_from
+from ft_toolkit.judging.saving import write
+from ft_toolkit.judging.scoring import Scorer, Text, score_both, score_parts, source_label
+from ft_toolkit.judging.showing import show, show_ranking
+from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
+from ft_toolkit.judging.unseen import read_other, recovered, refuse_trained_text
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.foreign import load_foreign, other_name
+from ft_toolkit.models.model_pair import ModelPair, load_pair
+from ft_toolkit.progress import Screen
+from ft_toolkit.recipe import Judging
+from ft_toolkit.run import Run, now
+from ft_toolkit.runtime import prepare_torch
+from ft_toolkit.session import Session
+from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.screening import repeated_lines
+from ft_toolkit.text.splitting import Parts
+from ft_toolkit.training.accelerator import make_accelerator
+
+Keep = Callable[[Comparison, TokenScores], object]  # told each comparison and its scores
+Source = tuple[str, list[Document]]  # as the user named it, and what it holds
+
+
+def _forget(comparison: Comparison, scores: TokenScores) -> None:
+    """Keep nothing."""
+
+
+def compare_run(
+    run: Run, on: str | None = None, *, device: str = "auto", screen: Screen | None = None
+) -> Comparison:
+    """Score one run again: on its own held-out text, or on every document of `on`; see compare_runs."""
+    return compare_runs([run], [on] if on is not None else [], How(device=device), screen=screen)[0]
+
+
+def compare_runs(
+    runs: Sequence[Run],
+    on: Sequence[str],
+    how: How | None = None,
+    *,
+    screen: Screen | None = None,
+    keep: Keep = _forget,
+) -> list[Comparison]:
+    """Score runs again, each on its own held-out text or all on every source of `on`.
+
+    Runs of one base share one set of weights, and the base's scores are kept for the next time.
+
+    raises   FtError when a base or tokenizer changed since training, when text was trained on by any of the
+             runs, or when the runs are judged by different protocols; IntegrityFailed for an adapter or
+             model that is not the one that was trained
+    """
+    if not runs:
+        raise FtError("ft compare", "a run, or --base and --adapter", "neither", "ft runs lists the runs.")
+    how = how or How()
+    session = _session(how, screen)
+    others = [(source, read_other(runs, source, session.screen)) for source in on]
+    for run in runs:
+        run.check_trained(session.screen.say)
+        for source, documents in others:
+            refuse_trained_text(run, documents, source, session.screen)
+    found: list[Comparison] = []
+    for run, pair in _pairs(runs, session):
+        scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, how), session)
+        if others:
+            corpora = _score_others(scorer, others, keeps_ids=run.recipe.judging.keep_text)
+            scores = TokenScores(scorer.subject(run.folder.name), corpora)
+            found.append(shown(scores, run.trained_folder, session.screen))
+        else:
+            parts = _held_out(run, runs, session.screen)
+            comparison, scores = _judged(run, scorer, parts, how)
+            found.append(comparison)
+        keep(found[-1], scores)
+    show_ranking(found, session.screen, common_text=bool(on))
+    return found
+
+
+def judge_run(run: Run, pair: ModelPair, parts: Parts, session: Session) -> Comparison:
+    """Score the parts of a run's corpus, say the verdict, and finish the run unless it is finished."""
+    how = How()
+    scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, how), session)
+    return _judged(run, scorer, parts, how)[0]
+
+
+def compare_adapter(
+    base_name: str | None,
+    folder: Path | None,
+    on: Sequence[str],
+    how: How | None = None,
+    *,
+    screen: Screen | None = None,
+    keep: Keep = _forget,
+) -> Comparison:
+    """Score an adapter that was not made here against its base, on every source of `on`.
+
+    What it was trained on is unknown, and the verdict says so.
+
+    raises   FtError unless base, adapter and text are all given
+    """
+    given = {"--base": base_name, "--adapter": folder, "--on": on or None}
+    missing = ", ".join(option for option, value in given.items() if value is None)
+    if base_name is None or folder is None or missing:
+        raise FtError("ft compare", "--base, --adapter and --on", f"no {missing}", "Give all three.")
+    how = how or How()
+    session = _session(how, screen)
+    base = load_base(base_name, session.accelerator.device)
+    model = load_foreign(base, folder)
+    named = other_name(base, model)
+    if named is not None:
+        words = f"made for {named}, scored on {base.name}; its shapes fit both: are they one?"
+        session.screen.say(f"{folder}: {words}")
+    pair = ModelPair(base, base.with_model(model))
+    scorer = Scorer(pair, protocol_of(base, Judging(), how), session)
+    subject = scorer.subject(folder.resolve().name, knows_training_text=False)
+    others = [(source, read_source(source).documents) for source in on]
+    scores = TokenScores(subject, _score_others(scorer, others))
+    comparison = shown(scores, folder, session.screen)
+    keep(comparison, scores)
+    return comparison
+
+
+def shown(scores: TokenScores, trained: Path, screen: Screen) -> Comparison:
+    """Compare, and show what came out."""
+    comparison = compare(scores)
+    show(comparison, trained, screen)
+    return comparison
+
+
+def _session(how: How, screen: Screen | None) -> Session:
+    prepare_torch()
+    return Session(make_accelerator(how.device), screen or Screen())
+
+
+def _pairs(runs: Sequence[Run], session: Session) -> Iterator[tuple[Run, ModelPair]]:
+    """Each run with its pair, those of one base together: they share one set of weights."""
+    for name in dict.fromkeys(run.recipe.base for run in runs):
+        base, adapted = load_base(name, session.accelerator.device), None
+        if base.family.note:
+            session.screen.say(base.family.note)
+        for run in (run for run in runs if run.recipe.base == name):
+            run.check_base(base.name, base.sha256s)
+            pair = load_pair(base, run.trained_folder, adapted)
+            if isinstance(pair.tuned.model, PeftModel):
+                adapted = pair.tuned.model
+            yield run, pair
+
+
+def _held_out(run: Run, runs: Sequence[Run], screen: Screen) -> Parts:
+    """A run's own parts, its held-out one unseen by every other run.
+
+    raises   FtError where another of `runs` was trained on it
+    """
+    parts = recovered(run, screen)
+    for other in (other for other in runs if other.split_sha256 != run.split_sha256):
+        refuse_trained_text(other, parts.test, f"held-out text of {run.folder}", screen)
+    return parts
+
+
+def _judged(run: Run, scorer: Scorer, parts: Parts, how: How) -> tuple[Comparison, TokenScores]:
+    corpora = score_parts(scorer, run.recipe, parts)
+    scores = TokenScores(scorer.subject(run.folder.name), corpora, made_from(run, how))
+    comparison = compare(scores)
+    if not run.is_finished:
+        write(run, comparison, scores)
+        run.record(finished_at=now())
+    show(comparison, run.trained_folder, scorer.session.screen)
+    return comparison, scores
+
+
+def _score_others(scorer: Scorer, others: Sequence[Source], *, keeps_ids: bool = True) -> list[CorpusScores]:
+    return [
+        score_both(
+            scorer, Text(source_label(source), "other", documents, repeated_lines(documents), keeps_ids)
+        )
+        for source, documents in others
+    ]
