@@ -195,7 +195,7 @@ def plan(
     asked = story.Asked(family, layers, width, heads, vocabulary, positions, config)
     equal_devices = story.parse_devices(devices)
     work = story.Workload(at_once, dtype, tokens, tokens_per_second)
-    story.check(asked, work)
+    story.check_workload(asked, work)
     adapter = story.adapter_plan(recipe, method, rank, targets)
     sizes = story.sizes_of(recipe, asked, adapter)
     for line in story.lines(sizes, adapter, equal_devices, work):

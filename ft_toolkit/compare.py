@@ -57,7 +57,7 @@ def main(
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
-        from ft_toolkit.judging.gates import check, required_gain
+        from ft_toolkit.judging.gates import enforce, required_gain
         from ft_toolkit.judging.run_scores import scores_of
         from ft_toolkit.judging.saving import Judged, refuse_taken, save
         from ft_toolkit.judging.verdict import detail_lines
@@ -101,7 +101,7 @@ def main(
             whole = {"schema": JSON_SCHEMA, "comparisons": [comparison.as_dict() for comparison in found]}
             json.dump(whole, sys.stdout, indent=2)
             print()
-        check(found, fail_if_worse=fail_if_worse, gain_percent=gain)
+        enforce(found, fail_if_worse=fail_if_worse, gain_percent=gain)
 
 
 def compare_from(run: Run) -> Comparison:

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated, told_when_stopped
 from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
-from ft_toolkit.judging.integrity import Live, check, fingerprints, observe, require
+from ft_toolkit.judging.integrity import Live, fingerprints, observe, prove, require
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.unseen import keep_known_text, read_general
 from ft_toolkit.material import Material, gathered, validation_score
@@ -213,7 +213,7 @@ def _proven(run: Run, it: Material, live: Live, loaded: ModelPair | None, sessio
 
     raises   IntegrityFailed
     """
-    found = check(live, it.pair.base, run.trained_folder, loaded.tuned if loaded else None)
+    found = prove(live, it.pair.base, run.trained_folder, loaded.tuned if loaded else None)
     run.record(integrity=found.as_dict())
     session.screen.say(found.words())
     require(found, run.trained_folder)

@@ -98,7 +98,7 @@ def adapter_plan(recipe: str | None, method: str, rank: int, targets: str) -> Ad
         ) from None
 
 
-def check(asked: Asked, work: Workload) -> None:
+def check_workload(asked: Asked, work: Workload) -> None:
     """raises   FtError for a number or a file that no model can be counted from, before torch is imported"""
     for option, most in LIMITS.items():
         value = work.tokens_at_once if option == "at_once" else getattr(asked, option)

@@ -20,10 +20,10 @@ from ft_toolkit.sharing.licences import Licence, Source, decide, licence_of_base
 from ft_toolkit.sharing.snippet import (
     Objective,
     Place,
+    check_snippet,
+    checked_snippet,
     loading_snippet,
-    rehearse,
-    rehearsed,
-    run_rehearsal,
+    run_snippet_check,
 )
 from ft_toolkit.sharing.staging import (
     ALLOWED,
@@ -154,10 +154,10 @@ def plan_push(
     weights = (model_folder or run.adapter_folder) / (
         "model.safetensors" if merged else "adapter_model.safetensors"
     )
-    stamp = rehearsed(run, weights, objective, merged=merged)
+    stamp = checked_snippet(run, weights, objective, merged=merged)
     if stamp is None:
         screen.say("running the card's loading snippet, once for this adapter …")
-        stamp = rehearse(run, weights, objective, merged=merged)
+        stamp = check_snippet(run, weights, objective, merged=merged)
     base = locate_base(run, to.repo, stamp.base_revision, with_base=contents.with_base or merged)
     licence = _licence(run, base, rights)
     with apart(run) as folder:
@@ -224,7 +224,7 @@ def _model_folder(run: Run, screen: Screen) -> Path:
     if not (folder / "config.json").is_file():
         screen.say("merging adapter and base …")
         with apart(run) as own:
-            run_rehearsal("merge", str(run.folder), str(own / "model"))
+            run_snippet_check("merge", str(run.folder), str(own / "model"))
             put_in_place(own / "model", folder)
     return folder
 

@@ -30,7 +30,7 @@ FACTS = {  # what later rooms look into; everything else in run.json is only sho
     "versions": dict,
     "training": dict,
     "integrity": dict,
-    "rehearsal": dict,
+    "snippet_check": dict,
     "files": dict,
 }
 COLUMNS = {"documents.parquet": {"id", "sha256", "split", "source", "row", "text"}}

@@ -23,7 +23,7 @@ def required_gain(text: str) -> float:
     return percent
 
 
-def check(comparisons: Sequence[Comparison], *, fail_if_worse: bool, gain_percent: float | None) -> None:
+def enforce(comparisons: Sequence[Comparison], *, fail_if_worse: bool, gain_percent: float | None) -> None:
     """Let pass, or name the first comparison that falls short.
 
     fail_if_worse   refuses a difference whose whole interval is above zero

@@ -90,7 +90,7 @@ def observe(tuned: LanguageModel, before: dict[str, str], documents: Sequence[Do
     return Live(texts, probe_scores(tuned, texts), unmoved, len(before))
 
 
-def check(live: Live, base: LanguageModel, folder: Path, loaded: LanguageModel | None = None) -> Integrity:
+def prove(live: Live, base: LanguageModel, folder: Path, loaded: LanguageModel | None = None) -> Integrity:
     """Compare what training left in memory with what was saved of it.
 
     base     what training started from; its weights may not have moved

@@ -1,6 +1,6 @@
-"""The loading snippet of the card, and its rehearsal: it is run, with local folders in place of the ids.
+"""The loading snippet of the card, and its check: it is executed, with local folders in place of the ids.
 
-torch comes only with the subprocess that rehearses; a run whose stamp is there is pushed without it.
+Only the subprocess that checks it imports torch; a run that was checked before is pushed without it.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def loading_snippet(
     )
 
 
-def rehearsed(run: Run, weights: Path, objective: Objective, *, merged: bool) -> Stamp | None:
-    """The stamp of this adapter and this snippet; None when it must be rehearsed (again)."""
-    found = run.facts.get("rehearsal", {}).get("merged" if merged else "adapter")
+def checked_snippet(run: Run, weights: Path, objective: Objective, *, merged: bool) -> Stamp | None:
+    """The stamp of this adapter and this snippet; None when it must be checked (again)."""
+    found = run.facts.get("snippet_check", {}).get("merged" if merged else "adapter")
     if found is None:
         return None
     stamp = Stamp(**found)
@@ -101,13 +101,13 @@ def rehearsed(run: Run, weights: Path, objective: Objective, *, merged: bool) ->
     return stamp if is_current else None
 
 
-def rehearse(run: Run, weights: Path, objective: Objective, *, merged: bool) -> Stamp:
+def check_snippet(run: Run, weights: Path, objective: Objective, *, merged: bool) -> Stamp:
     """Run the snippet in a process of its own and stamp run.json; nothing else of the run changes.
 
     raises   FtError when the snippet fails, or the base is no longer the one of training
     """
     own_tokenizer = (weights.parent / "tokenizer.json").is_file()
-    heard = run_rehearsal(
+    heard = run_snippet_check(
         "load", str(run.folder), str(weights.parent), objective, str(int(merged)), str(int(own_tokenizer))
     )
     if not merged and heard["base_sha256"] != run.facts.get("sha256", {}).get("base"):
@@ -115,14 +115,14 @@ def rehearse(run: Run, weights: Path, objective: Objective, *, merged: bool) -> 
         cure = "Pin base: name@revision to the one of training."
         raise FtError(f"base {run.recipe.base}", "the base of training", found, cure)
     stamp = Stamp(file_sha256(weights), _digest(objective, merged), heard["base_revision"])
-    kept = run.facts.get("rehearsal", {})
-    run.record(rehearsal=kept | {"merged" if merged else "adapter": asdict(stamp)})
+    kept = run.facts.get("snippet_check", {})
+    run.record(snippet_check=kept | {"merged" if merged else "adapter": asdict(stamp)})
     return stamp
 
 
-def run_rehearsal(*arguments: str) -> dict[str, Any]:
-    """Ask the rehearsal process for something, and read its answer."""
-    done = run_python("-m", "ft_toolkit.sharing.rehearsal", *arguments)
+def run_snippet_check(*arguments: str) -> dict[str, Any]:
+    """Ask the checking process for something, and read its answer."""
+    done = run_python("-m", "ft_toolkit.sharing.snippet_check", *arguments)
     if done.returncode:
         cure = "See the run's base and adapter; ft compare RUN scores them."
         raise FtError("the loading snippet", "to run", last_words(done), cure)

@@ -89,7 +89,7 @@ class Contents:
 def locate_base(run: Run, repo: str, revision: str | None, *, with_base: bool) -> BaseOnTheHub:
     """Where users will find the base.
 
-    revision   the commit on the Hub that the rehearsal found
+    revision   the commit on the Hub that the snippet check found
     raises     FtError for a starter or a folder that is not sent along: plain peft could not load it
     """
     reference = parse_base(run.recipe.base)

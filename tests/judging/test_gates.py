@@ -8,7 +8,7 @@ import pytest
 
 from ft_toolkit.errors import FtError, GateNotMet
 from ft_toolkit.judging.comparison import Comparison, CorpusComparison
-from ft_toolkit.judging.gates import check, required_gain
+from ft_toolkit.judging.gates import enforce, required_gain
 from ft_toolkit.judging.protocols import Protocol
 from ft_toolkit.judging.ranking import ranking
 from ft_toolkit.judging.statistics import Difference
@@ -42,10 +42,10 @@ def test_fail_if_worse_needs_the_whole_interval_above_zero(
     low: float | None, high: float | None, passes: bool
 ) -> None:
     if passes:
-        check([comparison(low, high)], fail_if_worse=True, gain_percent=None)
+        enforce([comparison(low, high)], fail_if_worse=True, gain_percent=None)
     else:
         with pytest.raises(GateNotMet, match="--fail-if-worse") as fault:
-            check([comparison(low, high)], fail_if_worse=True, gain_percent=None)
+            enforce([comparison(low, high)], fail_if_worse=True, gain_percent=None)
         assert fault.value.exit_code == 3
 
 
@@ -56,10 +56,10 @@ def test_fail_if_worse_needs_the_whole_interval_above_zero(
 def test_require_gain_looks_at_the_weaker_end_of_the_interval(high: float | None, passes: bool) -> None:
     found = comparison(None if high is None else -1.0, high)
     if passes:
-        check([found], fail_if_worse=False, gain_percent=5)
+        enforce([found], fail_if_worse=False, gain_percent=5)
     else:
         with pytest.raises(GateNotMet, match="at least 5 % lower perplexity"):
-            check([found], fail_if_worse=False, gain_percent=5)
+            enforce([found], fail_if_worse=False, gain_percent=5)
 
 
 @pytest.mark.parametrize(("text", "percent"), [("5%", 5.0), ("5 %", 5.0), ("0.5", 0.5)])

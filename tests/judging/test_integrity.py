@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ft_toolkit.errors import IntegrityFailed
 from ft_toolkit.finetune import finetune
-from ft_toolkit.judging.integrity import PISSA_NATS, Integrity, check, fingerprints, observe, require
+from ft_toolkit.judging.integrity import PISSA_NATS, Integrity, fingerprints, observe, prove, require
 from ft_toolkit.models.adapters import attach_adapter, save_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel, hash_weights
@@ -46,7 +46,7 @@ def trained(checkpoints: dict[str, Path], small_corpus: Path, tmp_path: Path) ->
 
 def gate(one: Trained) -> Integrity:
     model, base, folder, before, documents = one
-    return check(observe(base.with_model(model), before, documents), base, folder)
+    return prove(observe(base.with_model(model), before, documents), base, folder)
 
 
 @pytest.mark.parametrize(("family", "method"), [("gpt2", "lora"), ("bert", "dora"), ("distilbert", "full")])
@@ -106,7 +106,7 @@ def test_a_matrix_that_never_moved_is_named(trained: Callable[..., Trained]) -> 
     model, base, folder, before, documents = trained()
     stuck = next(name for name in before if "lora_B" in name)
     before[stuck] = fingerprints(model)[stuck]
-    found = check(observe(base.with_model(model), before, documents), base, folder)
+    found = prove(observe(base.with_model(model), before, documents), base, folder)
     assert found.unmoved == [stuck]
     assert stuck in found.words()
     assert found.passed  # it is said; the scores are those of the trained model all the same
@@ -117,7 +117,7 @@ def test_a_training_that_moved_nothing_does_not_pass(checkpoints: dict[str, Path
     model = attach_adapter(base, Adapter(), seed=0)
     save_adapter(model, tmp_path / "saved")
     seen = observe(base.with_model(model), fingerprints(model), [Document("t.txt", 0, "Boil the pasta.")])
-    found = check(seen, base, tmp_path / "saved")
+    found = prove(seen, base, tmp_path / "saved")
     assert found.reload == "bitwise"
     with pytest.raises(IntegrityFailed, match="no matrix that moved"):
         require(found, tmp_path)

@@ -13,7 +13,7 @@ from huggingface_hub.utils import close_session
 from ft_toolkit.finetune import finetune
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
-from ft_toolkit.sharing.snippet import rehearse
+from ft_toolkit.sharing.snippet import check_snippet
 from sharing.loopback import BASES, FAMILIES, QUIET, point_at
 
 
@@ -35,7 +35,7 @@ def hub(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monkey
 def finished(
     checkpoints: dict[str, Path], small_corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """A trained, judged and rehearsed run for each family, on a base of the Hub."""
+    """A trained, judged and checked run for each family, on a base of the Hub."""
     folder = tmp_path_factory.mktemp("finished")
     runs = {}
     with pytest.MonkeyPatch.context() as patch, HubServer() as server:
@@ -53,7 +53,7 @@ def finished(
                 }
             )
             run = finetune(recipe, folder / "runs", screen=QUIET)
-            rehearse(run, run.adapter_folder / "adapter_model.safetensors", objective, merged=False)
+            check_snippet(run, run.adapter_folder / "adapter_model.safetensors", objective, merged=False)
             runs[family] = run.folder
     close_session()
     return runs

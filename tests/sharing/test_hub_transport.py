@@ -20,7 +20,7 @@ from ft_toolkit.rescoring import compare_run
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
 from ft_toolkit.sharing.pulled import open_run
-from ft_toolkit.sharing.snippet import rehearsed
+from ft_toolkit.sharing.snippet import checked_snippet
 from sharing.loopback import BASES, FAMILIES, QUIET, plan_of, point_at
 
 Transport = Literal["regular", "lfs", "xet"]
@@ -55,9 +55,9 @@ def retrain(run: Run) -> None:
     save_file(weights, path, {"format": "pt"})
     from ft_toolkit.artefacts import file_sha256
 
-    stamps = run.facts["rehearsal"]
+    stamps = run.facts["snippet_check"]
     stamps["adapter"]["weights_sha256"] = file_sha256(path)
-    run.record(rehearsal=stamps, files=run.trained_files())
+    run.record(snippet_check=stamps, files=run.trained_files())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -195,11 +195,11 @@ def test_a_commit_of_somebody_else_in_between_is_not_written_over(
 def test_the_stamp_is_of_this_adapter_alone(finished_run: Callable[[str], Run]) -> None:
     run = finished_run("gpt2")
     weights = run.adapter_folder / "adapter_model.safetensors"
-    stamp = rehearsed(run, weights, "causal", merged=False)
+    stamp = checked_snippet(run, weights, "causal", merged=False)
     assert stamp is not None and stamp.base_revision == run.recipe.base.partition("@")[2]
-    assert rehearsed(run, weights, "masked", merged=False) is None
-    assert rehearsed(run, weights, "causal", merged=True) is None
+    assert checked_snippet(run, weights, "masked", merged=False) is None
+    assert checked_snippet(run, weights, "causal", merged=True) is None
     os.utime(weights)
-    assert rehearsed(run, weights, "causal", merged=False) == stamp
+    assert checked_snippet(run, weights, "causal", merged=False) == stamp
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    assert rehearsed(run, weights, "causal", merged=False) is None
+    assert checked_snippet(run, weights, "causal", merged=False) is None

@@ -73,13 +73,13 @@ def test_a_push_imports_no_torch_and_asks_the_hub_within_three_seconds(
     assert hub.repositories["models", "me/x-lora"].is_private
 
 
-def test_the_rehearsal_executes_no_file_of_the_working_folder(
+def test_the_snippet_check_executes_no_file_of_the_working_folder(
     hub: HubServer, finished_run: Callable[[str], Run], poisoned_folder: Path
 ) -> None:
     run = finished_run("gpt2")
-    run.record(rehearsal={})
+    run.record(snippet_check={})
     assert publish.push(plan_of(run), QUIET).is_new
-    assert Run.open(run.folder).facts["rehearsal"]["adapter"]
+    assert Run.open(run.folder).facts["snippet_check"]["adapter"]
     assert not (poisoned_folder / "executed").exists()
 
 

@@ -1,7 +1,7 @@
 """What needs torch before a push, in a process of its own: run the snippet, merge the adapter.
 
-    python -m ft_toolkit.sharing.rehearsal load RUN WEIGHTS_FOLDER OBJECTIVE MERGED OWN_TOKENIZER
-    python -m ft_toolkit.sharing.rehearsal merge RUN FOLDER
+    python -m ft_toolkit.sharing.snippet_check load RUN WEIGHTS_FOLDER OBJECTIVE MERGED OWN_TOKENIZER
+    python -m ft_toolkit.sharing.snippet_check merge RUN FOLDER
 
 The last line of stdout is the answer, as JSON.
 """
