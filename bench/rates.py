@@ -2,9 +2,9 @@
 
     python bench/rates.py CORPORA_FOLDER RESULTS.jsonl [--ranks 8] [--rates 5e-4,1e-3,…]
 
-CORPORA_FOLDER holds cooking/*.md and medical/medquad.jsonl beside the two corpora that ship. Each training is a
-line of RESULTS.jsonl; one that is there already is not run again, so an interrupted sweep goes on. The rate is
-chosen on the validation part; the gain is told of the held-out part.
+CORPORA_FOLDER holds cooking/*.md and medical/medquad.jsonl beside the two corpora that ship. Each training is
+a line of RESULTS.jsonl; one that is there already is not run again, so an interrupted sweep goes on. The rate
+is chosen on the validation part; the gain is measured on the held-out part.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Files that are whole or not there: written beside, fsynced, renamed; and their hashes.
+"""Atomic writes (temporary file, fsync, rename) and hashes of files.
 
-Everything that a later stage reads is written through this room, so that a process killed at any moment
-leaves the old file, the new file or none, never a part of one.
+Everything that a later stage reads is written here, so that a process killed at any moment leaves the old
+file, the new file or none, never a part of one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RESTORE = "Restore the file or train again."
 def written_whole(path: Path) -> Iterator[Path]:
     """A path to write a file to; at the end of the block it is fsynced and takes `path`'s name.
 
-    On an exception nothing is left and `path` is as it was.
+    On an exception the temporary file is removed and `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
@@ -42,8 +42,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 def folder_written_whole(folder: Path) -> Iterator[Path]:
     """A folder to write files to; at the end of the block it takes the place of `folder`, fsynced.
 
-    A folder cannot replace another in one step: between the two renames there is none, which a reader
-    reports as missing. Nothing half written is ever under its name.
+    A folder cannot replace another in one step: between the two renames there is none, which a reader reports
+    as missing. A half-written folder never has the final name.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.unfinished")
@@ -62,7 +62,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, on the disk itself."""
+    """fsync a file's content, or a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The door: the ft command. Heavy imports wait inside the verbs, so that --help answers at once."""
+"""The ft command. Heavy imports are inside the verbs, so that --help answers at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # pydantic comes with it; --help must not wait
     from ft_toolkit.run import Run
 
 app = typer.Typer(
-    help="Fine-tune small GPT-2 and BERT checkpoints with LoRA, and learn honestly whether it helped.",
+    help="Fine-tune small GPT-2 and BERT checkpoints with LoRA, and measure honestly whether it helped.",
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -41,7 +41,7 @@ def root(
 
 
 @app.command()
-@one_line_errors()  # here, since typer answers Ctrl-C itself, without our words
+@one_line_errors()  # inside the verb: typer would handle Ctrl-C itself, without our message
 def finetune(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")] = "quickstart",
     overrides: Overrides = None,
@@ -50,19 +50,19 @@ def finetune(
     judge: Annotated[
         bool, typer.Option(help="--no-judge: validation figure only; the test part stays unseen.")
     ] = True,
-    seeds: Annotated[int, typer.Option(min=1, help="Train with so many seeds and show the spread.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Train with this many seeds and show the spread.")] = 1,
     track: Annotated[
         list[str] | None, typer.Option(help="A tracker that accelerate knows: tensorboard …")
     ] = None,
     energy: Annotated[bool, typer.Option("--energy", help="Measure energy (extra: energy).")] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Make an unfinished run anew from what has changed.")
+        bool, typer.Option("--restart", help="Remake an unfinished run from the stage whose inputs changed.")
     ] = False,
     reuse: Annotated[
-        bool, typer.Option("--reuse", help="Take over what the last run of this name made from the same.")
+        bool, typer.Option("--reuse", help="Reuse what the last run of this name made from the same inputs.")
     ] = False,
 ) -> None:
-    """Train an adapter from a recipe, judge it, and print the verdict; an unfinished run goes on."""
+    """Train an adapter from a recipe, judge it and print the verdict; an unfinished run is resumed."""
     from ft_toolkit import preflight
     from ft_toolkit import reuse as again
     from ft_toolkit.recipe import read_recipe
@@ -74,7 +74,7 @@ def finetune(
     if reuse and seeds == 1 and again.is_shown(resolved.recipe, runs, judge=judge):
         return
     with told_when_stopped("before training; nothing was trained"):
-        # only now: a fault is told without waiting for torch
+        # imported here: a fault is reported without waiting for torch
         from ft_toolkit.finetune import finetune as journey
         from ft_toolkit.seeds import finetune_seeds
 
@@ -88,9 +88,11 @@ def finetune(
 @one_line_errors()
 def resume(
     run: Annotated[Path, typer.Argument(help="An unfinished run, such as runs/quickstart.")],
-    restart: Annotated[bool, typer.Option("--restart", help="Make it anew from what has changed.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Remake it from the stage whose inputs changed.")
+    ] = False,
 ) -> None:
-    """Go on with an unfinished run; it ends bitwise as if it had never stopped."""
+    """Resume an unfinished run; it ends bitwise as if it had never stopped."""
     from ft_toolkit import preflight
     from ft_toolkit.inputs import recipe_asked_for
     from ft_toolkit.run import Run
@@ -140,7 +142,7 @@ def push(
     run: Annotated[Path, typer.Argument(help="A finished run, such as runs/quickstart.")],
     to: Annotated[str | None, typer.Option(help="owner/name on the Hub; by default publish.repo.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Send it; without this the plan is shown.")] = False,
-    public: Annotated[bool, typer.Option("--public", help="Everybody may read it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Anyone may read it.")] = False,
     revision: Annotated[str, typer.Option(help="The branch; made if it is missing.")] = "main",
     pr: Annotated[bool, typer.Option("--pr", help="Propose it as a pull request.")] = False,
     tag: Annotated[str | None, typer.Option(help="Tag the commit.")] = None,
@@ -209,7 +211,7 @@ def merge(
     to: Annotated[Path | None, typer.Option(help="A new folder; by default RUN/merged.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16: half the size, rounded.")] = "float32",
 ) -> None:
-    """Write base and adapter as one plain checkpoint, and check that it reads the same."""
+    """Write base and adapter as one plain checkpoint, and check that it scores the same."""
     from ft_toolkit import merge as story
     from ft_toolkit.sharing.pulled import open_run
 
@@ -243,8 +245,8 @@ def show_recipe(
 
 @app.command()
 @one_line_errors()
-def cache(clear: Annotated[bool, typer.Option("--clear", help="Forget them.")] = False) -> None:
-    """Tell where base scores are kept and how large they are, or forget them."""
+def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False) -> None:
+    """Show where base scores are cached and how large the file is, or clear it."""
     from ft_toolkit.judging.store import Store
     from ft_toolkit.session import score_cache_path
 
@@ -257,7 +259,7 @@ def cache(clear: Annotated[bool, typer.Option("--clear", help="Forget them.")] =
 @app.command()
 @one_line_errors()
 def doctor() -> None:
-    """Tell what this machine offers and what would stop a run."""
+    """Show what this machine offers and what would stop a run."""
     from ft_toolkit.doctor import findings
 
     for what, how in findings():

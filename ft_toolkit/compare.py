@@ -41,8 +41,12 @@ def main(
     precision: Annotated[
         str, typer.Option(help="float32, or bfloat16: differences only, faster.")
     ] = "float32",
-    fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Exit 3 if surely worse.")] = False,
-    require_gain: Annotated[str | None, typer.Option(help="Exit 3 unless surely so much better: 5%.")] = None,
+    fail_if_worse: Annotated[
+        bool, typer.Option("--fail-if-worse", help="Exit 3 if the whole interval is worse.")
+    ] = False,
+    require_gain: Annotated[
+        str | None, typer.Option(help="Exit 3 unless the whole interval is at least this much better: 5%.")
+    ] = None,
     details: Annotated[bool, typer.Option("--details", help="Also print every number of each text.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
     out: Annotated[
@@ -52,7 +56,7 @@ def main(
     base: Annotated[str | None, typer.Option(help="With --adapter: what it was made for.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter's folder, made elsewhere.")] = None,
     rescore: Annotated[
-        bool, typer.Option("--rescore", help="Score anew where the run's own scores would do.")
+        bool, typer.Option("--rescore", help="Score again, even where the run's own scores would do.")
     ] = False,
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
@@ -77,7 +81,7 @@ def main(
         if adapter is not None or base is not None:
             if runs:
                 wanted = "runs, or --base and --adapter"
-                raise FtError("ft compare", wanted, "both", "Ask for one of them at a time.")
+                raise FtError("ft compare", wanted, "both", "Choose one of them.")
             from ft_toolkit.rescoring import compare_adapter
 
             found = [compare_adapter(base, adapter, on or [], how, screen=screen, keep=keep)]
@@ -116,13 +120,13 @@ def compare_from(run: Run) -> Comparison:
 
 
 def _compared_again(runs: Sequence[Run], kept: Sequence[TokenScores], screen: Screen) -> list[Comparison]:
-    """Comparisons of scores that are there already."""
+    """Compare scores that the runs already have."""
     from ft_toolkit.judging.comparison import compare
     from ft_toolkit.judging.showing import show, show_ranking
 
     found = []
     for run, scores in zip(runs, kept, strict=True):
-        screen.say(f"{run.folder}: judged {run.facts['finished_at']}; --rescore scores it anew")
+        screen.say(f"{run.folder}: judged {run.facts['finished_at']}; --rescore scores it again")
         found.append(compare(scores))
         show(found[-1], run.trained_folder, screen)
     show_ranking(found, screen, common_text=False)

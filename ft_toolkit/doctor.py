@@ -10,12 +10,12 @@ from pathlib import Path
 from ft_toolkit.network import hub_silence
 from ft_toolkit.runtime import bfloat16_is_faster, prepare_torch, threads, versions
 
-PATIENCE_SECONDS = 3.0  # somebody waits for the list
+PATIENCE_SECONDS = 3.0  # for the Hub's answer: the user is waiting for the list
 EXTRAS = {"gguf": "gguf", "trackers": "tensorboard", "energy": "codecarbon", "oracles": "lm_eval"}
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """(what, how it stands), a line each. A token's presence is told, never the token."""
+    """(what, how it stands), a line each. It says whether a token is present, never the token."""
     import huggingface_hub
     import torch
     from huggingface_hub import constants

@@ -1,4 +1,4 @@
-"""Energy of a run, by codecarbon (extra `energy`): measured where the hardware tells, estimated elsewhere."""
+"""Energy of a run, by codecarbon (extra `energy`): measured where the hardware reports it, else estimated."""
 
 from __future__ import annotations
 

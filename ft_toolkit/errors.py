@@ -1,6 +1,6 @@
-"""Mistakes the user can mend, and how a command ends.
+"""Errors that the user can fix, and exit codes.
 
-A fault names the place, what was wanted, what was found and the cure, on one line. Anything that is not an
+An error names the place, what was expected, what was found and the fix, on one line. Anything that is not an
 FtError is our bug and keeps its traceback.
 """
 
@@ -17,7 +17,7 @@ TERMINATED = 143
 
 
 class FtError(Exception):
-    """A mistake the user can mend: where, what was wanted, what was found, what to do."""
+    """A mistake that the user can fix: where, what was expected, what was found, what to do."""
 
     exit_code = 2
 
@@ -42,7 +42,7 @@ class RecipeError(FtError):
 
 
 class GateNotMet(FtError):
-    """A comparison that ran well and did not reach what was required of it."""
+    """A comparison that ran and missed a required result."""
 
     exit_code = 3
 
@@ -65,7 +65,7 @@ class Terminated(BaseException):
 
 @contextmanager
 def told_when_stopped(words: str) -> Iterator[None]:
-    """Say of a Ctrl-C or a SIGTERM how far things are, unless somebody who knew better has said it."""
+    """Add to a Ctrl-C or SIGTERM how far the run got, unless an inner block has already said it."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
@@ -77,7 +77,7 @@ def told_when_stopped(words: str) -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a mendable fault into one line on stderr and its exit code; let our own bugs through."""
+    """Print an FtError as one line on stderr and exit with its code; let our own bugs through."""
     try:
         yield
     except FtError as error:
@@ -101,7 +101,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether a disk or a quota is used up; safetensors and Arrow wrap the errno in types of their own."""
+    """Whether a disk or a quota is full; safetensors and Arrow wrap the errno in their own types."""
     return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
 
 
@@ -113,14 +113,14 @@ def disk_full(where: object) -> FtError:
 
 
 def _place_shortened(fault: str) -> str:
-    """A fault on one line; where it is too long, its file gives way first and the fault itself last."""
+    """An error on one line; if it is too long, the file's path is shortened first and the fault last."""
     place, colon, rest = fault.partition(": ")
     room = max(24, LINE_CHARACTERS - len(colon) - len(rest))
     return _elide(f"{_elide(place, room)}{colon}{rest}", LINE_CHARACTERS)
 
 
 def _elide(text: str, characters: int) -> str:
-    """Shorten text in its middle, where a path or a value says least."""
+    """Shorten text in its middle."""
     if len(text) <= characters:
         return text
     head = (characters - 1) // 2

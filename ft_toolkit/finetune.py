@@ -1,4 +1,4 @@
-"""The whole journey, a stage a line: from a recipe's text to a trained adapter and an honest verdict."""
+"""The fine-tuning pipeline, one stage a line: from a recipe to a trained adapter and its verdict."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _EARLY = {
 }
 DEFAULT = Options()
 T = TypeVar("T")
-VALIDATION_DOCUMENTS = 64  # more would cost as much as the training they steer
+VALIDATION_DOCUMENTS = 64  # more would take as long as the training itself
 
 
 def finetune(
@@ -51,12 +51,12 @@ def finetune(
     options: Options = DEFAULT,
     screen: Screen | None = None,
 ) -> Run:
-    """Carry a recipe from raw text to a saved, judged adapter; everything lands in the run's folder.
+    """Carry a recipe from raw text to a saved, judged adapter; everything is written to the run's folder.
 
-    An unfinished run of the same recipe goes on where it stopped, and ends bitwise as if it had not.
+    An unfinished run of the same recipe is resumed, and ends bitwise as if it had never stopped.
 
     returns  the finished Run: run.adapter_folder, run.folder / "comparison.json"
-    raises   FtError for a mistake the user can mend; KeyboardInterrupt or Terminated after a signal, with a
+    raises   FtError for a mistake the user can fix; KeyboardInterrupt or Terminated after a signal, with a
              checkpoint and the adapter so far saved
     """
     started = time.monotonic()
@@ -90,7 +90,7 @@ def finetune(
 
 
 def _opened(runs_folder: Path, it: Material, options: Options) -> Run:
-    """A new run folder, or that of an unfinished run which was asked for in the same words."""
+    """A new run folder, or that of an unfinished run of the same recipe."""
     asked = asked_for(it.asked, judge=options.judge)
     if options.folder is None:
         return Run.create(runs_folder, it.recipe, asked)
@@ -110,13 +110,13 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     if it.pair.base.family.note:
         screen.say(it.pair.base.family.note)
     if it.reading.not_nfc_documents:
-        words = f"{it.reading.not_nfc_documents} documents are not in Unicode's NFC form (letters in parts)"
-        screen.say(f"{words}; they are read as they stand")
+        words = f"{it.reading.not_nfc_documents} documents are not in Unicode's NFC form (decomposed letters)"
+        screen.say(f"{words}; they are read as they are")
     run.record(versions=versions(), device=str(session.accelerator.device))
 
 
 def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
-    """documents.parquet: every document, its part and its hashes; and what tells trained text again."""
+    """documents.parquet: every document, its part and its hashes; and hashes that recognise training text."""
     run = stages.run
     rows = document_rows(it.parts, keep_text=run.recipe.judging.keep_text)
     placed = hash_rows(rows, "sha256", "split")
@@ -141,10 +141,10 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
 
 
 def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool) -> ModelPair:
-    """Base and trained model, proven to be what was saved where the gate is asked for.
+    """Base and trained model; with the gate, proven to be what was saved.
 
-    A run that stopped between its training and the gate takes its last checkpoint up again: the gate compares
-    what was saved with what training left in memory, never with itself.
+    A run that stopped between training and the gate restores its last checkpoint: the gate compares the saved
+    files with what training left in memory, never with themselves.
 
     raises   IntegrityFailed, exit code 4
     """
@@ -156,7 +156,7 @@ def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool
     is_trained = _for_all(session, stages.is_current("weights", made_from))
     is_proven = _for_all(session, not gate or stages.is_current("integrity", stages.made_of("weights")))
     if is_trained and is_proven:
-        session.screen.say("trained before; its weights are read")
+        session.screen.say("already trained; its weights are loaded")
         return load_pair(it.pair.base, run.trained_folder)
     outcome = stages.stage("weights", made_from, lambda: _trained(run, it, journal, session), lambda: None)
     if outcome is None:  # trained before, not proven: from the last checkpoint, without a step
@@ -164,10 +164,10 @@ def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool
     run.record(training=outcome.as_dict())
     _stop_if_asked(outcome, run)
     with told_when_stopped(f"before the verdict: trained; ft compare {run.folder} judges it"):
-        # pissa is saved as another adapter than stands in memory: what is judged is what was saved
+        # pissa is saved in another form than in memory: judge what was saved
         is_rewritten = it.recipe.adapter.method == "pissa"
         loaded = load_pair(it.pair.base, run.trained_folder) if is_rewritten else None
-        if gate and session.is_main:  # judged or not, it may be published later
+        if gate and session.is_main:  # also without a verdict: it may be published later
             live = observe(it.pair.tuned, before, it.parts.validation)
             inputs = stages.made_of("weights")
             stages.stage("integrity", inputs, lambda: _proven(run, it, live, loaded, session), lambda: None)
@@ -175,7 +175,7 @@ def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool
 
 
 def _journal(run: Run, made_from: Mapping[str, Any], session: Session) -> Journal:
-    """Where a training writes: the run's folder, which under accelerate launch is the main process's."""
+    """Where a training writes: the run's folder; under accelerate launch the main process's."""
     (folder,) = (
         broadcast_object_list([str(run.folder)]) if session.accelerator.num_processes > 1 else [run.folder]
     )
@@ -184,7 +184,7 @@ def _journal(run: Run, made_from: Mapping[str, Any], session: Session) -> Journa
 
 
 def _for_all(session: Session, value: T) -> T:
-    """What the main process says, since it alone sees the run's folder."""
+    """The main process's value, since it alone sees the run's folder."""
     if session.accelerator.num_processes == 1:
         return value
     said: T = broadcast_object_list([value])[0]
@@ -241,8 +241,8 @@ def _stage_comparison(
 
 
 def _ended(run: Run, session: Session, started: float) -> None:
-    """The run came to its end: nothing has to go on from a checkpoint any more."""
-    if session.is_main:  # first, so that a run which says that it ended leaves none behind
+    """Record the run's end and remove its checkpoints."""
+    if session.is_main:  # before `ended_at`: a run that says it ended has no checkpoints
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     run.record(ended_at=now(), wall_seconds=round(time.monotonic() - started, 1))
 
@@ -263,5 +263,5 @@ def _stop_if_asked(outcome: Outcome, run: Run) -> None:
     if outcome.stopped_by not in ("interrupted", "terminated"):
         return
     place = f"{outcome.stopped_by} at step {outcome.steps} of {outcome.planned_steps}"
-    words = f"{place}; the same command goes on from there, or ft resume {run.folder}"
+    words = f"{place}; the same command resumes from there, or ft resume {run.folder}"
     raise KeyboardInterrupt(words) if outcome.stopped_by == "interrupted" else Terminated(words)

@@ -1,4 +1,4 @@
-"""What each artefact of a run is made from, as run.json lists it; known without torch."""
+"""The inputs of each artefact, as run.json lists them; imports no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dataset_inputs(recipe: Recipe, documents_sha256: str) -> dict[str, Any]:
 
 
 def weights_inputs(recipe: Recipe, machine: Mapping[str, str], dataset: Mapping[str, str]) -> dict[str, Any]:
-    """machine   kind of device and precision: another one gives other last bits"""
+    """machine   device and precision, which change the last bits"""
     keys = _keys(recipe, "adapter", "training")
     libraries = _versions(*_TRAINING_LIBRARIES)
     return keys | {"the base": base_sha256(recipe.base)} | libraries | dict(machine) | dict(dataset)
@@ -56,9 +56,9 @@ def base_sha256(name: str) -> str | None:
 
 
 def asked_for(recipe: Recipe, *, judge: bool) -> dict[str, Any]:
-    """What was asked for, as run.json keeps it: the same again goes on with an unfinished run.
+    """The recipe as the user asked for it, kept in run.json: the same recipe again resumes an unfinished run.
 
-    recipe.yaml holds the recipe with everything filled in; what the base decided is named here.
+    recipe.yaml has every default filled in; the values that came from the base are listed here.
     """
     filled = [] if recipe.training.block_tokens else ["block_tokens"]
     return {"recipe": value_sha256(recipe.model_dump(mode="json")), "filled": filled, "judge": judge}

@@ -1,4 +1,4 @@
-"""What a training starts from: text, base and a model in which nothing is learnt, all read and checked."""
+"""Everything a training starts from: text, rows, base and fresh adapter, read and checked."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Reading, read_corpus
 from ft_toolkit.text.splitting import Parts, split
 
-BLOCK_TOKENS = 256  # where the recipe says nothing and the model reads as much
+BLOCK_TOKENS = 256  # by default, unless the model has fewer positions
 
 
 @dataclass(frozen=True)
 class Material:
-    """What training starts from, all of it read and checked."""
+    """Everything a training starts from, read and checked."""
 
     asked: Recipe
     recipe: Recipe  # with what depends on the base filled in
@@ -36,7 +36,7 @@ class Material:
 
 
 def gathered(recipe: Recipe, device: torch.device) -> Material:
-    """Read, load and check; what cannot be judged later is told now, before hours of training."""
+    """Read, load and check; text that could not be judged is refused now, before hours of training."""
     general = read_general(recipe.judging)
     reading = read_corpus(recipe.corpus)
     parts = split(reading.documents, recipe.corpus.split, reading.copies)

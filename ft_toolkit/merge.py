@@ -17,7 +17,7 @@ def merge(
     *,
     screen: Screen | None = None,
 ) -> Path:
-    """Write the merged checkpoint and prove it: loaded afresh it reads as base and adapter did.
+    """Write the merged checkpoint and check it: loaded again it scores as base and adapter did.
 
     to       a folder that is not there yet; by default RUN/merged, or RUN/merged-bfloat16
     returns  the folder, which AutoModel… and AutoTokenizer load as it is

@@ -27,8 +27,8 @@ from ft_toolkit.sharing.pulled import open_run
 from ft_toolkit.text.corpus import Document
 
 _DESCRIPTION = """Perplexity (causal) or pseudo-perplexity (masked) of texts: exp(total nats / total tokens)
-over all of them, never a mean of perplexities. The model, its adapter and the protocol belong into the
-constructor, since compute() hands its arguments to every metric of a combination."""
+over all of them, never a mean of perplexities. The model, its adapter and the protocol are passed to
+the constructor, since compute() hands its arguments to every metric of a combination."""
 
 
 class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carries no types
@@ -85,7 +85,7 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module then has its own mode again."""
+    """Evaluation mode inside the block; afterwards each module has its own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -102,7 +102,7 @@ def _loaded(
         if tokenizer is None:
             fix = "Pass tokenizer=…."
             raise FtError("DomainPerplexity", "a tokenizer beside a model object", "none", fix)
-        if adapter is not None:  # its layers would stay in the caller's model
+        if adapter is not None:  # PEFT would leave its layers in the caller's model
             model = copy.deepcopy(model)
         with _evaluating(model):
             base = language_model_of(type(model).__name__, model, tokenizer)

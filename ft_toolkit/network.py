@@ -1,4 +1,4 @@
-"""The road to the Hub: where it is closed, the caches are read at once; nothing is waited for without end."""
+"""Access to the Hub: falls back to the cache when the Hub is unreachable; every wait has a limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 from ft_toolkit.errors import FtError
 
 ANSWER_SECONDS = 10.0
-STEP_SECONDS = 120.0  # all the tries of one step, but for what it carries
+STEP_SECONDS = 120.0  # for all retries of one step, besides the time for its bytes
 SLOWEST_BYTES_A_SECOND = 100_000
 TICK_SECONDS = 1.0
 T = TypeVar("T")
@@ -25,20 +25,20 @@ class Late(FtError):
 
 
 def step_seconds(carried_bytes: int = 0) -> float:
-    """How long a step may last that sends or fetches so many bytes, all its tries together."""
+    """Time limit for a step that sends or fetches this many bytes, with all its retries."""
     return STEP_SECONDS + carried_bytes / SLOWEST_BYTES_A_SECOND
 
 
 def within(
     deadline_seconds: float, call: Callable[[], T], waiting: Callable[[float], object] = lambda seconds: None
 ) -> T:
-    """What a call returns or raises, unless it takes longer.
+    """Run a call with a time limit.
 
-    The clients' own timeouts count the seconds between two bytes and begin anew with each try: a server that
-    sends a byte every five seconds is never too slow for them. So the call runs in a thread, which is left to
-    itself when its time is over.
+    The clients' own timeouts count the seconds between two bytes and restart with each retry: a server that
+    sends a byte every five seconds never trips them. So the call runs in a thread, which is abandoned when
+    its time is over.
 
-    waiting   told every second how many have passed
+    waiting   called every second with the seconds so far
     raises    Late
     """
     from huggingface_hub import constants
@@ -65,12 +65,12 @@ def within(
 
 @contextmanager
 def hub_or_cache() -> Iterator[str | None]:
-    """Inside, the Hugging Face libraries read from the Hub or, where it does not answer, their caches alone.
+    """Inside the block the Hugging Face libraries read the Hub, or only their caches if it does not answer.
 
-    Left to themselves they try every request six times: 47 s for a cached checkpoint, 71 s for a cached data
+    By default they try every request six times: 47 s for a cached checkpoint, 71 s for a cached data
     set, 23 s to say that nothing is there (huggingface_hub 2.4, connection refused).
 
-    yields   why the Hub is silent, None where it answers
+    yields   why the Hub does not answer; None if it does
     """
     from huggingface_hub import is_offline_mode
 
@@ -88,7 +88,7 @@ def hub_or_cache() -> Iterator[str | None]:
 
 
 def hub_silence(patience_seconds: float = ANSWER_SECONDS) -> str | None:
-    """Why the Hub says nothing to one short request; None where it answers, be it with an error."""
+    """Why the Hub does not answer one short request; None if it answers, even with an error."""
     from huggingface_hub import constants, get_session
 
     def ask() -> object:
@@ -102,7 +102,7 @@ def hub_silence(patience_seconds: float = ANSWER_SECONDS) -> str | None:
 
 
 def hub_reason(error: BaseException, silence: str | None) -> str:
-    """In a few words why nothing came; the libraries say it in a paragraph."""
+    """Why nothing was fetched, in a few words."""
     from huggingface_hub import errors
 
     if silence:

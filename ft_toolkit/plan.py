@@ -1,4 +1,4 @@
-"""What a training would need, before anything is bought or downloaded: ft plan, docs/plan.md."""
+"""Estimates what a training needs, without loading or downloading weights: ft plan, docs/plan.md."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Workload:
-    """What the devices are to do; tokens and tokens_per_second give the time, where both are known."""
+    """The work to estimate; tokens and tokens_per_second give the time, where both are known."""
 
     tokens_at_once: int  # read in one forward pass on each device
     dtype: str = "float32"  # of the frozen base

@@ -1,4 +1,4 @@
-"""What is refused before torch is imported and a run folder exists: places, columns, extras, targets."""
+"""Checks before torch is imported and a run folder exists: paths, columns, extras, targets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEADER_BYTES = 100_000_000  # the most that safetensors allows
 def check(
     recipe: Recipe, runs_folder: str | Path = "runs", trackers: Sequence[str] = (), *, energy: bool = False
 ) -> None:
-    """raises   FtError for what a finetune would stumble over, as far as files and packages tell"""
+    """raises   FtError for a fault that files and installed packages already show"""
     runs_folder = Path(runs_folder)
     if runs_folder.exists() and not runs_folder.is_dir():
         raise FtError(runs_folder, "a folder for runs", "a file", "Move it or use --runs.")

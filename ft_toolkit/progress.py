@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs, and the same words in run.log."""
+"""Screen output while a stage runs, and the same lines in run.log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDE_COLUMNS = 100  # a narrower terminal gets a shorter bar
 
 
 class Advance(Protocol):
-    """Reports `done` more units of a stage, with the figures worth seeing beside the bar."""
+    """Reports `done` more units of a stage, with figures to show beside the bar."""
 
     def __call__(self, done: int = 1, figures: str = "") -> None: ...
 
@@ -35,7 +35,7 @@ class Screen:
         self._said_before_log: list[str] = []
 
     def log_to(self, path: Path) -> None:
-        """From now on also write to this file, beginning with what was said before."""
+        """Also write to this file from now on, starting with what was said before."""
         self._log = path
         self._keep("".join(self._said_before_log))
         self._said_before_log.clear()  # a second run's log begins with its own words
@@ -130,5 +130,5 @@ class _Figures(TextColumn):
 def _console(stderr: bool, quiet: bool) -> Console:
     console = Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
-        console.width = LOG_COLUMNS  # where nobody tells a width, a table is not squeezed into 80
+        console.width = LOG_COLUMNS  # without a terminal a table would be squeezed into 80 columns
     return console

@@ -1,4 +1,4 @@
-"""From a finished run to the Hub, a stage a line: plan, stage, refuse, ask, commit, read back."""
+"""Publish a finished run: plan, stage, check for leaks, ask, commit, read back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from ft_toolkit.sharing.verification import verify
 
 @dataclass(frozen=True)
 class Rights:
-    """What the user says about licences; None where the toolkit or the Hub must know."""
+    """The user's options about licences; None: looked up in the toolkit or on the Hub."""
 
     license: str | None = None
     base_license: str | None = None
@@ -51,7 +51,7 @@ class Rights:
 
 @dataclass(frozen=True)
 class Target:
-    """What the user says about the place; None where the recipe's publish section decides."""
+    """The user's options about the repository; None: the recipe's publish section decides."""
 
     repo: str | None = None
     revision: str = "main"
@@ -74,7 +74,7 @@ class Plan:
     snippet: str
 
     def lines(self) -> list[str]:
-        """What the user is asked to agree to."""
+        """The plan that the user is asked to confirm."""
         size = sum(path.stat().st_size for path in self.files.values())
         visibility = "public: everybody can read it" if self.to.is_public else "private"
         where = f"branch {self.to.revision}" + (", as a pull request" if self.to.as_pull_request else "")
@@ -109,7 +109,7 @@ def publish(
     for line in plan.lines():
         screen.result(line)
     if not (agreed() if is_agreed is None else is_agreed):
-        screen.result("nothing was sent; --yes sends it")
+        screen.result("nothing was sent; add --yes to send it")
         return None
     pushed = push(plan, screen)
     if target.check_again:
@@ -270,7 +270,7 @@ def _rewritten(run: Run, base: BaseOnTheHub, merged: bool) -> list[str]:
 
 
 def agreed(ask: Callable[[str], str] = input) -> bool:
-    """A typed yes; anything else, and no terminal to type it on, is a no."""
+    """True for a typed yes; anything else is a no, also without a terminal."""
     if not sys.stdin.isatty():
         return False
     try:

@@ -1,6 +1,6 @@
-"""A recipe: YAML into frozen, checked sections, and where each value came from.
+"""A recipe: YAML read into frozen, validated sections, and the origin of each value.
 
-Unknown keys are refused, defaults live here alone, and nothing edits a recipe once it is read.
+Unknown keys are refused, all defaults are here, and nothing changes a recipe after it is read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEEDS = 2**63  # every generator takes these
 
 
 def _seconds(value: object) -> object:
-    """`20m` becomes 1200.0; a bare number is refused, since nobody can see its unit."""
+    """`20m` becomes 1200.0; a bare number is refused, since its unit would be unclear."""
     if value is None or isinstance(value, float):
         return value
     match = _DURATION.fullmatch(str(value))
@@ -139,7 +139,7 @@ class Training(Section):
     batch_tokens: PositiveInt = Field(4096, description="tokens in an optimizer step")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="the peak, after the warm-up")
     mask_fraction: float = Field(
-        0.15, gt=0, lt=1, description="masked models: share of the tokens hidden in training"
+        0.15, gt=0, lt=1, description="masked models: share of the tokens masked in training"
     )
     warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
     patience: PositiveInt = Field(3, description="validations without improvement before stopping early")

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, a line a fault, in the words of somebody who wrote the YAML."""
+"""Faults of a recipe, one line each, in terms of the YAML file."""
 
 from __future__ import annotations
 

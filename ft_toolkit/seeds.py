@@ -22,7 +22,7 @@ def finetune_seeds(
 ) -> list[Run]:
     """Train and judge a recipe once for each of `seeds` seeds, from the recipe's own upwards.
 
-    The spread of the gains stands beside the interval, which knows nothing of training luck. Without
+    The spread over seeds is shown beside the interval, which does not cover the training seed. Without
     options.judge the test part stays unseen, and the gains are those on the validation part.
     """
     screen = screen or Screen()

@@ -70,7 +70,7 @@ def test_in_a_thread_signals_are_left_to_whoever_owns_them() -> None:
 
 
 MENDABLE = FtError("corpus notes", "text", "nothing", "Add some.")
-NOT_FINITE = NumbersGoneWrong("training step 3", "a finite loss", "nan", "Mend it.")
+NOT_FINITE = NumbersGoneWrong("training step 3", "a finite loss", "nan", "Fix it.")
 FULL_DISK = OSError(errno.ENOSPC, "No space left on device", "run.log")
 
 
@@ -78,7 +78,7 @@ FULL_DISK = OSError(errno.ENOSPC, "No space left on device", "run.log")
     ("raised", "code", "words"),
     [
         (MENDABLE, 2, "corpus notes: expected text, found nothing. Add some."),
-        (NOT_FINITE, 5, "training step 3: expected a finite loss, found nan. Mend it."),
+        (NOT_FINITE, 5, "training step 3: expected a finite loss, found nan. Fix it."),
         (FULL_DISK, 2, str(disk_full("run.log"))),
         (KeyboardInterrupt("interrupted at step 3"), 130, "interrupted at step 3"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -1,1 +1,1 @@
-"""How a text is scored, compared and spoken about."""
+"""How texts are scored and compared, and what may be said about the result."""

@@ -47,7 +47,7 @@ def sliding(window: int, stride: int) -> Cut:
 
 
 def rolling(window: int) -> Cut:
-    """Windows side by side, the last one reaching back until it is full: as lm-evaluation-harness."""
+    """Adjacent windows, the last one extended back until it is full, as lm-evaluation-harness does."""
 
     def cut(tokens: int) -> list[Window]:
         stops = [*range(window, tokens, window), tokens]
@@ -99,9 +99,9 @@ def score_documents(
     returns    one a document, in the order given
     source     huggingface.co/docs/transformers/perplexity, with begin_id and per document
     """
-    skipped = int(begin_id is None)  # then the first token plays the part of begin_id
+    skipped = int(begin_id is None)  # without begin_id the first token is only context
     windows = [(i, w) for i, d in enumerate(documents) for w in cut(len(d.ids) - skipped) if w.stop > w.start]
-    # equal lengths side by side: hardly any padding, and each batch costs about the same
+    # sorted by length: hardly any padding
     windows.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
     device = next(scorer.parameters()).device
     scores = [Scored.nothing_yet(len(document.ids)) for document in documents]

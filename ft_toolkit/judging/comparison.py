@@ -1,4 +1,4 @@
-"""Base against adapter: every difference paired by document. From scores alone, so without torch."""
+"""Base against adapter, every difference paired by document. Computed from scores, without torch."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class CorpusComparison:
     unknown_fraction: float
 
     def as_dict(self, metric: str) -> dict[str, Any]:
-        """The numbers, and what follows from them; for inf, which JSON lacks, the largest float."""
+        """The numbers and the figures derived from them; inf, which JSON lacks, becomes the largest float."""
         figure = metric.replace("-", "_")
         derived: dict[str, float | None] = {
             f"base_{figure}": self.base.perplexity,
             f"adapter_{figure}": self.adapter.perplexity,
         }
-        if metric == "perplexity":  # no code length, and so no bits, comes from a masked model
+        if metric == "perplexity":  # a masked model gives no code length, so no bits per byte
             for side, totals in (("base", self.base), ("adapter", self.adapter)):
                 derived |= {
                     f"{side}_word_perplexity": totals.word_perplexity,
@@ -61,7 +61,7 @@ class CorpusComparison:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CorpusComparison:
-        """What as_dict wrote; what follows from the numbers is computed again."""
+        """Read what as_dict wrote; derived figures are computed again."""
         own = {field.name: values[field.name] for field in fields(cls)}
         outside = own["outside_repeated_lines"]
         return cls(

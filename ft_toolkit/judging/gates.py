@@ -1,4 +1,4 @@
-"""Gates: whether a comparison is good enough for a machine to go on."""
+"""Gates: exit codes for scripts that must stop when an adapter is not good enough."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def required_gain(text: str) -> float:
 
 
 def enforce(comparisons: Sequence[Comparison], *, fail_if_worse: bool, gain_percent: float | None) -> None:
-    """Let pass, or name the first comparison that falls short.
+    """Pass, or name the first comparison that falls short.
 
     fail_if_worse   refuses a difference whose whole interval is above zero
-    gain_percent    wants the interval's weaker end to be at least this much lower perplexity
+    gain_percent    even the weaker bound of the interval must show this much lower perplexity
     raises          GateNotMet (exit code 3); a difference without an interval proves no gain
     """
     for comparison in comparisons:
@@ -40,6 +40,10 @@ def enforce(comparisons: Sequence[Comparison], *, fail_if_worse: bool, gain_perc
                 continue
             reached = None if difference.high is None else -as_percent(difference.high)
             if reached is None or reached < gain_percent:
-                found = "no interval" if reached is None else f"{reached:.1f} % at the interval's weaker end"
+                found = (
+                    "no interval"
+                    if reached is None
+                    else f"{reached:.1f} % at the weaker bound of the interval"
+                )
                 wanted = f"at least {gain_percent:g} % lower {comparison.protocol.metric}"
                 raise GateNotMet(where, wanted, found, "Required by --require-gain.")

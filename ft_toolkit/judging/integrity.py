@@ -1,7 +1,7 @@
-"""Saved equals trained: a fresh process loads what was saved and must give the same scores, bit by bit.
+"""Saved equals trained: a fresh process loads the saved files and must give the same scores, bit by bit.
 
-The fresh process knows what stands in the run folder and nothing else: what a training loop changed in memory
-and forgot to save, or saved and cannot load again, shows here and not on somebody else's machine.
+The fresh process knows only the run folder. A change in memory that was not saved, or a file that cannot be
+loaded, is found here and not on a user's machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ft_toolkit.text.corpus import Document
 
 PROBE_CHARACTERS = 2000  # enough for a window and a half of a small model; read in well under a second
 PROBE_DOCUMENTS = 4
-# Only pissa is saved as something else than stands in memory: W + [B, -B0] [A; A0] for (W - B0 A0) + B A.
+# Only pissa is saved in another form than in memory: W + [B, -B0] [A; A0] for (W - B0 A0) + B A.
 # Rounding moved a text's tokens by 2.5e-6 nats in the mean at most: sixteen tiny families, the starters
 # and GPT-2's 124M shape, ranks 4 to 64 (docs/numbers.md). This is eight times that.
 PISSA_NATS = 2e-5
@@ -40,7 +40,7 @@ WHAT_NOW = "It will not be published; train again."
 class Integrity:
     """What the gate found. `passed` decides whether the run may be published."""
 
-    reload: str  # bitwise, or by how much a fresh process differs
+    reload: str  # bitwise, or how much a fresh process differs
     base_unchanged: bool
     unmoved: list[str]  # trained parameters that are exactly as they started
     trained: int  # how many there are
@@ -65,7 +65,7 @@ class Integrity:
 
 @dataclass(frozen=True)
 class Live:
-    """What training left in memory, seen before anything is loaded again."""
+    """The model as training left it in memory, recorded before anything is loaded."""
 
     texts: list[str]
     scores: list[np.ndarray]  # nats of every token of each text
@@ -74,12 +74,12 @@ class Live:
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:
-    """sha256 of every trainable parameter: taken before training, it tells afterwards what moved."""
+    """sha256 of every trainable parameter; compared before and after training it shows which ones moved."""
     return {name: _digest(parameter.detach().cpu().numpy()) for name, parameter in trainable(model).items()}
 
 
 def observe(tuned: LanguageModel, before: dict[str, str], documents: Sequence[Document]) -> Live:
-    """See a model as training left it.
+    """Record a model as training left it.
 
     before     its fingerprints before training
     documents  texts to score, cut short; float32
@@ -165,7 +165,7 @@ def _drift(live: Sequence[np.ndarray], saved: Sequence[dict[str, str]]) -> str:
 
 
 def main() -> None:
-    """The fresh process: a question on stdin, each text's scores as one line of JSON on stdout."""
+    """The fresh process: reads a request from stdin, writes each text's scores as one line of JSON."""
     asked = json.loads(sys.stdin.read())
     torch.set_num_threads(asked["threads"])
     base, folder = load_base(asked["base"], asked["device"]), Path(asked["folder"])

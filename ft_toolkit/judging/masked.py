@@ -1,10 +1,10 @@
-"""How a masked model is scored: every token hidden in its turn, by a plan that base and adapter share.
+"""How a masked model is scored: every token is masked once, by a plan that base and adapter share.
 
 None of these is a probability of the text, and none may be compared with another:
 
-covering   a seeded permutation parts a window's positions into K groups; a pass hides and scores one group
+covering   a seeded permutation splits a window's positions into K groups; a pass masks and scores one group
 pll        one token at a time (Salazar et al. 2020, arXiv:1910.14659)
-word-l2r   one token at a time, the later pieces of its word hidden too, so that they do not give it away
+word-l2r   one token at a time, with the later pieces of its word masked too, so that they do not leak it
            (Kauf & Ivanova 2023, arXiv:2305.10588)
 """
 
@@ -32,7 +32,7 @@ Hide = Callable[[Encoded, int, int], Iterator[tuple[Places, Places]]]  # window 
 
 
 def covering(groups: int, seed: int) -> Hide:
-    """Hide K disjoint groups in turn; with the document's text the seed alone decides them."""
+    """Mask K disjoint groups in turn; text and seed alone decide them."""
 
     def hide(document: Encoded, start: int, stop: int) -> Iterator[tuple[Places, Places]]:
         shuffled = start + np.argsort(scrambled(token_keys(document), seed)[start:stop], kind="stable")
@@ -44,7 +44,7 @@ def covering(groups: int, seed: int) -> Hide:
 
 
 def one_at_a_time(*, within_word: bool, rate: float, seed: int) -> Hide:
-    """Hide a token, and with within_word the rest of its word behind it.
+    """Mask one token; with within_word also the rest of its word after it.
 
     rate   share of the tokens that are scored, drawn by hash: the same ones for every model
     """
@@ -62,7 +62,7 @@ def one_at_a_time(*, within_word: bool, rate: float, seed: int) -> Hide:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward row: tokens start … stop - 1 of a document, some of them hidden, some scored."""
+    """One forward row: tokens start … stop - 1 of a document, some masked, some scored."""
 
     start: int
     stop: int
@@ -96,7 +96,7 @@ def score_documents(
     batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> list[Scored]:
-    """Score the tokens of every document under a plan of hiding.
+    """Score the tokens of every document under a masking plan.
 
     returns    one a document, in the order given; NaN for a token that was not drawn
     raises     FtError for a tokenizer without the special tokens of a masked model
@@ -147,6 +147,6 @@ def _rows(
 
 
 def _windows(tokens: int, window: int) -> Iterator[tuple[int, int]]:
-    """Windows of nearly equal size, so that none is left with a word or two."""
+    """Windows of nearly equal size, so that none has only a word or two."""
     edges = np.linspace(0, tokens, -(-tokens // window) + 1).round().astype(int)
     return ((int(start), int(stop)) for start, stop in pairwise(edges))

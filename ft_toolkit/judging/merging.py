@@ -1,4 +1,4 @@
-"""Base and adapter as one plain checkpoint, which must read as the two did."""
+"""Merge base and adapter into one plain checkpoint, which must score as the two did."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32) -> 
 
     folder   where the checkpoint stands afterwards; nothing is left there when the scores do not agree
     returns  by how much a document's mean nats a token moved at most
-    raises   IntegrityFailed above MERGED_NATS in float32; bfloat16 rounds the weights, and its drift is told
+    raises   IntegrityFailed above MERGED_NATS in float32; bfloat16 rounds the weights, and the change is
+             returned
     """
     if folder.exists():
         raise FtError(folder, "a folder that is not there yet", "one that is", "Move it or use --to.")

@@ -1,4 +1,4 @@
-"""One figure in another unit; scipy, which the statistics need, is not loaded for it."""
+"""Nats to per cent, apart from statistics.py so that this needs no scipy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A protocol names how texts are scored; it moves the number, so it stands beside every result."""
+"""Scoring protocols. The protocol changes the number, so every result names it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ft_toolkit.errors import FtError
 
-if TYPE_CHECKING:  # torch comes with most of these; whoever reads about a protocol needs no model
+if TYPE_CHECKING:  # most of these import torch, which reading a protocol must not
     from transformers import PreTrainedTokenizerBase
 
     from ft_toolkit.judging.totals import Scored, TokenNll
@@ -19,14 +19,14 @@ if TYPE_CHECKING:  # torch comes with most of these; whoever reads about a proto
 
 CausalName = Literal["document", "rolling", "concatenated"]
 MaskedName = Literal["word-l2r", "pll", "covering"]
-COVERING_GROUPS = 7  # one token in seven is hidden at a time: about the share a masked model was trained at
+COVERING_GROUPS = 7  # one token in seven is masked at a time: close to the 15 % of BERT's training
 SEED = 0  # of the covering groups and of the sample
 EXACT_TOKENS = 20_000  # one at a time, more than this many tokens are sampled unless exact is asked for
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a text is scored. None for a parameter that the named way does not have."""
+    """How a text is scored; None for a parameter that this protocol does not have."""
 
     name: CausalName | MaskedName
     window_tokens: int
@@ -42,7 +42,7 @@ class Protocol:
 
     @property
     def is_approximate(self) -> bool:
-        """Whether documents lend each other context, so that an interval over documents is approximate."""
+        """Whether documents share context, so that an interval over documents is approximate."""
         return self.name == "concatenated"
 
     def words(self) -> str:
@@ -74,7 +74,7 @@ class How:
 
 
 def protocol_of(base: LanguageModel, own: Judging, how: How) -> Protocol:
-    """The protocol of a recipe, but for what is asked for otherwise; raises as choose_protocol."""
+    """The recipe's protocol with the command line's changes; raises as choose_protocol."""
     return choose_protocol(
         base,
         how.protocol or own.protocol,
@@ -141,7 +141,7 @@ def prepare(
 
 
 def sampled_fraction(documents: Sequence[Encoded], protocol: Protocol) -> float:
-    """The share of tokens that is scored: decided by token counts alone, never by the machine."""
+    """The share of tokens that is scored; it depends on token counts alone, never on the machine."""
     if protocol.exact is not False:
         return 1.0
     return min(1.0, EXACT_TOKENS / max(1, sum(len(document.ids) for document in documents)))

@@ -1,4 +1,4 @@
-"""Several adapters side by side, where a common figure exists, and a plain no where there is none."""
+"""Ranks several adapters where they have a common figure; says why where they have none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ft_toolkit.judging.verdict import interval_words, signed_percent
 
 
 def ranking(comparisons: Sequence[Comparison], *, common_text: bool) -> Table | str:
-    """A line an adapter and a column a corpus, best first; or the reason why there is no order.
+    """A row per adapter and a column per corpus, best first; or the reason why there is no ranking.
 
     One tokenizer: perplexity. Several, all causal: bits per byte. Several masked ones: nothing in common.
 

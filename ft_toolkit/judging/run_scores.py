@@ -1,4 +1,4 @@
-"""The scores that judging left in a run folder: what is there need not be scored again. Imports no torch."""
+"""Scores that are already in a run folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ft_toolkit.run import Run
 
 
 def scores_of(runs: Sequence[Run], say: Callable[[str], object]) -> list[TokenScores] | None:
-    """The scores of every run, in their order; None where there is something to score.
+    """The scores of every run, in order; None if any run has to be scored.
 
     say      told what has changed since a run was judged
     raises   IntegrityFailed for an adapter or model that is not the one that was trained; FtError for a
              damaged file
     """
-    # one run's held-out text may have been another's training text: only the texts themselves can tell
+    # one run's held-out text may be another's training text, which only the texts themselves show
     if len({run.split_sha256 for run in runs}) != 1:
         return None
     if not all(run.is_finished and (run.folder / TOKENS).is_file() for run in runs):
@@ -27,7 +27,7 @@ def scores_of(runs: Sequence[Run], say: Callable[[str], object]) -> list[TokenSc
     found = []
     for run in runs:
         run.check_trained(say)
-        run.read_table("documents.parquet")  # not needed here; a damaged one is told whichever way is taken
+        run.read_table("documents.parquet")  # not needed here, but a damaged one is reported either way
         found.append(read(run))
         if found[-1].made_from != made_from(run, How()):
             say(f"{run.folder}: its recipe changed, or it was judged by another protocol; scoring anew")
@@ -44,7 +44,7 @@ def read(run: Run) -> TokenScores:
 def made_from(run: Run, how: How) -> str:
     """A hash of all that a run's scores depend on: base, text and weights, and how they are judged."""
     recipe = run.recipe
-    asked = asdict(how) | {"device": None}  # where it was scored is not what was scored
+    asked = asdict(how) | {"device": None}  # the device does not change what was scored
     values = {name: run.facts.get(name) for name in ("files", "sha256")}
     values |= {"base": recipe.base, "judging": recipe.judging.model_dump(), "how": asked}
     return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A comparison kept where the user says: ft compare --out FOLDER."""
+"""Saves a comparison where the user asks: ft compare --out FOLDER."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def refuse_taken(folder: Path) -> None:
 
 
 def save(folder: Path, found: Sequence[Judged]) -> None:
-    """Write comparison.json and scores/*.parquet, of several comparisons in a subfolder each.
+    """Write comparison.json and scores/*.parquet, several comparisons each in a subfolder.
 
-    The folder appears when everything is in it.
+    The folder appears once it is complete.
 
     raises   FtError for a folder with something in it, or one that cannot be made
     """
@@ -59,7 +59,7 @@ def write(run: Run, comparison: Comparison, scores: TokenScores) -> None:
 
 
 def _names(found: Sequence[Judged]) -> list[str]:
-    """A subfolder's name for each: the run's, numbered where two runs bear it."""
+    """A subfolder's name for each: the run's, numbered where two runs share it."""
     names: list[str] = []
     for comparison, _ in found:
         name, number = comparison.name, 1

@@ -34,7 +34,7 @@ from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
 from ft_toolkit.text.splitting import Parts, sample
 
-FORECAST_TOKENS = 64  # scored to tell how long --exact will take
+FORECAST_TOKENS = 64  # scored to estimate how long --exact takes
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Scorer:
 class Text:
     """Documents to score as one corpus.
 
-    repeated   lines that several documents have: the figure outside them stands beside the other
-    keeps_ids  whether token ids are kept with the scores: they are as good as the text
+    repeated   lines that several documents share: a second figure leaves them out
+    keeps_ids  whether token ids are kept with the scores: the text can be restored from them
     """
 
     corpus: str
@@ -137,7 +137,7 @@ def _score_sides(
 def _base_scores(
     scorer: Scorer, encoded: list[Encoded], rate: float, compute: Callable[[Sequence[Encoded]], list[Scored]]
 ) -> list[Scored]:
-    """The base's scores, kept ones where they can be."""
+    """The base's scores, from the cache where possible."""
     session, protocol, base = scorer.session, scorer.protocol, scorer.pair.base
     # an approximate protocol scores a text in its neighbours' context, which would move what is kept of it
     if session.score_cache is None or protocol.is_approximate:
@@ -160,9 +160,9 @@ def _unknown_fraction(base: LanguageModel, documents: Sequence[Encoded]) -> floa
 
 
 def score_parts(scorer: Scorer, recipe: Recipe, parts: Parts) -> list[CorpusScores]:
-    """What every run is judged on: held-out text, general text, and as much training text as is held out.
+    """Score what every run is judged on: held-out text, general text, and as much training text as held-out.
 
-    parts   of the recipe's corpus; without training documents there is no third text
+    parts   of the recipe's corpus; without training documents the third is left out
     """
     label, keeps_ids = source_label(recipe.corpus.source), recipe.judging.keep_text
     repeated = repeated_lines([*parts.test, *parts.train])
@@ -182,7 +182,7 @@ def source_label(source: str) -> str:
 
 
 def _forecast(model: LanguageModel, documents: Sequence[Encoded], protocol: Protocol) -> str:
-    """What scoring every token will take, from a few of them: a token's cost grows with its window."""
+    """Estimate the time for scoring every token from a few of them; a token's cost grows with its window."""
     costs = [len(d.ids) * min(len(d.ids), protocol.window_tokens) for d in documents]
     probe = documents[int(np.argsort(costs)[len(costs) // 2])]
     rate = min(1.0, FORECAST_TOKENS / len(probe.ids))
@@ -197,7 +197,7 @@ def _forecast(model: LanguageModel, documents: Sequence[Encoded], protocol: Prot
 
 
 def _identity(base: LanguageModel, protocol: Protocol, rate: float) -> dict[str, object]:
-    """Everything but the text that moves a base's score, if only in its last bits."""
+    """Everything except the text that changes a base's score, even in its last bits."""
     return {
         **base.sha256s,
         "special": asdict(base.special),

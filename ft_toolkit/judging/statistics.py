@@ -1,7 +1,7 @@
 """Intervals for paired differences. Documents are the unit: tokens of one document are not independent.
 
-A token-wise interval that should hold the truth 95 % of the time held it 51 to 72 % (docs/log.md). Where
-documents are pieces of files, files are the unit: `by_group` adds pieces up before anything is resampled.
+A token-wise 95 % interval contained the truth in 51 to 72 % of simulations (docs/log.md). Where documents are
+pieces of files, files are the unit: `by_group` sums the pieces before anything is resampled.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Columns = tuple[Values, Values, NDArray[np.int64]]  # base nats, adapter nats, t
 
 @dataclass(frozen=True)
 class Difference:
-    """Adapter minus base in nats a token, over paired documents; below zero the adapter reads better."""
+    """Adapter minus base in nats a token, over paired documents; below zero the adapter is better."""
 
     nats_per_token: float
     low: float | None
     high: float | None
     method: Method
     documents: int
-    groups: int  # what was resampled: the documents, or the files that they are pieces of
+    groups: int  # number of resampled units: documents, or the files they are pieces of
     better: int
     worse: int
     smallest_visible: float | None  # nats a token that this many groups would have shown, with 80 % power
@@ -71,7 +71,7 @@ def paired_difference(
     """Difference of two models on the same documents, with a 95 % interval over documents or their groups.
 
     base_nats, adapter_nats, tokens   (n,) totals of each document
-    groups     of each document, what it belongs to; by default each is independent
+    groups     the group of each document; by default every document is its own
     interval   percentile bootstrap of the ratio of sums; t of the linearised ratio below FEW_DOCUMENTS
     """
     change = adapter_nats - base_nats
@@ -115,7 +115,7 @@ class Gap:
     """How much more the adapter gained on its training text than on unseen text, in nats a token."""
 
     adapter_nats: float  # held-out minus train, of the adapter
-    base_nats: float  # the same of the base: how much harder the held-out text is by itself
+    base_nats: float  # the same for the base: how much harder the held-out text is
     low: float | None
     high: float | None
     smallest_visible: float | None = None  # excess that so many documents would have shown, with 80 % power
@@ -164,7 +164,7 @@ def _standard_error(change: Values, tokens: NDArray[np.int64], ratio: float) -> 
 
 
 def _sign_flip(change: Values, seed: int) -> float:
-    """If the models were exchangeable, each document's difference could as well have the other sign."""
+    """Sign-flip test: under the null hypothesis each document's difference has either sign equally often."""
     if not change.any():
         return 1.0
     # scipy's permutation_test draws sign by sign: 93 s for 200 draws of 100,000 documents, this a second

@@ -1,8 +1,8 @@
-"""Scores of a base, kept by content: a second comparison with the same base reads only the adapter.
+"""A cache of base scores: a second comparison with the same base scores only the adapter.
 
-One SQLite file holds the token scores of a whole list of documents under everything that moves them. A list
-is kept as one: its texts share batches, and a text alone would round otherwise than beside the adapter's.
-A hundredth of what is found is computed again; if it differs, the store is stale.
+One SQLite file; the key is a hash of everything that changes a score. A list of documents is one entry: its
+texts share batches, and a text in another batch rounds differently, which would look like a difference
+between base and adapter. One per cent of a hit is scored again; if it differs, the entry is stale.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ RECHECK_NATS = 1e-4  # a token: batches of other shapes round differently by som
 
 @dataclass
 class Store:
-    """Token scores by content. Trouble with the file is told through `say`, and costs no result.
+    """Token scores by content. Problems with the file are reported through `say` and never cost a result.
 
-    A damaged file is made anew. One that is locked, or that may not be read, is left as it is.
+    A damaged file is replaced. A file that is locked or not readable is left alone.
     """
 
     path: Path
@@ -42,7 +42,8 @@ class Store:
         documents: Sequence[Encoded],
         compute: Callable[[Sequence[Encoded]], list[Scored]],
     ) -> list[Scored]:
-        """Scores of all documents: read where this very list was scored before, else computed and kept.
+        """Scores of all documents: from the cache if exactly this list was scored before, else computed and
+        kept.
 
         identity   everything but the text that a score depends on
         compute    scores documents, each by itself; called for all of them, or for the sample that is checked
@@ -119,7 +120,7 @@ class Store:
 def _key(identity: dict[str, object], documents: Sequence[Encoded]) -> bytes:
     digest = sha256(json.dumps([FORMAT, identity], sort_keys=True).encode())
     for document in documents:
-        # the text names the document in seeded draws, its words say what is hidden together
+        # seeded draws depend on the text, and whole-word masking on its words
         for part in (document.key.to_bytes(8), document.ids.tobytes(), document.word_ids.tobytes()):
             digest.update(len(part).to_bytes(8) + part)
     return digest.digest()
@@ -140,5 +141,5 @@ def _unpacked(data: bytes) -> Scored:
 
 
 def _agree(fresh: TokenNll, kept: TokenNll) -> bool:
-    """Near enough, and the same tokens left out: NaN is neither above nor below any tolerance."""
+    """Equal within a tolerance, and with the same tokens left out; a NaN would pass any comparison."""
     return fresh.shape == kept.shape and np.allclose(fresh, kept, rtol=0, atol=RECHECK_NATS, equal_nan=True)

@@ -1,6 +1,6 @@
-"""What each token cost under base and adapter: every figure of a comparison is a sum of these.
+"""The NLL of each token under base and adapter; every figure of a comparison is a sum of these.
 
-They stand in the run folder, so that comparing and reporting need no model. Nothing here imports torch.
+They are kept in the run folder, so that comparing and reporting need no model. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCHEMA = 1
 TOKENS, DOCUMENTS = "scores/tokens.parquet", "scores/documents.parquet"
 Kind = Literal["held-out", "general", "train", "other"]
 _METADATA = b"ft_toolkit"
-# The nats are float32 widened to float64: split into byte planes, the low ones are zeros and cost nothing.
+# The nats are float32 stored as float64: split into byte planes, the low planes are zeros and compress away.
 _ENCODING: dict[str, Any] = {
     "compression": "zstd",
     "use_dictionary": ["corpus", "split", "side"],
@@ -72,8 +72,8 @@ class Side:
 
     ids: NDArray[np.int32] | None  # None where the text is not kept: ids are text
     is_fresh: NDArray[np.bool_]  # outside lines that other documents have too
-    nats: TokenNll  # NaN where the protocol asks nothing
-    is_top1: NDArray[np.bool_]  # no other word was likelier
+    nats: TokenNll  # NaN where the protocol does not score
+    is_top1: NDArray[np.bool_]  # no other token had a higher probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +81,14 @@ class DocumentScores:
     """One document under both models; they read the same tokens unless the adapter has its own tokenizer."""
 
     id: str
-    group: int  # what is resampled as one, numbered: a hash would let a short text be guessed
+    group: int  # the unit of resampling; a number, since a hash would let a short text be guessed
     bytes: int
     words: int | None
     base: Side
     adapter: Side
 
     def totals(self, *, fresh: bool = False) -> tuple[Totals, Totals]:
-        """(of the base, of the adapter), both with the base's number of tokens: one unit to divide by.
+        """(base, adapter), both divided by the base's token count, so that they share one unit.
 
         fresh   of the tokens outside repeated lines alone
         """
@@ -170,7 +170,7 @@ class TokenScores:
         except FtError as error:
             raise FtError(error.where, error.expected, error.found, _CURE) from None
         try:
-            data = io.BytesIO(path.read_bytes())  # a handle that pyarrow keeps would not let go of the file
+            data = io.BytesIO(path.read_bytes())  # pyarrow would keep a file handle open
             table = parquet.read_table(data, page_checksum_verification=True)
             about = json.loads(table.schema.metadata[_METADATA])
             if about["schema"] > SCHEMA:

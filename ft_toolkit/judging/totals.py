@@ -1,4 +1,4 @@
-"""Raw totals of a scored text. Totals add; only the end divides."""
+"""Raw totals of a scored text. Totals are summed; only final figures divide."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ft_toolkit.errors import NumbersGoneWrong
 
-if TYPE_CHECKING:  # torch comes with it; totals are also added up where there is no model
+if TYPE_CHECKING:  # it imports torch, and totals are also summed where there is no model
     from ft_toolkit.text.blocks import Encoded
 
 # Thai, Lao, Tibetan, Myanmar; Khmer; kana and Han
@@ -21,18 +21,18 @@ _WITHOUT_SPACES = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-TokenNll = NDArray[np.float64]  # (n,) nats of each token of one document; NaN where the protocol asks nothing
+TokenNll = NDArray[np.float64]  # (n,) nats of each token of one document; NaN where it is not scored
 
 
 class Scored(NamedTuple):
     """What a model says about each token of one document."""
 
     nats: TokenNll
-    is_top1: NDArray[np.bool_]  # (n,) no other word was likelier; False where nothing was asked
+    is_top1: NDArray[np.bool_]  # (n,) no other token was more probable; False where not scored
 
     @classmethod
     def nothing_yet(cls, tokens: int) -> Scored:
-        """Room for the scores of that many tokens, none of which is scored."""
+        """Empty scores for this many tokens."""
         return cls(np.full(tokens, np.nan), np.zeros(tokens, dtype=np.bool_))
 
     def put(self, places: slice | NDArray[np.int64], nats: TokenNll, is_top1: NDArray[np.bool_]) -> None:
@@ -41,12 +41,12 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Totals:
-    """What one model paid for one text, and the text's size in three units."""
+    """One model's NLL of one text, and the text's size in three units."""
 
     nll_nats: float
     tokens: int
     bytes: int
-    words: int | None  # as white space parts them; None where a text is written without it
+    words: int | None  # separated by white space; None for scripts written without it
 
     def __add__(self, other: Totals) -> Totals:
         return corpus_totals([self, other])
@@ -64,14 +64,14 @@ class Totals:
     def word_perplexity(self) -> float | None:
         """exp(nats / words): causal models only.
 
-        None where words cannot be counted, or are so long that it is beyond a float
+        None where words cannot be counted, or where it exceeds a float
         """
         found = _exp(self.nll_nats / self.words) if self.words else math.inf
         return found if math.isfinite(found) else None
 
     @property
     def bits_per_byte(self) -> float:
-        """nats / (bytes ln 2): the figure that tokenizers share; a code length for causal models only."""
+        """nats / (bytes ln 2): comparable between tokenizers; a code length for causal models only."""
         return self.nll_nats / (self.bytes * math.log(2))
 
     def as_dict(self) -> dict[str, float | None]:
@@ -79,19 +79,19 @@ class Totals:
 
 
 def document_totals(document: Encoded, nll: TokenNll) -> Totals:
-    """Sum one document's token scores in float64; tokens that were not asked for do not count."""
+    """Sum one document's token scores in float64; tokens that were not scored do not count."""
     text = document.document.text
     return token_totals(nll, len(text.encode()), count_words(text))
 
 
 def token_totals(nll: TokenNll, size_bytes: int, words: int | None) -> Totals:
-    """The same of a text of which only the size is known. The sum is exact, so the order does not matter."""
+    """The same for a text of known size. The sum is exact, so the order does not matter."""
     scored = nll[~np.isnan(nll)]
     return Totals(math.fsum(scored), len(scored), size_bytes, words)
 
 
 def count_words(text: str) -> int | None:
-    """Words as white space parts them; None where most letters are of scripts that are written without it."""
+    """Words separated by white space; None where most letters belong to scripts written without spaces."""
     letters = "".join(filter(str.isalpha, text))
     return len(text.split()) if 2 * len(_WITHOUT_SPACES.findall(letters)) <= len(letters) else None
 
@@ -119,7 +119,7 @@ def _exp(nats: float) -> float:
 
 
 def finite(nll: NDArray[np.float64], document: Encoded) -> NDArray[np.float64]:
-    """Pass on scores that a model gave.
+    """Return scores if all are finite.
 
     raises   NumbersGoneWrong, naming the document, when one is not a finite number
     """

@@ -1,4 +1,4 @@
-"""What text a run may be judged on: its own held-out part, or other text that it was not trained on."""
+"""Which text a run may be judged on: its held-out part, or other text that it was not trained on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_general(plan: Judging) -> list[Document]:
 
 
 def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Document]:
-    """Text to judge on, cut as the runs' own was, so that a trained line is known again in a longer file."""
+    """Text to judge on, split into documents as the runs' own was, so that a trained line is recognised."""
     corpus = runs[0].recipe.corpus
     is_table = parse_text(source).kind == "hub" or source.lower().removesuffix(".gz").endswith(TABLE_ENDINGS)
     unit = corpus.documents if corpus.documents in ("paragraph", "line") and not is_table else None
@@ -41,15 +41,15 @@ def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Documen
 
 
 def keep_known_text(run: Run, parts: Parts) -> None:
-    """Keep what tells trained text again later, without keeping the text."""
+    """Keep hashes that recognise training text later, without keeping the text."""
     run.write_column(KNOWN_TEXT, "run", word_runs([*parts.train, *parts.validation]))
 
 
 def refuse_trained_text(run: Run, documents: Sequence[Document], on: str, screen: Screen) -> None:
-    """raises   FtError naming the first document that the run learnt or was chosen by
+    """raises   FtError naming the first document that is in the run's training or validation part
 
-    A document is known again whole, or where half of it stands in the training text (text/known.py); pieces
-    of one source also together, as rows of a table may be lines of a file.
+    A document is recognised as a whole, or where half of it is in the training text (text/known.py); pieces
+    of one source also together, since rows of a table may be lines of a file.
     """
     rows = run.read_table("documents.parquet")
     known = {row["sha256"]: row["split"] for row in rows if row["split"] != "test"}
@@ -59,10 +59,8 @@ def refuse_trained_text(run: Run, documents: Sequence[Document], on: str, screen
         found = f"{len(trained)} of {len(documents)} in its {split} part, first {trained[0].id}"
         raise _trained_on(run, on, found)
     if not (run.folder / KNOWN_TEXT).is_file():
-        if known:  # a run whose documents are unknown said so when it was pulled
-            screen.say(
-                f"{run.folder} is of an older ft-toolkit: training text cut otherwise is not known again"
-            )
+        if known:  # a pulled run without known documents said so when it was pulled
+            screen.say(f"{run.folder} is of an older ft-toolkit: re-split training text is not recognised")
         return
     runs, identities = run.read_column(KNOWN_TEXT, "run"), frozenset(known)
     texts = [(document.id, document.text) for document in documents]
@@ -82,7 +80,7 @@ def _trained_on(run: Run, on: str, found: str) -> FtError:
 def recovered(run: Run, screen: Screen) -> Parts:
     """The run's documents, read again and matched by hash; kept text stands in for lost files.
 
-    In runs of an older ft-toolkit each document stands alone, and its sha256 is of the exact text.
+    In runs of an older ft-toolkit every document is its own group, and its sha256 is of the exact text.
     """
     rows = run.read_table("documents.parquet")
     if any("group" not in row for row in rows):

@@ -1,4 +1,4 @@
-"""Words have rules: one table of thresholds says when a sentence may be used."""
+"""The words of a verdict: one table of thresholds says when each sentence may be used."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ class Verdict:
 
 
 def judge(comparison: Comparison) -> Verdict:
-    """Say what the numbers allow, and no more."""
+    """The sentences that the numbers support."""
     metric = comparison.protocol.metric
     subjects = comparison.subjects
     headline = "; ".join(
         f"{gain_words(subject.difference, metric)} on {_text_words(subject)}" for subject in subjects
     )
     general = comparison.of_kind("general")
-    caveats = ["The interval speaks of documents, not of training luck: another seed may shift the gain."]
+    caveats = [
+        "The interval covers the choice of documents, not the training seed: another seed may shift the gain."
+    ]
     if any(subject.difference.method == "t, few documents" for subject in subjects):
         caveats.append(f"Few {_units(subjects)}: the interval is Student's t on their differences.")
     if _units(subjects) == "files":
@@ -50,14 +52,16 @@ def judge(comparison: Comparison) -> Verdict:
         words = comparison.protocol.words()
         caveats.append(f"Pseudo-perplexity by {words}: comparable only with itself on this tokenizer.")
     if comparison.protocol.is_approximate:
-        caveats.append("Documents lend each other context here: the interval is approximate.")
+        caveats.append("Documents share context in this protocol: the interval is approximate.")
     if comparison.protocol.precision == "bfloat16":
-        caveats.append(f"Scored in bfloat16: believe the differences, not the {metric} itself.")
+        caveats.append(f"Scored in bfloat16: trust the differences, not the {metric} itself.")
     if not comparison.knows_training_text:
-        caveats.append("What this adapter was trained on is unknown: this text may be known to it by heart.")
+        caveats.append("What this adapter was trained on is unknown: it may have memorised this text.")
     if comparison.own_tokenizer_sha256 is not None:
         bits = ", ".join(f"{c.base.bits_per_byte:.3f} → {c.adapter.bits_per_byte:.3f}" for c in subjects)
-        caveats.append(f"Its tokenizer is its own: counted per token of the base's. Bits per byte {bits}.")
+        caveats.append(
+            f"It has its own tokenizer: figures are per token of the base's. Bits per byte {bits}."
+        )
     for corpus in comparison.corpora:
         if corpus.scored_fraction < 1:
             share = f"{100 * corpus.scored_fraction:.0f} % of its tokens, drawn by hash"
@@ -93,7 +97,7 @@ def gain_words(difference: Difference, metric: str) -> str:
 
 
 def forgotten_words(difference: Difference) -> str:
-    """Forgotten a little under 3 %, much from 10 %; nothing is said that the interval does not carry."""
+    """Forgotten: a little under 3 %, much from 10 %, and only if the interval excludes zero."""
     if not difference.excludes_zero:
         visible = difference.smallest_visible
         return "cannot tell" + (f" ({as_percent(visible):.1f} % would have shown)" if visible else "")
@@ -128,7 +132,7 @@ def _units(subjects: Sequence[CorpusComparison]) -> str:
 
 
 def verdict_table(comparison: Comparison, verdict: Verdict) -> Table:
-    """The numbers under the words: a line a corpus."""
+    """The table under the sentence: a row per corpus."""
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     table.add_column("")
     table.add_column(f"{comparison.protocol.metric}", justify="right")
@@ -158,7 +162,7 @@ def verdict_table(comparison: Comparison, verdict: Verdict) -> Table:
 
 
 def detail_lines(comparison: Comparison) -> list[str]:
-    """Every number of a comparison that the table leaves out, three lines a corpus."""
+    """All other numbers of a comparison, three lines per corpus."""
     metric = comparison.protocol.metric
     lines = []
     for corpus in comparison.corpora:
@@ -193,7 +197,7 @@ def detail_lines(comparison: Comparison) -> list[str]:
 
 
 def gap_line(comparison: Comparison, verdict: Verdict) -> str:
-    """The memorisation line, with the numbers that it rests on."""
+    """The memorisation line with its numbers."""
     gap = comparison.gap
     if gap is None:
         return f"memorised?  {verdict.memorised}"
@@ -229,6 +233,6 @@ def _text_words(corpus: CorpusComparison) -> str:
 
 
 def _signed(value: float, decimals: int) -> str:
-    """A number with its sign, a real minus; what rounds to zero has none."""
+    """A number with its sign, with a real minus; zero after rounding has none."""
     shown = f"{value:+.{decimals}f}"
     return shown.replace("-", "−") if float(shown) else shown[1:]

@@ -1,7 +1,7 @@
-"""What is trained on a base: an adapter, or the weights themselves; saved without the network, loaded again.
+"""Attach, save and load what is trained: an adapter, or all weights. Saving never uses the network.
 
-A method that leaves the base's weights alone works on them in place, and switching it off gives the base
-back, bitwise. A method that moves them (pissa, full, scratch) works on a copy, and the base stands beside it.
+A method that does not change the base's weights works on them in place; switched off, it gives back the base
+bitwise. A method that changes them (pissa, full, scratch) works on a copy, so that the base stays intact.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from ft_toolkit.recipe import Adapter
 def attach_adapter(base: LanguageModel, plan: Adapter, seed: int) -> PeftModel | PreTrainedModel:
     """The model to train: a base with a fresh adapter, or weights that are all trainable.
 
-    At first an adapter changes nothing (LoRA's B starts at zero, IA3's scales at one); pissa's changes the
-    base's numbers by rounding alone.
+    A fresh adapter changes nothing (LoRA's B starts at zero, IA3's scales at one); PiSSA initially matches
+    the base up to rounding.
 
     raises   FtError for a target that is no matrix of the trunk; the base is then untouched
     """
@@ -43,13 +43,13 @@ def attach_adapter(base: LanguageModel, plan: Adapter, seed: int) -> PeftModel |
     if plan.method == "scratch":
         return fresh_model(base)
     config = _ia3_config(base, plan) if plan.method == "ia3" else _lora_config(base, plan)
-    # pissa takes the adapter's start out of the weights
+    # PiSSA subtracts the adapter's start from the weights
     under = copy.deepcopy(base.model) if plan.method == "pissa" else base.model
     model = get_peft_model(under, config)
     model.peft_config["default"].base_model_name_or_path = base.name
     if plan.method == "pissa":
         model.pissa_start = {name: p.detach().clone() for name, p in trainable(model).items()}  # type: ignore[assignment]  # an attribute of ours
-    model.eval()  # new layers come in training mode, where the base's dropout would be on
+    model.eval()  # PEFT's new layers start in training mode, where the base's dropout would be on
     return model
 
 
@@ -65,9 +65,9 @@ def load_trained(
 def load_adapter(base: LanguageModel, folder: Path, onto: PeftModel | None = None) -> PeftModel:
     """Load a saved adapter onto a freshly loaded base, or beside another adapter of it, and switch it on.
 
-    onto     what an earlier call returned: where the two are of one kind its weights serve this adapter too
-    raises   FtError for what is no adapter of layers, or adapts the output projection, which is read by its
-             matrix; for one that is damaged or made for another base
+    onto     what an earlier call returned: adapters of one type share one set of base weights
+    raises   FtError for an adapter that is not made of layers, that adapts the output projection (TokenScorer
+             reads its matrix directly), that is damaged, or that was made for another base
     """
     weights, made_for = _weights(folder), None
     refuse_adapter(folder, base.model)
@@ -89,7 +89,7 @@ def load_adapter(base: LanguageModel, folder: Path, onto: PeftModel | None = Non
             model = PeftModel.from_pretrained(under, str(folder), is_trainable=False)
     except FtError:
         raise
-    except Exception as error:  # PEFT fails in every way at a stranger's config
+    except Exception as error:  # PEFT raises many types at a damaged or foreign config
         lines = str(error).splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in lines if "size mismatch" in line), lines[0])
         raise _unfit(folder, base, made_for, reason) from None
@@ -102,7 +102,7 @@ def load_adapter(base: LanguageModel, folder: Path, onto: PeftModel | None = Non
         weights.keys()
         ^ get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).keys()
     )
-    if strangers:  # PEFT leaves out what finds no place, and leaves at zero what finds no weights
+    if strangers:  # PEFT silently drops weights without a module and leaves modules without weights at zero
         reason = f"{len(strangers)} matrices without a counterpart, such as {min(strangers)}"
         if all(".base_layer." in name for name in strangers):  # PEFT adds the embedding that it adapted
             raise FtError(folder, "an adapter alone", reason, "Save it with save_embedding_layers=False.")
@@ -134,7 +134,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 
 def load_whole(base: LanguageModel, folder: Path) -> PreTrainedModel:
-    """Load the weights that full or scratch trained, where the base is; that stands beside them, untouched.
+    """Load the weights that full or scratch training saved, on the base's device; the base is not touched.
 
     raises   FtError where they are missing or damaged
     """
@@ -144,7 +144,7 @@ def load_whole(base: LanguageModel, folder: Path) -> PreTrainedModel:
         model = load_model(str(folder), "main", str(folder))
     except FtError:
         raise
-    except Exception as error:  # the libraries fail in every way at a damaged file
+    except Exception as error:  # the libraries raise many types at a damaged file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FtError(folder, "a readable model", reason, "Train again.") from None
     if type(model) is not type(base.model):
@@ -157,9 +157,9 @@ def load_whole(base: LanguageModel, folder: Path) -> PreTrainedModel:
 def save_adapter(
     model: PeftModel | PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> None:
-    """Save a plain PEFT adapter, or a plain checkpoint; whole or not at all, and without asking the Hub.
+    """Save a plain PEFT adapter or a plain checkpoint, atomically and without the network.
 
-    tokenizer   stands beside the weights, where a whole model is saved
+    tokenizer   saved beside the weights of a whole model
     """
     temporary = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -167,7 +167,7 @@ def save_adapter(
         if isinstance(model, PeftModel) and hasattr(model, "pissa_start"):
             _save_pissa(model, temporary)
         elif isinstance(model, PeftModel):
-            # left to itself PEFT asks the Hub whether the vocabulary grew (peft issue 1452)
+            # by default PEFT asks the Hub whether the vocabulary grew (peft issue 1452)
             model.save_pretrained(str(temporary), save_embedding_layers=False)
         else:
             model.save_pretrained(str(temporary))
@@ -213,7 +213,7 @@ def _lora_config(base: LanguageModel, plan: Adapter) -> LoraConfig:
 
 
 def _token_rows(base: LanguageModel, words: list[str]) -> list[int]:
-    """The embedding rows of words: of each piece, at the beginning of a text and behind a space.
+    """The embedding rows of words: of each piece, at the start of a text and after a space.
 
     The vocabulary never grows: a checkpoint with more rows than its base cannot be loaded as a plain adapter
     (PEFT raises IndexError), so a word without pieces of its own is refused.
@@ -237,9 +237,9 @@ def _token_rows(base: LanguageModel, words: list[str]) -> list[int]:
 def _ia3_config(base: LanguageModel, plan: Adapter) -> IA3Config:
     """Scales on keys, values and the inner feed-forward activations (Liu et al. 2022, arXiv:2205.05638)."""
     if plan.targets != "auto":
-        raise FtError("adapter.targets", "auto, with ia3", plan.targets, "ia3 has places of its own.")
+        raise FtError("adapter.targets", "auto, with ia3", plan.targets, "ia3 chooses its own.")
     if not base.family.keys_values:
-        found = f"{base.family.model_type}, read by inspection"
+        found = f"{base.family.model_type}, detected automatically"
         raise FtError("adapter.method ia3", "a family whose keys and values are known", found, "Use lora.")
     names = [name for name, _ in base.model.named_modules()]
 
@@ -263,9 +263,9 @@ def _task(base: LanguageModel) -> str | None:
 
 
 def _save_pissa(model: PeftModel, folder: Path) -> None:
-    """As a plain LoRA adapter of twice the rank: it then fits the base as it is, on any machine.
+    """Save as a plain LoRA adapter of twice the rank, which fits the unchanged base.
 
-    W + s(B A - B0 A0) = W + s [B, -B0] [A; A0]: the start that was taken out of the weights goes back in
+    W + s(B A - B0 A0) = W + s [B, -B0] [A; A0]: this adds the subtracted start back
     (Meng et al. 2024, arXiv:2404.02948, appendix C).
     """
     config: Any = model.peft_config["default"]
@@ -287,9 +287,9 @@ def _save_pissa(model: PeftModel, folder: Path) -> None:
 
 
 def _refuse_virtual_tokens(config: Any, folder: Path) -> None:
-    """Only adapters of layers work inside the trunk; others prepend rows, or steer from outside it."""
+    """Refuse adapters that are not layers inside the trunk: they prepend rows or act from outside it."""
     tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type)
-    # an activated LoRA sleeps until PEFT's own forward sees its words
+    # an activated LoRA is off until PEFT's own forward sees its invocation tokens
     if not hasattr(tuner, "tuner_layer_cls") or getattr(config, "alora_invocation_tokens", None):
         found = "an activated LoRA" if hasattr(tuner, "tuner_layer_cls") else config.peft_type.value
         raise FtError(folder, "an adapter of layers, such as LoRA or IA3", found, "No other can be scored.")
@@ -305,7 +305,7 @@ def _unfit(folder: Path, base: LanguageModel, made_for: str | None, reason: str)
 
 
 def _switches_off_exactly(config: Any) -> bool:
-    """Whether the base is itself again once the adapter is off; tests/models/test_adapters.py holds it."""
+    """Whether switching the adapter off restores the base bitwise (tests/models/test_adapters.py)."""
     if config.peft_type not in ("LORA", "IA3"):
         return False
     is_plain = getattr(config, "bias", "none") == "none" and not getattr(config, "modules_to_save", None)
@@ -313,7 +313,7 @@ def _switches_off_exactly(config: Any) -> bool:
 
 
 def _trunk_targets(base: LanguageModel, choice: str | list[str]) -> list[str]:
-    """The suffixes to adapt. PEFT would take the head, an embedding, a misspelling beside a right name."""
+    """The suffixes to adapt. PEFT itself would accept the head, an embedding or a misspelling."""
     targets, matrices = base.family.targets(choice), base.family.targets("auto")
     names = [f".{name}" for name, _ in base.model.named_modules()]
     ends = tuple(f".{matrix}" for matrix in matrices)

@@ -45,20 +45,24 @@ def load_base(name: str, device: str | torch.device = "cpu") -> LanguageModel:
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
         except FtError:
             raise
-        except Exception as error:  # the libraries fail in every way at a stranger's files
+        except Exception as error:  # the libraries raise many types at a damaged or foreign file
             raise _unreadable(reference, error, silence) from None
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up where there is no file
+    if len(tokenizer) <= len(
+        tokenizer.all_special_ids
+    ):  # transformers makes up an empty one when the file is missing
         raise FtError(where, "a tokenizer", "one without a vocabulary", "Save it beside the weights.")
     model.to(device)  # type: ignore[arg-type]  # transformers types it so
     return language_model_of(name, for_scoring(model), tokenizer)
 
 
 def load_model(place: str, revision: str, where: str) -> PreTrainedModel:
-    """The weights of a folder or a Hub id in float32, once config and files have been looked at.
+    """The weights of a folder or a Hub id in float32, after its config and files were checked.
 
-    raises   FtError for what they ask for in vain; whatever the libraries raise at a file that is damaged
+    raises   FtError for a config that does not fit its files; whatever the libraries raise at a damaged file
     """
-    revision = resolve_revision(place, revision) or revision  # what is looked at is what is loaded
+    revision = (
+        resolve_revision(place, revision) or revision
+    )  # the revision that is checked is the one that is loaded
     config = _config(place, revision, where)
     kind, files = _AUTO[objective_of(config, where)], weight_files(place, revision, where)
     if not files:
@@ -99,7 +103,7 @@ def _config(place: str, revision: str, where: str) -> PretrainedConfig:
     written, _ = PretrainedConfig.get_config_dict(place, revision=revision)
     refuse_config(written, where)
     config: Any = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
-    # attention as transformers itself chooses it: a config may name code of the Hub for it
+    # transformers chooses the attention: a config could name code from the Hub for it
     config._attn_implementation = config._experts_implementation = None
     return config  # type: ignore[no-any-return]
 
@@ -115,7 +119,7 @@ def _unreadable(reference: BaseReference, error: Exception, silence: str | None)
 
 
 def _fault_of_folder(where: str, folder: Path) -> FtError | None:
-    """What is plainly wrong with a checkpoint's files."""
+    """An obvious fault in a checkpoint's files, if there is one."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and any(folder.glob("*.bin")):
         kind = "AutoModelForCausalLM"

@@ -22,7 +22,7 @@ Activation = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: where its parts are, and how it wants its text."""
+    """One architecture: the names of its parts, and how its text is framed."""
 
     model_type: str  # as in config.json
     objective: Objective
@@ -42,7 +42,7 @@ class Family:
     note: str | None = None  # what a person should know before trusting this row
 
     def positions(self, config: PretrainedConfig) -> int:
-        """The longest row, in tokens, that such a checkpoint can read; never the tokenizer's say."""
+        """The longest row, in tokens, that such a checkpoint can read; not from the tokenizer."""
         longest: int = config.max_position_embeddings
         return longest - self.first_position(config)
 
@@ -101,7 +101,7 @@ FAMILIES = {
             feed_forward=("mlp.c_fc", "mlp.c_proj"),
             keys_values=("attn.c_attn",),
             feed_forward_out=("mlp.c_proj",),
-            packs=False,  # knows masks of padding only
+            packs=False,  # takes padding masks only
             conv1d=True,
             position_table="positions_embed",
         ),
@@ -324,8 +324,8 @@ def family_of(config: PretrainedConfig, where: str) -> Family:
 def special_tokens(family: Family, tokenizer: PreTrainedTokenizerBase, where: str) -> SpecialTokens:
     """How documents are framed: by begin and end of text (causal) or by [CLS] and [SEP] (masked).
 
-    Padding is never chosen by id: a row's length says what is padding, so an end-of-text token that doubles
-    as padding stays a target (transformers issue 23530).
+    Padding is found by a row's length, never by id, so an end-of-text token that doubles as padding stays a
+    target (transformers issue 23530).
     """
     if family.objective == "causal":
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -337,5 +337,10 @@ def special_tokens(family: Family, tokenizer: PreTrainedTokenizerBase, where: st
     }
     missing = [name for name, value in names.items() if value is None]
     if missing:
-        raise FtError(where, "a tokenizer with [CLS], [SEP], [MASK]", f"no {', '.join(missing)}", "Mend it.")
+        raise FtError(
+            where,
+            "a tokenizer with [CLS], [SEP], [MASK]",
+            f"no {', '.join(missing)}",
+            "Add them to the tokenizer.",
+        )
     return SpecialTokens(names["cls_token"], names["sep_token"], names["mask_token"])

@@ -1,4 +1,4 @@
-"""An adapter that was not made here: loaded only if it is scored as PEFT itself would compute it."""
+"""Adapters made elsewhere: loaded only if our scores agree with PEFT's own forward."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ft_toolkit.references import parse_base
 
 
 def load_foreign(base: LanguageModel, folder: Path) -> PeftModel:
-    """Load anybody's adapter onto a base, and prove on a few tokens that nothing of it is left out.
+    """Load any PEFT adapter onto a base, and check on a few tokens that no part of it is ignored.
 
-    raises   FtError for what is no adapter of layers, does not fit the base, or is computed otherwise by PEFT
+    raises   FtError for an adapter that is not made of layers, does not fit the base, or scores differently
     """
     model = load_adapter(base, folder)
     gap_nats = _gap_nats(model, base)
@@ -46,7 +46,7 @@ def other_name(base: LanguageModel, model: PeftModel) -> str | None:
 def _gap_nats(model: PeftModel, base: LanguageModel) -> float:
     """The largest difference of a token's loss between ours and that of the model's own logits.
 
-    inf where the model cannot be run as we run it
+    inf where our forward fails
     """
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(4, base.config.vocab_size, (2, PROBE_TOKENS), generator=draw).to(model.device)
@@ -57,13 +57,19 @@ def _gap_nats(model: PeftModel, base: LanguageModel) -> float:
             logits = model(input_ids=ids).logits.float()
             own = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
             ours = TokenScorer(model, base.family)(ids, targets)
-    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):  # however a foreign layer fails
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+    ):  # a foreign layer may fail in any of these ways
         return float("inf")
     return float((own[targets.flatten() != NO_TARGET] - ours).abs().max())
 
 
 def _outside(model: PeftModel, base: LanguageModel) -> str:
-    """The first layer of an adapter that is not in the trunk: most likely it is this one."""
+    """The first adapted layer outside the trunk, which is the most likely cause."""
     names = [
         name
         for name, layer in model.get_base_model().named_modules()

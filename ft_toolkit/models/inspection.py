@@ -1,7 +1,8 @@
-"""An architecture without a row in the table: its parts are looked for, and what is found must prove itself.
+"""Detects the parts of an architecture that is not in the table, and checks them against the model's own
+logits.
 
-A probe compares the loss that is assembled from the parts with the model's own logits. What does not agree
-(capped or scaled logits, an unknown head, a model that looks ahead) is refused, never approximated.
+A probe computes the loss from the detected parts and from the logits. A model where the two differ (capped or
+scaled logits, an unknown head, attention to later tokens) is refused, never approximated.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from ft_toolkit.models.families import FAMILIES, Activation, Family, Objective, 
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 
 PROBE_TOKENS = 12
-TOLERANCE = 1e-4  # nats, and relative: sums in another order, nothing more
+TOLERANCE = 1e-4  # nats, and relative: room for rounding by another order of sums, no more
 
 
 def objective_of(config: PretrainedConfig, where: str) -> Objective:
-    """Whether a checkpoint predicts the next token or hidden ones; many encoders could be loaded as both.
+    """Whether a checkpoint predicts the next token or masked ones; many encoders load as either.
 
     raises   FtError for an encoder-decoder, and for what transformers loads as neither
     """
@@ -47,7 +48,7 @@ def objective_of(config: PretrainedConfig, where: str) -> Objective:
 
 
 def family_for(model: PreTrainedModel, where: str) -> Family:
-    """The row of the table, or one made by inspection that says so in its note.
+    """The row of the table, or a detected one; its note then says so.
 
     raises   FtError with the nearest family and its module names, where the parts do not give the model's
              own logits
@@ -107,8 +108,9 @@ def _assembled(
         packs=False,
         conv1d=any(isinstance(modules[name], Conv1D) for name in matrices),
         first_position=lambda config: max(offsets, default=0),
-        note=f"{config.model_type} is no family of the table; by inspection {len(matrices)} matrices of its "
-        f"layers can be adapted ({', '.join(suffixes[:8])}), and rows hold one document each",
+        note=f"{config.model_type} is not in the table of families; its parts were detected: "
+        f"{len(matrices)} matrices of its layers can be adapted ({', '.join(suffixes[:8])}), and rows hold "
+        "one document each",
     )
 
 
@@ -133,7 +135,7 @@ def _in_its_layer(name: str) -> str:
 
 
 def _agrees(model: PreTrainedModel, family: Family) -> bool:
-    """Whether the parts give the model's loss, padding changes nothing, and a causal one looks back only."""
+    """Whether the parts reproduce the model's loss, padding is ignored and a causal model looks back only."""
     draw = torch.Generator().manual_seed(0)
     # not the first ids: padding is among them, and some count positions by what is not padding
     ids = torch.randint(4, model.config.vocab_size, (2, PROBE_TOKENS), generator=draw).to(model.device)
@@ -152,7 +154,13 @@ def _agrees(model: PreTrainedModel, family: Family) -> bool:
             before[:, half:] = NO_TARGET
             other_end = torch.cat([ids[:, :half], ids[:, half:].flip(1)], dim=1)
             looking_back = losses(ids, before), losses(other_end, before)
-    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):  # however a foreign model fails
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+    ):  # a foreign model may fail in any of these ways
         return False
     return (
         _close(own, lean) and _close(lean, alone) and (family.objective == "masked" or _close(*looking_back))

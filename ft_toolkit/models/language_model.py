@@ -106,7 +106,7 @@ def language_model_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTo
 
 
 def for_scoring(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of our own, frozen, in evaluation mode, its activations as quick as they can be."""
+    """Prepare a module that we loaded: frozen, in evaluation mode, with fused activations."""
     fuse_activations(model)
     model.requires_grad_(False)
     model.eval()
@@ -119,9 +119,9 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def hash_config(config: PretrainedConfig) -> str:
-    """sha256 of what a config sets otherwise than its class does: heads, epsilons, activations, sizes.
+    """sha256 of the values in a config that differ from its class's defaults: heads, epsilons, sizes.
 
-    Defaults are left out, since another version of transformers has more of them; so is what moves no score.
+    Defaults are left out, since versions of transformers add new ones; so are values that move no score.
     """
     defaults = type(config).default_config_fields()
     own = {
@@ -134,9 +134,9 @@ def hash_config(config: PretrainedConfig) -> str:
 
 
 def hash_weights(model: nn.Module) -> str:
-    """sha256 over the names and values of all weights: who a base is, wherever it was loaded from.
+    """sha256 over the names and values of all weights: identifies a base wherever it was loaded from.
 
-    Adapters that sit in it do not count: neither their weights nor the names that they give to the base's.
+    Adapters inside it do not count: neither their weights nor the way they rename the base's.
     """
     layers = {
         f"{place}.{part}."

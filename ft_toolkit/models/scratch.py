@@ -1,4 +1,4 @@
-"""Weights that have learnt nothing, for method scratch."""
+"""Fresh weights, for method scratch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SINUSOIDAL_SCALE = 0.05  # of fresh position tables: docs/log.md
 
 
 def fresh_model(base: LanguageModel) -> PreTrainedModel:
-    """The base's architecture with weights that have learnt nothing.
+    """The base's architecture with fresh weights.
 
-    A learned position table starts as sinusoids (Vaswani et al. 2017, section 3.5): from random rows a small
-    masked model does not leave the unigram level for millions of tokens (docs/log.md).
+    A learned position table starts as sinusoids (Vaswani et al. 2017, section 3.5): with random rows a
+    small masked model stays at the unigram level for millions of tokens (docs/log.md).
     """
     kind: Any = type(base.model)
     model: PreTrainedModel = kind(copy.deepcopy(base.config))

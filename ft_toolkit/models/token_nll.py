@@ -1,4 +1,4 @@
-"""Exact token losses without the waste: the head runs only where a target is, in pieces, and stays frozen.
+"""Exact token losses, computed only where there is a target, a slice of the vocabulary at a time.
 
 The logits of a whole batch, (B, T, V), are never held: memory does not grow with vocabulary times batch.
 For masked models the last feed-forward layer runs only at target positions.
@@ -42,7 +42,7 @@ class TokenScorer(nn.Module):
 
         input_ids     (B, T)
         position_ids  (B, T) from 0 in every document; what the family adds to them is added here
-        targets       (B, T) the id that position t must predict; NO_TARGET where nothing is asked
+        targets       (B, T) the id that position t must predict; NO_TARGET: not scored
         returns       (n,) float32, in the order of the rows, n = number of targets
         """
         return self.nll_and_top1(input_ids, targets, attention_mask, position_ids)[0]
@@ -68,7 +68,9 @@ class TokenScorer(nn.Module):
         """(hidden states (n, D) before the projection, its weight (V, D), its bias, target ids (n,))."""
         bare: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         more: dict[str, Any] = {"use_cache": False} if self.family.objective == "causal" else {}
-        if position_ids is not None and self.family.packs:  # elsewhere a row is one text, and counts itself
+        if (
+            position_ids is not None and self.family.packs
+        ):  # other families read one text a row from position 0
             more["position_ids"] = position_ids + self.family.first_position(bare.config)
         trunk = bare.get_submodule(self.family.trunk)
         target_mask = targets != NO_TARGET
@@ -91,12 +93,12 @@ class TokenScorer(nn.Module):
 
 @contextmanager
 def _last_feed_forward_where(target_mask: Tensor, trunk: Any, family: Family) -> Iterator[None]:
-    """A masked model's last layer feeds forward where a target is asked for: elsewhere nobody reads it.
+    """Run a masked model's last feed-forward layer only at target positions; no other output of it is used.
 
     target_mask   (B, T), true where a target is
 
-    A causal model is asked nearly everywhere. What inspection found has no known order, and layers that share
-    their matrices (albert) have no last one: there nothing changes.
+    A causal model has targets nearly everywhere. Detected families have no known layer order, and layers that
+    share their matrices (albert) have no last one: for these nothing changes.
     """
     if family.objective == "causal" or not family.feed_forward_out:
         yield
@@ -134,7 +136,7 @@ def _nll_and_top1(
 ) -> tuple[Tensor, Tensor]:
     """log sum exp of all logits minus the target's, (n,) at least float32, a slice of words at a time.
 
-    Beside it whether the asked one is the highest: the slice is in the cache for its log sum exp anyway.
+    Also whether the target's logit is the highest; this is cheap while the slice is in the cache.
     """
     wide = torch.promote_types(hidden_states.dtype, torch.float32)
     target_logits = torch.empty(len(target_ids), dtype=wide, device=hidden_states.device)
@@ -148,7 +150,7 @@ def _nll_and_top1(
 
 
 def fuse_activations(model: nn.Module) -> None:
-    """In the model itself GPT-2's GELU, written out in eight passes, becomes the same formula in one."""
+    """Replace GPT-2's GELU, written as eight passes, by torch's fused kernel of the same formula."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, NewGELUActivation):
@@ -156,7 +158,7 @@ def fuse_activations(model: nn.Module) -> None:
 
 
 class SummedLoss(nn.Module):
-    """The one module that training prepares: sums and counts leave it, never a mean of means."""
+    """The module that training wraps (DDP, precision): returns sums and counts, never a mean of means."""
 
     def __init__(self, scorer: TokenScorer) -> None:
         super().__init__()
@@ -178,13 +180,13 @@ class SummedLoss(nn.Module):
 
 
 class _SummedNll(torch.autograd.Function):
-    """Summed cross-entropy through the output projection; its gradients are made slice by slice on the way.
+    """Summed cross-entropy through the output projection; gradients are computed slice by slice in forward.
 
     With P = softmax - onehot: d nll / d hidden = P W, d nll / d W = P^T hidden. The sum's outer gradient is
-    one number, so both are whole before backward begins, and each slice's logits can be let go at once.
+    one number, so both are complete before backward begins, and each slice's logits can be freed at once.
     P W is summed beside the softmax's own sum, both rescaled when a slice holds a larger logit (Milakov and
     Gimelshein 2018, arXiv:1805.02867), so that each logit is computed once; P^T hidden needs them again.
-    A frozen W, an adapter's, costs neither its gradient nor the memory for it.
+    A frozen W, as under an adapter, needs neither its gradient nor memory for it.
     """
 
     @staticmethod
@@ -203,7 +205,9 @@ class _SummedNll(torch.autograd.Function):
             shrink = (before - row_max).exp_()
             exp_logits = logits.sub_(row_max).exp_()
             share.mul_(shrink).add_(exp_logits.sum(-1, keepdim=True))
-            exp_logits[places] = 0  # P - 1 is made below: bfloat16 would round a confident model's away
+            exp_logits[places] = (
+                0  # P - 1 is computed below in float32: bfloat16 would round it to 0 where P is near 1
+            )
             of_hidden.mul_(shrink).add_(exp_logits.to(weight.dtype) @ weight[some])
         log_sum = row_max + share.log()
         of_hidden.div_(share).add_((target_logits - log_sum).expm1_() * weight[target_ids])
@@ -238,6 +242,6 @@ def _slices(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Itera
 
 
 def _places(target_ids: Tensor, some: slice) -> tuple[Tensor, Tensor]:
-    """Rows and columns, within a slice of words, of the words that are asked for."""
+    """Rows and columns of the targets within a slice of words."""
     rows = ((target_ids >= some.start) & (target_ids < some.stop)).nonzero().squeeze(-1)
     return rows, target_ids[rows] - some.start

@@ -1,7 +1,7 @@
-"""What a checkpoint or an adapter from elsewhere asks for, looked at before any library acts on it.
+"""Checks a checkpoint or adapter from elsewhere before any library acts on it.
 
-Nothing is built or unpickled here: names, numbers and the headers of files are held against each other. The
-limits stand in docs/safety.md.
+Nothing is built or unpickled here: names, numbers and file headers are compared with each other. The limits
+are in docs/safety.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers.utils.hub import cached_file
 from ft_toolkit.errors import FtError
 from ft_toolkit.runtime import run_python
 
-MOST_PARTS = 1024  # layers, heads, experts, groups: what a config has transformers build one by one
+MOST_PARTS = 1024  # layers, heads, experts, groups: transformers builds each one that a config asks for
 LAYERS_OF_ONE = 64  # ALBERT's layers share one set of weights; others have a tensor each, at least
 SPARE_BYTES = 2**28  # what a model may need beyond twice its weights, such as the causal mask of every layer
 ADAPTER_CONFIG_BYTES = 2**20
@@ -32,10 +32,10 @@ PATTERN_SECONDS = 3.0
 _SHARD = re.compile(r"[\w][\w.-]*\.safetensors")
 _PARTS = re.compile(r"layer|head|expert|group|types")
 _SIZES = re.compile(r"size|dim|token|_id$")
-# what would have transformers read other files, swap parts of the model or import a quantiser
+# keys that make transformers read other files, replace parts of the model or import a quantiser
 _ORDERS = ("quantization_config", "transformers_weights", "fusion_config")
 _AGAIN = "Download or save it again."
-# in a process of its own, since nothing else can stop Python's re in the middle of a match
+# in a separate process, since Python's re cannot be interrupted in the middle of a match
 _MATCH_ALL = (
     "import json, re, sys; asked = json.load(sys.stdin);"
     "[re.fullmatch(pattern, name) for pattern in asked['patterns'] for name in asked['names']]"
@@ -43,7 +43,7 @@ _MATCH_ALL = (
 
 
 def refuse_config(written: Any, where: str) -> None:
-    """Look at a config.json as it is written.
+    """Check a config.json as written.
 
     raises   FtError unless it names an architecture that transformers knows, asks for plain weights, and for
              no more parts than any published model has
@@ -76,7 +76,7 @@ def weight_files(place: str, revision: str, where: str) -> list[Path]:
         path = cached_file(place, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         return Path(path) if path else None
 
-    if find("adapter_config.json"):  # transformers would put the adapter onto it without a word
+    if find("adapter_config.json"):  # transformers would silently load the adapter onto it
         raise FtError(where, "a base", "an adapter beside it", "Use its base, or merge the two.")
     if isdir(place) and any(Path(place).glob("shard-*-model-*.safetensors")):
         raise FtError(where, "one checkpoint", "the shards of a distributed one", "Save it as a whole.")
@@ -99,7 +99,7 @@ def refuse_size(
     files: Sequence[Path],
     where: str,
 ) -> None:
-    """Hold a config against the files that should fill it; what it asks for is built without memory.
+    """Compare a config with the weights in its files; the model it describes is built without memory.
 
     raises   FtError for a config that asks for far more than the files hold, and for a damaged file
     """
@@ -126,24 +126,24 @@ def shapes(file: Path, where: object) -> dict[str, list[int]]:
 
 
 def refuse_adapter(folder: Path, model: nn.Module) -> None:
-    """Look at a saved adapter before PEFT builds it on a model.
+    """Check a saved adapter before PEFT builds it on a model.
 
     raises   FtError for a config that is none, that asks for a module to import, for more layers, for a rank
-             that its weights do not have, or for patterns that match for ever
+             that its weights do not have, or for patterns that take forever to match
     """
     written, where = _adapter_config(folder), folder / "adapter_config.json"
     for order in ("megatron_config", "layer_replication"):  # imports a module by name; multiplies the layers
         if written.get(order):
             raise FtError(where, f"no {order}", "one", "Use an adapter of the base as it is.")
     found = shapes(folder / "adapter_model.safetensors", folder)
-    # A is (rank, inputs); methods that name their parts otherwise are held to their longest side
+    # A is (rank, inputs); for methods with other names the longest side is the limit
     sides = [
         shape[0] if ".lora_" in name else max(shape)
         for name, shape in found.items()
         if prod(shape) > 1 and (".lora_" not in name or ".lora_A" in name or ".lora_embedding_A" in name)
     ]
     pattern = written.get("rank_pattern") or {}
-    # AdaLoRA reads init_r and passes over r
+    # AdaLoRA reads init_r and ignores r
     rank = written.get("init_r") if str(written.get("peft_type")).upper() == "ADALORA" else written.get("r")
     ranks = [rank, *(pattern.values() if isinstance(pattern, dict) else ())]
     highest = max((rank for rank in ranks if isinstance(rank, int)), default=0)
@@ -173,7 +173,7 @@ def _shards(index: Path, where: str) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FtError(place, wanted, f"{type(error).__name__}: {error}", _AGAIN) from None
     strangers = [name for name in names if not _SHARD.fullmatch(name)]
-    if strangers or not names:  # transformers opens whatever is named, pickles and other folders too
+    if strangers or not names:  # transformers opens any file that is named, also pickles and other folders
         raise FtError(place, wanted, strangers[0] if strangers else "none", "Save it as safetensors.")
     return names
 

@@ -1,4 +1,4 @@
-"""What the Hub's client raises, in the words of somebody who has to mend it."""
+"""Turns the Hub client's exceptions into one line with a fix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def in_plain_words(repo: str, error: BaseException) -> FtError:
     cause = _cause(error)
     if "metadata in README.md" in str(error):
         found = str(error).partition("\n")[2].removeprefix("- ")
-        return FtError("README.md", "a card that the Hub accepts", found, "Mend name, licence or tags.")
+        return FtError("README.md", "a card that the Hub accepts", found, "Fix name, licence or tags.")
     if isinstance(cause, OfflineModeIsEnabled):
         return FtError("the Hub", "to be allowed to use the network", "HF_HUB_OFFLINE", "Unset it.")
     if isinstance(cause, RevisionNotFoundError):
@@ -68,7 +68,7 @@ def _refused(repo: str, error: HfHubHTTPError) -> FtError:
     status = error.response.status_code
     said = " ".join((error.server_message or f"status {status}").split())
     if status == 401:
-        return FtError(repo, "a token that is accepted", said, "Run hf auth login, or mend HF_TOKEN.")
+        return FtError(repo, "a token that is accepted", said, "Run hf auth login, or correct HF_TOKEN.")
     if status == 403:
         return FtError(
             repo, "a token that may write here", said, "Make one with write access, or push elsewhere."
@@ -82,7 +82,7 @@ def _refused(repo: str, error: HfHubHTTPError) -> FtError:
         wait = f"Wait {after} s and repeat" if after else "Wait and repeat"
         return FtError(repo, "fewer requests", "the Hub's limit is reached", f"{wait}: it continues.")
     if isinstance(error, BadRequestError) or status == 400:
-        return FtError(repo, "a commit that the Hub accepts", said, "Mend what it names and repeat.")
+        return FtError(repo, "a commit that the Hub accepts", said, "Fix what it names and repeat.")
     if status >= 500:
         return FtError(repo, "the Hub to be well", f"status {status}", REPEAT)
     return FtError(repo, "to be let through", f"status {status}: {said}", "Check name and token.")

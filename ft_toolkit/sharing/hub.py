@@ -1,7 +1,7 @@
-"""The way to the Hub and back: one commit, on top of the one that was seen, read back afterwards.
+"""Upload to the Hub: one commit on top of the one that was seen, read back afterwards.
 
-Whatever goes wrong on the way, the repository holds the old commit or the whole new one, and the same command
-repeated continues: content that is already there is not sent again.
+Whatever fails, the repository holds the old commit or the whole new one. Repeating the command continues:
+content that is already there is not sent again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from ft_toolkit.network import Late, step_seconds, within
 from ft_toolkit.progress import Advance, Screen
 from ft_toolkit.sharing.faults import REPEAT, in_plain_words, told_plainly
 
-SECONDS_OF_SILENCE = 60.0  # of one try; the client itself would wait for a silent server for ever
+SECONDS_OF_SILENCE = 60.0  # read timeout of one request; the client has none of its own
 LFS_BYTES = 2**20  # files that are read back by their bytes are read in pieces of this size
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where the content stands now; `is_new` is false when it stood there already."""
+    """The commit that holds the content; `is_new` is false if it was there already."""
 
     commit: str
     url: str
@@ -68,7 +68,7 @@ class Pushed:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What the Hub tells of a file: its size, and the hash by which it keeps it."""
+    """The Hub's record of a file: its size and hash."""
 
     size: int
     sha256: str | None  # of the content, for large files
@@ -86,7 +86,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Steps:
-    """What is asked of the Hub, one after the other, each with a deadline and somebody who is told."""
+    """Requests to the Hub, one after another, each with a time limit and a progress line."""
 
     advance: Advance
 
@@ -130,7 +130,7 @@ def push_files(
     title: str,
     screen: Screen | None = None,
 ) -> Pushed:
-    """Bring a repository to hold exactly these files, and whatever else its owner put there.
+    """Make a repository hold exactly these files, besides files that its owner added.
 
     files    path in the repository → the local file
     ours     paths that earlier pushes may have written: those among them that are gone are deleted
@@ -170,7 +170,7 @@ def remote_files(api: HfApi, repo: str, revision: str) -> dict[str, RemoteFile]:
 def changes(
     there: Mapping[str, RemoteFile], files: Mapping[str, Path], ours: frozenset[str]
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
-    """What a commit must do so that `there` holds `files`, by content; empty when it does."""
+    """The changes that make `there` hold `files`, by content; empty if it does already."""
     added = [
         CommitOperationAdd(name, path)
         for name, path in files.items()
@@ -230,7 +230,7 @@ def _prepare(api: HfApi, to: Destination) -> str:
             info = api.repo_info(to.repo, revision=to.revision)
         if info.sha == to.revision:
             raise FtError("--revision", "a branch", "a commit", "Commits do not change; name a branch.")
-    assert info.sha is not None  # a repository that was found has a commit
+    assert info.sha is not None  # an existing repository always has a commit
     return str(info.sha)
 
 
@@ -256,7 +256,7 @@ def _commit(
     whole: tuple[Mapping[str, Path], frozenset[str]],
     steps: Steps,
 ) -> tuple[str, str]:
-    """Make a commit; a lost answer is looked up before anything is said.
+    """Make a commit; if the answer is lost, check whether it arrived before reporting a fault.
 
     whole    what changes() takes: all the files that shall be there, and which others are ours
     """
@@ -297,7 +297,7 @@ def _landed(
     try:
         return steps.take("looking whether it arrived", look)
     except (HfHubHTTPError, httpx2.HTTPError, Late):
-        return None  # the first fault is the one to tell
+        return None  # report the first fault
 
 
 def _finish(api: HfApi, to: Destination, commit: str) -> None:

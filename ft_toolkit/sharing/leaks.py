@@ -1,6 +1,6 @@
-"""What must never leave the machine: secrets, home folders, names of machine and user, absolute paths.
+"""Finds what must not be published: secrets, home folders, names of machine and user, absolute paths.
 
-The allow-list of staging.py decides which files go; this room reads what is in them once more, and refuses.
+staging.py decides by an allow-list which files are sent; this room reads their content and refuses a leak.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Needle:
 
 
 def needles(published: Iterable[str] = ()) -> list[Needle]:
-    """What would give this machine away: secrets of its environment, its home, user and host.
+    """Strings that identify this machine: secrets in its environment, its home, user and host.
 
     published   names that the user chose to show, such as the repository's: a user name in one is no leak
     """
@@ -116,7 +116,7 @@ def needles(published: Iterable[str] = ()) -> list[Needle]:
 
 
 def refuse_leaks(files: dict[str, Path], published: Iterable[str] = ()) -> None:
-    """Read every file that would be sent, and refuse the first thing that gives something away.
+    """Read every file that would be sent, and refuse the first leak.
 
     files    path in the repository → the local file
     raises   FtError with the place (never the secret itself) and the cure
@@ -134,7 +134,7 @@ def refuse_leaks(files: dict[str, Path], published: Iterable[str] = ()) -> None:
 
 
 def _leaks(text: str, wanted: list[Needle], *, has_paths: bool) -> Iterator[tuple[int, str]]:
-    """(where it starts, what it is) of everything that gives something away."""
+    """(start, description) of every leak in a text."""
     text = _DATA_URI.sub("", text)
     for needle in wanted:
         pattern = rf"(?<!\w){re.escape(needle.text)}(?!\w)" if needle.is_word else re.escape(needle.text)

@@ -1,7 +1,7 @@
 """Licences: what the base and the text allow for what was made from them.
 
-The terms are those of the licences' own texts. Whether weights are an adaptation of their training text is
-disputed; the stricter reading is taken, and --i-have-the-rights is the way out for who knows better.
+The terms follow the licences' own texts. Whether weights are an adaptation of their training text is
+disputed; we take the stricter reading, and --i-have-the-rights overrides it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Source:
 
     kind: Literal["base", "corpus"]
     name: str
-    license: str | None  # None: nobody said
+    license: str | None  # None: not stated
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Licence:
 
     id: str
     sources: tuple[Source, ...]
-    has_the_rights: bool  # the publisher says so, against or beyond what the sources' licences tell
+    has_the_rights: bool  # stated by the publisher, whatever the sources' licences say
 
 
 def licence_of_base(base: BaseReference) -> str | None:

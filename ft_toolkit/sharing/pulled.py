@@ -1,7 +1,7 @@
-"""A run that somebody pushed, where a run folder is wanted: hub:owner/name[@revision].
+"""Download a pushed run and use it as a run folder: hub:owner/name[@revision].
 
-Its files are a stranger's. They are read as strictly as a recipe of one's own, and what they name is read
-from the Hub, from this package or from the pulled folder itself: never from a place of this machine.
+Its files are untrusted. They are validated as strictly as a local recipe, and the places they name are read
+from the Hub, from this package or from the pulled folder only, never from a path of this machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WANTED = (
 def open_run(place: str, say: Callable[[str], object] = lambda words: None) -> Run:
     """A run by its folder, or by its place on the Hub.
 
-    say      told what could not be pulled, since it never leaves the machine of the training
+    say      receives notes about parts that are never uploaded
     raises   FtError when there is no such run, or the repository was not made by ft push
     """
     reference = parse_run(place)
@@ -113,7 +113,7 @@ def _lay_out(
     comparison: dict[str, Any],
     say: Callable[[str], object],
 ) -> None:
-    """Of a stranger's files only those that ft push sends. run.json is written last, when all is there."""
+    """Copy only the files that ft push sends. run.json is written last, when everything is there."""
     shutil.rmtree(folder, ignore_errors=True)
     base_files = [f"{BASE}/{name}" for name in (*MODEL_FILES, *TOKENIZER_FILES)]
     for name in (*ADAPTER_FILES, *TOKENIZER_FILES, *base_files):
@@ -152,7 +152,7 @@ def _refuse_local_base(run: Run, where: str) -> None:
 
 
 def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
-    """Read the training text again where anybody can: it must never be scored as unseen."""
+    """Read a public training text again, so that it is never scored as unseen."""
     from ft_toolkit.judging.unseen import keep_known_text
     from ft_toolkit.text.corpus import read_corpus
     from ft_toolkit.text.splitting import Parts, document_rows, hash_rows, split
@@ -163,7 +163,7 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
     is_public = is_safe_text(source)
     try:
         if not is_public:
-            raise FtError(source, "text that anybody can read", "none", "Name the text with --on.")
+            raise FtError(source, "text that is public", "none", "Name the text with --on.")
         parts = split(read_corpus(run.recipe.corpus).documents, run.recipe.corpus.split)
         rows = document_rows(parts)
     except FtError:

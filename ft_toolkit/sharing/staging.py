@@ -224,7 +224,7 @@ def _digest(files: dict[str, Path]) -> str:
 
 
 def _adapter_config(base: BaseOnTheHub) -> dict[str, Any]:
-    """Where peft and the Hub look for the base. A starter's name would be anybody's to take on the Hub."""
+    """Where peft and the Hub look for the base. Anyone could register a starter's name on the Hub."""
     return {"base_model_name_or_path": base.place.name, "revision": base.place.revision}
 
 

@@ -21,7 +21,7 @@ from ft_toolkit.text.screening import outside_repeated_lines
 
 NO_TARGET = -100
 JOINT = "\n\n"  # between documents that are read as one text
-SHORTEST_MASKED_PIECE = 16  # a shorter piece would be asked for words with hardly a word around them
+SHORTEST_MASKED_PIECE = 16  # tokens; a shorter piece would leave a masked token almost no context
 _TOKENISE_AT_ONCE = 1000
 Ids = NDArray[np.int32]
 T = TypeVar("T", bound=np.generic)
@@ -34,11 +34,11 @@ class Encoded:
     document: Document
     ids: Ids  # (n,)
     is_fresh: NDArray[np.bool_]  # (n,) the token stands outside lines that other documents have too
-    word_ids: Ids  # (n,) which word of the text a token is a piece of
+    word_ids: Ids  # (n,) index of the word that a token is a piece of
 
     @property
     def key(self) -> int:
-        """64 bits of the text's hash: names the document in seeded draws, whatever its place."""
+        """64 bits of the text's hash: seeds the draws for this document, independent of its position."""
         return int(self.document.text_sha256[:16], 16)
 
     def joined_with(self, others: Sequence[Encoded]) -> Encoded:
@@ -57,11 +57,11 @@ class Row:
     """One training row of T tokens; every array is (T,)."""
 
     input_ids: Ids
-    targets: Ids  # causal: the next token; masked: the token itself; NO_TARGET where nothing is asked
+    targets: Ids  # causal: the next token; masked: the token itself; NO_TARGET: not scored
     positions: Ids  # restart at 0 with each document
     segments: Ids  # which document of the row, from 0
-    token_keys: NDArray[np.uint64]  # names (document, position): masks are drawn from it
-    documents: tuple[str, ...] = ()  # ids of its documents: where numbers go wrong, they are named
+    token_keys: NDArray[np.uint64]  # a hash of (document, position): masks are drawn from it
+    documents: tuple[str, ...] = ()  # ids of its documents, named when a loss is not finite
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def pack(
 ) -> list[Row]:
     """Cut documents into rows of at most block_tokens; each (input, target) pair stands in exactly one row.
 
-    causal   begin_id before a document is its first token's context, end_id behind it is a target, so that
-             ending stays learnable; a document that crosses a row's end goes on in the next
+    causal   begin_id is the context of a document's first token; end_id after it is a target, so that the
+             model learns to stop; a document that crosses a row's end continues in the next row
     masked   every piece is framed by begin_id and end_id, which are never targets
     packed   False: one piece a row, sorted by length, for a family that takes no 4D mask
     """
@@ -127,7 +127,7 @@ def pack(
 
 
 def mask(row: Row, seed: int, epoch: int, mask_id: int, replacement_ids: Ids, fraction: float) -> Row:
-    """Hide a share of a masked row's tokens; the targets that are not asked for become NO_TARGET.
+    """Mask a share of a row's tokens; all other targets become NO_TARGET.
 
     The draw depends on (seed, epoch, document, position) alone: not on the order of rows, the batch size, a
     resumed run or a generator's state. Of the chosen tokens 80 % become mask_id, 10 % a random one of
@@ -155,7 +155,9 @@ def collate(rows: Sequence[Row], objective: Literal["causal", "masked"], *, pack
     targets = np.stack([_padded(row.targets, width, NO_TARGET) for row in rows])
     positions = np.stack([_padded(row.positions, width, 0) for row in rows])
     if packed:
-        seen = segments[:, :, None] == segments[:, None, :]  # padding sees padding, so that no row is empty
+        seen = (
+            segments[:, :, None] == segments[:, None, :]
+        )  # padding attends to padding: softmax of an empty row is NaN
         if objective == "causal":
             seen = seen & torch.ones(width, width, dtype=torch.bool).tril()
         attention_mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
@@ -170,7 +172,7 @@ def collate(rows: Sequence[Row], objective: Literal["causal", "masked"], *, pack
 
 
 def token_keys(document: Encoded) -> NDArray[np.uint64]:
-    """One number for each (document, position): where every seeded draw about a token begins."""
+    """One number for each (document, position): the seed of every draw about that token."""
     with np.errstate(over="ignore"):
         return _mixed(np.arange(len(document.ids), dtype=np.uint64) + np.uint64(document.key))
 
@@ -266,12 +268,12 @@ def _padded(values: Ids, width: int, filler: int) -> Ids:
 
 
 def scrambled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """A seeded draw for every key: uniform 64-bit numbers that depend on nothing else."""
+    """A seeded draw for every key: uniform 64-bit numbers that depend on key and seed alone."""
     return _mixed(keys ^ _mixed(np.array([seed], dtype=np.uint64)))
 
 
 def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output function (Steele, Lea & Flood 2014): near keys, unrelated numbers."""
+    """SplitMix64's output function (Steele, Lea & Flood 2014): similar keys give unrelated numbers."""
     with np.errstate(over="ignore"):
         z = keys + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,8 +1,8 @@
 """Sources to documents.
 
-Text reaches a model as the exact strings of the file: every reader takes strings as they stand, and
-`_clean` is the one place that changes any (a byte order mark is removed, CRLF and CR become LF). `identity`
-normalises more, but only to tell whether two texts are the same one.
+A model reads the exact strings of the file. Readers change nothing, and `_clean` is the one place that does:
+it removes a byte order mark and turns CRLF and CR into LF. `identity` normalises more, but only to find
+copies.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def identity(text: str) -> str:
 
 @dataclass(frozen=True)
 class Document:
-    """One text, and where it stands: `source` relative to the corpus root, `row` counted from 0 in it."""
+    """One text and its place: `source` is relative to the corpus root, `row` counts from 0 within it."""
 
     source: str
     row: int
     text: str
-    file_sha256: str | None = None  # identity of the file that this is a paragraph or line of; else None
+    file_sha256: str | None = None  # of the file that this is a paragraph or line of; None for a whole file
 
     @property
     def id(self) -> str:
@@ -66,13 +66,13 @@ class Document:
 
     @property
     def group(self) -> str:
-        """What is split and resampled as one: pieces of one file are not independent of each other."""
+        """The unit of splitting and resampling: pieces of one file are not independent."""
         return self.file_sha256 or self.sha256
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a source held; empty documents and later copies of a text are counted and left out."""
+    """The documents of a source; empty ones and later copies of a text are counted and left out."""
 
     documents: list[Document]
     empty_documents: int
@@ -80,7 +80,7 @@ class Reading:
 
     @property
     def not_nfc_documents(self) -> int:
-        """How many have letters apart from their marks, or Hangul in jamo, as macOS writes it: kept so."""
+        """How many documents are not in Unicode's NFC form, as on macOS; they are kept as they are."""
         return sum(not unicodedata.is_normalized("NFC", document.text) for document in self.documents)
 
 
@@ -186,7 +186,7 @@ def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
         raise FtError(f"corpus {source}", f"files ending in {wanted}", "none", _CHECK)
     inside = root.resolve()
     for file in files:
-        # a stranger's folder could name any file of this machine
+        # a link in someone else's folder could point to any file of this machine
         if not file.resolve().is_relative_to(inside):
             target = f"a link to {file.resolve()}"
             raise FtError(
@@ -204,7 +204,7 @@ def _clean(raw: str, where: str) -> str:
     if "\0" in text:
         raise FtError(where, "text", "a NUL character", "Is this a binary file?")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise FtError(where, "text", "half a surrogate pair", "Mend the \\u escapes of this row.")
+        raise FtError(where, "text", "half a surrogate pair", "Fix the \\u escapes of this row.")
     return text
 
 
@@ -220,7 +220,7 @@ def _hub_rows(reference: TextReference, text: str) -> Iterator[tuple[str, int, s
     where = f"corpus {reference.source.removesuffix(revision)}{revision[:12]}"
     with hub_or_cache() as silence:
         try:
-            # by its bare name datasets would rather read a folder of that name in the working folder
+            # given a bare name, datasets prefers a folder of that name in the working folder
             builder = datasets.load_dataset_builder(
                 f"hf://datasets/{reference.name}", reference.config, revision=reference.revision
             )
@@ -245,7 +245,7 @@ def _template(text: str) -> Callable[[dict[str, Any], str], str]:
     except ValueError as error:
         raise FtError("corpus.text", "a template like {title}", text, f"Fix it: {error}.") from None
     fields = [name for name, _, _ in parsed if name is not None]
-    # {title:>10000000} and {title!r} would write what no file holds
+    # {title:>10000000} and {title!r} would produce text that is in no file
     if any(spec or conversion or not (name or "").isidentifier() for name, spec, conversion in parsed):
         raise FtError("corpus.text", "plain column names in braces", text, "Write {column}; {{ for a brace.")
     columns: Sequence[str] = fields or [text]

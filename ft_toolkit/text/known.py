@@ -1,4 +1,4 @@
-"""Which text is known from training, also where it was joined or cut in another way.
+"""Finds training text again, also where it was joined or cut differently.
 
 A text is compared by its runs of 13 words (Brown et al. 2020, arXiv:2005.14165, appendix C): unseen text of
 the same domain shares hardly any of them, a copy nearly all. Of each run a hash is kept, never its words.
@@ -19,9 +19,9 @@ from ft_toolkit.text.blocks import scrambled
 from ft_toolkit.text.corpus import Document, identity, pieces
 
 RUN_WORDS = 13
-KNOWN_FRACTION = 0.5  # from this share on, a document counts as known
+KNOWN_FRACTION = 0.5  # a document with at least this share of training text counts as known
 KEPT_RUNS = 2**21  # 16 MB; of a larger corpus the runs of the smallest hashes are kept, a random sample
-LEAST_SAMPLED_RUNS = 8  # fewer sampled runs of a document say nothing about its share
+LEAST_SAMPLED_RUNS = 8  # with fewer sampled runs a document's share cannot be estimated
 # Thai, Lao, Myanmar, Khmer, kana and Chinese characters stand without spaces: each counts as a word
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -44,10 +44,10 @@ def word_runs(documents: Iterable[Document], most: int = KEPT_RUNS) -> Runs:
 
 
 def known_fraction(text: str, identities: frozenset[str], runs: Runs, most: int = KEPT_RUNS) -> float:
-    """Which share of a text stands in the training text that `identities` and `runs` were taken from.
+    """The share of a text that is in the training text which `identities` and `runs` were made from.
 
     The largest of four shares: of its characters in whole documents that were trained on (itself, its
-    paragraphs, its lines), and of its runs of 13 words. A text shorter than that is known as a whole or not.
+    paragraphs, its lines), and of its runs of 13 words. A shorter text is compared as a whole.
     """
     shares = [0.0]
     for unit in ("file", "paragraph", "line"):

@@ -1,6 +1,6 @@
-"""One file to its text or its rows: bytes, UTF-8, and the formats of tables; no string of them is changed.
+"""Read one file as text or as rows: UTF-8 text and table formats; no string is changed.
 
-What unpacks to far more than lies on the disk is refused before it fills the memory: docs/safety.md.
+A file that unpacks to far more than its size on disk is refused before it fills memory (docs/safety.md).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ft_toolkit.errors import FtError
 
 TEXT_ENDINGS = (".txt", ".md")
 TABLE_ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
-UNPACKED_BYTES = 2**30  # a packed file may become so large at most
-UNPACKED_RATIO = 50  # and so many times its size on disk; prose reaches 5, log files 20
+UNPACKED_BYTES = 2**30  # upper limit for an unpacked file
+UNPACKED_RATIO = 50  # and at most this many times its size on disk; prose reaches 5, log files 20
 ALWAYS_UNPACKED_BYTES = (
     2**24
 )  # a small file of one repeated sentence has a far higher ratio, and does no harm
-ROW_BYTES = 64  # what a row of nothing costs here
+ROW_BYTES = 64  # memory of an empty row
 
 
 def ending_of(path: Path) -> str:
@@ -64,7 +64,7 @@ def table_rows(path: Path) -> Iterator[dict[str, Any]]:
         reader = csv.DictReader(
             io.StringIO(decode(path), newline=""),
             delimiter="," if ending == ".csv" else "\t",
-            strict=True,  # else a stray quote swallows lines, and "a" b loses its quotes
+            strict=True,  # otherwise a stray quote swallows lines, and "a" b loses its quotes
         )
         try:
             _refuse_twins(path, reader.fieldnames or ())
@@ -74,7 +74,7 @@ def table_rows(path: Path) -> Iterator[dict[str, Any]]:
                     raise FtError(where, f"{len(reader.fieldnames or ())} fields", "more", "Quote the field.")
                 yield {key: "" if value is None else value for key, value in columns.items()}
         except csv.Error as error:
-            raise FtError(f"{path}, line {reader.line_num}", "a table row", error, "Mend the row.") from None
+            raise FtError(f"{path}, line {reader.line_num}", "a table row", error, "Fix the row.") from None
 
 
 def _is_gzip(path: Path) -> bool:
@@ -112,9 +112,9 @@ def _json_row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)  # numbers as they stand
     except ValueError as error:
-        raise FtError(where, "one JSON object", error, "Mend the line.") from None
+        raise FtError(where, "one JSON object", error, "Fix the line.") from None
     except RecursionError:
-        raise FtError(where, "one JSON object", "brackets nested too deep", "Mend the line.") from None
+        raise FtError(where, "one JSON object", "brackets nested too deep", "Fix the line.") from None
     if not isinstance(row, dict):
         raise FtError(where, "one JSON object", type(row).__name__, "Write an object such as {'text': '…'}.")
     return row
@@ -130,10 +130,10 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         schema = pyarrow.parquet.read_schema(io.BytesIO(data))
         _refuse_twins(path, schema.names)
-        # lists and structs hold no text of ours: their kind is told, and what is in them stays packed
+        # lists and structs hold no text: only their type is reported, they are not unpacked
         nested: dict[str, Any] = {field.name: [] for field in schema if pyarrow.types.is_nested(field.type)}
         texts = [field.name for field in schema if str(field.type) in ("string", "large_string")]
-        # strings stay in their dictionary until they are counted: a million copies of a page are one page
+        # strings stay dictionary-encoded until they are counted: a million copies of a page take one page
         file = pyarrow.parquet.ParquetFile(io.BytesIO(data), read_dictionary=texts)
         if _announced_bytes(file.metadata) > limit:
             raise too_large
@@ -149,7 +149,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _announced_bytes(metadata: Any) -> int:
-    """What a Parquet file says of itself: so many rows, and so many bytes before compression."""
+    """The size a Parquet file declares: its rows and its bytes before compression."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     return metadata.num_rows * ROW_BYTES + sum(group.total_byte_size for group in groups)  # type: ignore[no-any-return]
 
@@ -165,7 +165,7 @@ def _text_bytes(column: Any) -> int:
 
 
 def _refuse_twins(path: Path, names: Sequence[str]) -> None:
-    """Of two columns of one name the last would be read, and the first lost."""
+    """Refuse two columns of one name: the first would be lost."""
     twin = next((name for name, count in Counter(names).items() if count > 1), None)
     if twin is not None:
         raise FtError(path, "columns of different names", f"{twin} twice", "Rename one.")

@@ -1,4 +1,4 @@
-"""What a corpus repeats: lines that stand in two or more documents are learnt by heart, not understood."""
+"""Lines that occur in two or more documents: a model memorises them, so they are reported apart."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def repeated_lines(documents: Iterable[Document]) -> frozenset[str]:
 
 
 def outside_repeated_lines(text: str, ends: NDArray[np.int64], repeated: frozenset[str]) -> NDArray[np.bool_]:
-    """Whether each token's last character stands outside the repeated lines.
+    """Whether each token's last character is outside the repeated lines.
 
     ends     (n,) index in `text` behind each token's last character
     returns  (n,) true for a token of a line that only this document has
     """
     lines = text.split("\n")
     is_fresh = np.array([line.strip() not in repeated for line in lines])
-    line_ends = np.cumsum([len(line) + 1 for line in lines])  # a line feed belongs to the line it ends
+    line_ends = np.cumsum([len(line) + 1 for line in lines])  # a line feed counts as part of its line
     fresh: NDArray[np.bool_] = is_fresh[
         np.searchsorted(line_ends, np.maximum(ends - 1, 0), side="right").clip(max=len(lines) - 1)
     ]

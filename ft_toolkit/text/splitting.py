@@ -1,4 +1,4 @@
-"""Documents to parts that nothing moves: learn from, choose by, judge on."""
+"""Split documents into training, validation and test parts that stay stable when documents are added."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ft_toolkit.run import Row
 from ft_toolkit.text.corpus import Document
 
 Part = Literal["train", "validation", "test"]
-# Fewest independent documents of each part. Fewer than 8 to judge on would have no interval (statistics.py);
-# fewer than 4 to choose by would let one document choose.
+# Fewest independent documents of each part. A test part under 8 has no interval (statistics.py); in a
+# validation part under 4 one document would decide.
 LEAST_TRAIN, LEAST_VALIDATION, LEAST_TEST = 8, 4, 8
 LEAST = LEAST_TRAIN + LEAST_VALIDATION + LEAST_TEST
 BOOK_CHARACTERS = 20_000  # a document longer than this, some ten pages, can be cut
@@ -23,7 +23,7 @@ BOOK_CHARACTERS = 20_000  # a document longer than this, some ten pages, can be 
 
 @dataclass(frozen=True)
 class Parts:
-    """The three parts of a corpus: learn from, choose by, judge on."""
+    """The three parts of a corpus: train, validation and test."""
 
     train: list[Document]
     validation: list[Document]
@@ -36,10 +36,10 @@ class Parts:
 
 
 def split(documents: Sequence[Document], plan: Split, copies: int = 0) -> Parts:
-    """Put each document in a part by a hash of the seed and its group: adding one never moves another.
+    """Assign each document to a part by a hash of the seed and its group: adding one never moves another.
 
-    A group is a document, or all pieces of one file. Where a part would have fewer groups than it must have,
-    the groups of the nearest hashes are moved into it; only there does a part depend on the other documents.
+    A group is a document, or all pieces of one file. Where a part would have too few groups, the
+    groups with the nearest hashes are moved into it; only then does a part depend on other documents.
 
     copies   how many documents were left out as copies, for the message
     raises   FtError when there are too few groups for all three parts
@@ -63,7 +63,7 @@ def split(documents: Sequence[Document], plan: Split, copies: int = 0) -> Parts:
 
 
 def sample(documents: Sequence[Document], size: int) -> list[Document]:
-    """At most `size` documents, chosen by a hash of their text: never the first files, one topic alone."""
+    """At most `size` documents, chosen by a hash of their text, since the first files may share one topic."""
     ranked = sorted(documents, key=lambda document: sha256(f"sample:{document.sha256}".encode()).digest())
     return ranked[:size]
 

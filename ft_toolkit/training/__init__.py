@@ -1,1 +1,1 @@
-"""Rows and an adapter in, a trained adapter out."""
+"""Trains a model on rows of token ids."""

@@ -1,4 +1,4 @@
-"""accelerate, told which device is meant and which precision is faster there."""
+"""Sets up accelerate: the device, and the faster precision on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ft_toolkit.runtime import bfloat16_is_faster
 def make_accelerator(
     device: str = "auto", trackers: Sequence[str] = (), folder: str | None = None
 ) -> Accelerator:
-    """accelerate's own choice of device and processes; bf16 where the hardware multiplies it faster.
+    """accelerate with its own choice of device and processes; bf16 where the hardware multiplies it faster.
 
     device    auto, or a torch device such as cpu, cuda:1 or mps
     processes are found by accelerate; on the CPU only when it is told that the CPU is meant
@@ -35,7 +35,9 @@ def make_accelerator(
         )
         if trackers:
             accelerator.init_trackers("ft_toolkit")
-            if len(accelerator.trackers) < len(trackers):  # accelerate passes over what is not installed
+            if len(accelerator.trackers) < len(
+                trackers
+            ):  # accelerate silently skips trackers that are not installed
                 found = f"{', '.join(trackers)}, not all of them installed"
                 raise FtError(
                     "--track", "trackers that are installed", found, "pip install 'ft-toolkit[trackers]'."
@@ -47,7 +49,7 @@ def make_accelerator(
 
 
 def _require_device(name: str) -> None:
-    """raises   FtError for a device that is not here, where torch would fail an assertion"""
+    """raises   FtError for a device that is not available; torch itself would fail an assertion"""
     here = torch.accelerator.current_accelerator(check_available=True)
     counts = {"cpu": 1} | ({here.type: torch.accelerator.device_count()} if here else {})
     try:

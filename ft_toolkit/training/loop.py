@@ -1,10 +1,10 @@
-"""Rows and a fresh adapter in, a trained adapter out: the one training loop.
+"""The training loop: trains the tuned side of a pair on rows of token ids.
 
-A step's loss is the sum over its targets divided by their number, across micro-batches and processes: every
-process holds all rows, so the number is known before the first forward pass and nothing must be gathered.
+A step's loss is the sum over its targets divided by their number, across micro-batches and processes. Every
+process holds all rows, so this number is known before the first forward pass and nothing is gathered.
 
-Everything that a step draws follows from (seed, step): a training that was killed and goes on from its last
-checkpoint takes the very same steps as one that was not.
+All randomness of a step follows from (seed, step): a training that was killed and resumed from its last
+checkpoint takes exactly the steps of one that was not.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from ft_toolkit.training.optimizers import set_learning_rate
 from ft_toolkit.training.schedule import batches, endless, learning_rate, step_seed
 from ft_toolkit.training.state import Checkpoints, Learned, TrainingState
 
-MICRO_TOKENS = 2048  # read at once; a step's other tokens follow before the optimizer moves
+MICRO_TOKENS = 2048  # tokens of a micro-batch; gradients are accumulated over a step's micro-batches
 VALIDATIONS = 8  # over the planned steps
-CHECKPOINT_SECONDS = 600.0  # at the latest; every validation makes one too
+CHECKPOINT_SECONDS = 600.0  # at most between two checkpoints; every validation writes one too
 GRADIENT_NORM = 1.0
-SKIPPED_IN_A_ROW = 3  # steps without a finite loss and gradient: more is not bad luck
+SKIPPED_IN_A_ROW = 3  # steps without a finite loss and gradient, before training gives up
 StopReason = Literal["done", "patience", "budget", "interrupted", "terminated"]
 
 
@@ -48,13 +48,13 @@ class Outcome:
     steps: int
     planned_steps: int
     best_step: int
-    base_validation_nats: float  # a token, before the first step: an untrained adapter changes nothing
+    base_validation_nats: float  # a token, before the first step, where the adapter still changes nothing
     best_validation_nats: float | None  # None when it stopped before the first validation
     tokens: int  # read in training, all epochs
-    seconds: float  # of training, over every process that took part in it
+    seconds: float  # of training, summed over resumed processes
     precision: str
     stopped_by: StopReason
-    skipped_steps: int = 0  # whose loss or gradient was no finite number
+    skipped_steps: int = 0  # with a loss or gradient that was not finite
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -79,11 +79,11 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Journal:
-    """What is kept while a training runs.
+    """Where a training writes while it runs.
 
     record       receives one line a step
-    rewind       forget the lines behind a step: the training goes on from there
-    checkpoints  None: nothing can be continued
+    rewind       drops the lines after a step, since training resumes from there
+    checkpoints  None: the training cannot be resumed
     """
 
     record: Callable[[dict[str, object]], None] = lambda line: None
@@ -92,7 +92,7 @@ class Journal:
 
 
 def train(job: TrainingJob, session: Session, journal: Journal | None = None) -> Outcome:
-    """Train the adapter in place, from its newest checkpoint on, and leave in it the one that validated best.
+    """Train the adapter in place from its newest checkpoint, and keep the weights that validated best.
 
     A signal ends it at the next micro-batch with a checkpoint; a second one ends it at once.
 
@@ -109,7 +109,7 @@ def train(job: TrainingJob, session: Session, journal: Journal | None = None) ->
 
 
 class _Training:
-    """One training under way: the job's parts prepared for this machine, and the state between two steps."""
+    """A training in progress: the job prepared for this machine, and the state between two steps."""
 
     def __init__(self, job: TrainingJob, session: Session, journal: Journal) -> None:
         self.job, self.session, self.journal = job, session, journal
@@ -146,7 +146,7 @@ class _Training:
         set_dropout(self.job.model.model, active=True)
 
     def run(self) -> StopReason:
-        """Step after step until something ends it."""
+        """Take steps until the training ends or is stopped."""
         state = self.state
         if state.step >= self.steps:
             return "done"
@@ -156,7 +156,7 @@ class _Training:
             advance(state.step)
             for step, (epoch, batch) in self._ahead():
                 line = self._step(step, epoch, batch, lambda: noted.reason is not None)
-                if line is None:  # stopped between two micro-batches: the step was not taken
+                if line is None:  # stopped between two micro-batches: this step did not happen
                     self._checkpoint()
                     return noted.reason or "interrupted"
                 over_budget = self._spent() >= 1
@@ -206,7 +206,7 @@ class _Training:
         self, step: int, epoch: int, batch: list[Row], is_stopped: Callable[[], bool]
     ) -> dict[str, object] | None:
         """One optimizer step; returns its line, or None when it was stopped before the optimizer moved."""
-        # the first step learns, however small the budget is
+        # the first step always trains, however small the budget
         spent = self._spent(self.state.seconds_before_steps) if step > 1 else 0.0
         rate = learning_rate(step - 1, self.steps, self.plan, spent)
         set_learning_rate(self.optimizers, rate)
@@ -251,12 +251,12 @@ class _Training:
     def _accumulate(self, batch: Sequence[Row], count: int, is_stopped: Callable[[], bool]) -> float | None:
         """Backward over this process's share of a step; returns the summed NLL of all processes' shares.
 
-        None when it was stopped on the way; with several processes only the end of a step may stop it, for
-        one that leaves alone would leave the others waiting.
+        None when it was stopped between micro-batches. With several processes only the end of a step may stop
+        it: the others would wait forever for one that left.
         """
         accelerator, family = self.accelerator, self.family
         mine = batch[accelerator.process_index :: accelerator.num_processes]
-        weight = 1.0 if mine else 0.0  # a process without a row still takes part in the gradients' sum
+        weight = 1.0 if mine else 0.0  # a process without rows still takes part in the gradient all-reduce
         mine = mine or batch[:1]
         rows_at_once = max(1, MICRO_TOKENS // max(len(row.input_ids) for row in batch))
         total = torch.zeros((), dtype=torch.float64, device="cpu")
@@ -272,7 +272,7 @@ class _Training:
                     rows.attention_mask.to(accelerator.device),
                     rows.position_ids.to(accelerator.device),
                 )
-                # DDP averages over processes; what is wanted is the sum over processes, divided by the count
+                # DDP averages over processes; we want the sum over processes divided by the count
                 accelerator.backward(nll * (weight * accelerator.num_processes / count))
             total += weight * nll.detach().double().cpu()
         if accelerator.num_processes > 1:
@@ -280,7 +280,7 @@ class _Training:
         return float(total)
 
     def _validate(self) -> float:
-        """Score the validation part with dropout off, and keep the weights where they are the best so far."""
+        """Score the validation part with dropout off, and keep the weights if they are the best so far."""
         state = self.state
         set_dropout(self.job.model.model, active=False)
         found = self.job.validate()
@@ -303,8 +303,8 @@ class _Training:
     def _spent(self, since_seconds: float = 0.0) -> float:
         """The share of the budget's time behind `since_seconds` that is used up, by the clock ahead of all.
 
-        One number for all processes: another rate in each would part their adapters, and one that stops
-        alone would leave the others waiting.
+        All processes use the same number: different rates would make their adapters differ, and a process
+        that stops alone would leave the others waiting.
         """
         if self.plan.budget is None:
             return 0.0
@@ -315,7 +315,7 @@ class _Training:
         return share
 
     def _any(self, flag: bool) -> bool:
-        """Whether any process says so: one that stops alone leaves the others waiting."""
+        """Whether any process says so; one that stopped alone would leave the others waiting."""
         if self.accelerator.num_processes == 1:
             return flag
         flags = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
@@ -325,9 +325,7 @@ class _Training:
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         self.accelerator.log(numbers, step=self.state.step)
         loss = line["loss_nats"]
-        shown = (
-            f"loss {loss:.3f}" if isinstance(loss, float) else "step skipped: its loss is no finite number"
-        )
+        shown = f"loss {loss:.3f}" if isinstance(loss, float) else "step skipped: its loss is not finite"
         best = self.state.best_nats
         validated = f"  validation {best:.3f}" if math.isfinite(best) else ""
         rate = self.state.tokens / max(self.seconds, 1e-9)

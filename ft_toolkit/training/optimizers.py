@@ -1,4 +1,4 @@
-"""Which rule moves which weights. Each group's `lr_multiplier` scales the recipe's one learning rate."""
+"""Which optimizer trains which weights. Each group's `lr_multiplier` scales the recipe's learning rate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ B_LR_MULTIPLIER = 16.0  # LoRA+: B's rate over A's (Hayou et al. 2024, arXiv:240
 
 
 def make_optimizers(model: nn.Module, family: Family, plan: Adapter) -> list[Optimizer]:
-    """AdamW for everything, but for scratch's matrices of the trunk, which Muon trains in fewer tokens.
+    """AdamW, except for the trunk's matrices under scratch, which Muon trains in fewer tokens.
 
-    Weight decay is off: an adapter stays small by its rank, and one pass or two cannot overfit.
+    Weight decay is off: an adapter is limited by its rank, and a few passes hardly overfit.
     """
     parameters = trainable(model)
     hidden_matrices = set()

@@ -1,4 +1,4 @@
-"""What each step reads and how far it goes: rows, order and rate follow from recipe and step alone."""
+"""Rows, order and learning rate of each step; all follow from recipe and step number alone."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ft_toolkit.text.blocks import Row
 def learning_rate(step: int, steps: int, plan: Training, spent: float = 0.0) -> float:
     """Linear warm-up to the peak, then a cosine to zero. Steps count from 0.
 
-    spent   share of the budget's time that is used up: where it is larger than the share of the steps, the
-            rate goes by it, so that a run that its budget cuts has come down to zero as well
+    spent   share of the budget's time that is used up: where it exceeds the share of the steps, the rate
+            follows it, so that a run cut by its budget also ends at zero
     """
     place = max(float(step), min(spent, 1.0) * steps)
     warmup_steps = round(plan.warmup_fraction * steps)
@@ -26,7 +26,7 @@ def learning_rate(step: int, steps: int, plan: Training, spent: float = 0.0) -> 
 
 
 def step_seed(seed: int, step: int, process_index: int) -> int:
-    """Where dropout's draws of one step begin: they follow from the step, so no generator has to be kept."""
+    """The seed of one step's dropout: it follows from the step, so no generator state is kept."""
     return int(np.random.SeedSequence([seed, step, process_index]).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -42,8 +42,8 @@ def endless(rows: Sequence[Row], plan: Training, packed: bool) -> Iterator[tuple
 def batches(rows: Sequence[Row], plan: Training, packed: bool, epoch: int) -> list[list[Row]]:
     """A step's rows each, in an order drawn from (seed, epoch) alone; an epoch's steps are nearly equal.
 
-    Every step moves the weights as far (Adam divides by the gradient's size), so a rest of a few rows at an
-    epoch's end would count as much as a full step: it is spread over all of them.
+    Every step moves the weights about as far (Adam divides by the gradient's size), so a last step of a few
+    rows would count as much as a full one: the remainder is spread over all steps.
     """
     draw = np.random.default_rng([plan.seed, epoch])
     order = draw.permutation(len(rows))

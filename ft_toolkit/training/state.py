@@ -1,9 +1,9 @@
-"""Where a training stands between two steps, and its checkpoints on disk.
+"""The state of a training between two steps, and its checkpoints on disk.
 
-A checkpoint is a folder of safetensors and JSON, no pickles: a stranger's checkpoint can run no code. Its
-manifest, written last, lists every file with its hash; one without a valid manifest is passed over, with
-the reason, for the one before it. No state of a random generator is kept, because none outlives a step: order
-and masks are drawn from (seed, epoch), and dropout is seeded anew at each step from (seed, step).
+A checkpoint is a folder of safetensors and JSON, without pickles, so that loading it runs no code. Its
+manifest is written last and lists every file with its hash; a checkpoint without a valid manifest is skipped,
+with the reason, for the one before it. No random generator's state is saved, because none outlives a step:
+order and masks are drawn from (seed, epoch), and dropout is seeded at each step from (seed, step).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ft_toolkit.errors import is_disk_full
 
 SCHEMA = 1
 KEPT = 2  # the newest, and one to fall back on
-SPARE_BYTES = 64e6  # left free beside a checkpoint, for what else the run writes
+SPARE_BYTES = 64e6  # left free for the rest of the run
 _FAULTS = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
 @dataclass
 class TrainingState:
-    """What a training knows beside weights and optimizers; figures in nats are a token's."""
+    """The state of a training apart from weights and optimizers; figures in nats are per token."""
 
     step: int = 0  # optimizer steps done; the cursor too, since a step's rows follow from its number
     tokens: int = 0  # read so far, all epochs
@@ -57,7 +57,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a step moves: the trained parameters by name, and their optimizers."""
+    """What a step changes: the trained parameters by name, and their optimizers."""
 
     parameters: Mapping[str, nn.Parameter]
     optimizers: Sequence[Optimizer]
@@ -69,13 +69,13 @@ class Checkpoints:
     def __init__(
         self, folder: Path, made_from: Mapping[str, Any], say: Callable[[str], object] = lambda words: None
     ) -> None:
-        """made_from   all that training depends on; a checkpoint of anything else is passed over"""
+        """made_from   everything the training depends on; a checkpoint made from anything else is skipped"""
         self.folder = folder
         self.made_from = json.loads(json.dumps(made_from))  # as a manifest gives it back
         self.say = say
 
     def save(self, state: TrainingState, learned: Learned) -> None:
-        """Write one more, and remove all but the newest KEPT. A full disk costs a line, not the training."""
+        """Write a checkpoint, remove all but the newest KEPT. A full disk is reported; training goes on."""
         folder = self.folder / f"step-{state.step:08d}"
         files = {
             "weights": {name: p.detach() for name, p in learned.parameters.items()},
@@ -103,7 +103,9 @@ class Checkpoints:
                     "made_from": self.made_from,
                     "files": folder_sha256s(unfinished, unfinished),
                 }
-                _write_json(unfinished / "manifest.json", manifest)  # last: it vouches for the others
+                _write_json(
+                    unfinished / "manifest.json", manifest
+                )  # last: a checkpoint without it is incomplete
         except (OSError, SafetensorError) as error:
             if not is_disk_full(error):
                 raise
@@ -115,13 +117,13 @@ class Checkpoints:
     def restore(self, learned: Learned) -> TrainingState | None:
         """Load the newest valid checkpoint into parameters and optimizers; None where there is none.
 
-        What is passed over is said, with its reason.
+        Skipped checkpoints are reported with their reason.
         """
         for folder in self._newest_first():
             try:
                 state, weights, moments = self._read(folder, learned)
             except _FAULTS as error:
-                self.say(f"{folder.name} is passed over: {error}")
+                self.say(f"{folder.name} is skipped: {error}")
                 continue
             with torch.no_grad():
                 for name, parameter in learned.parameters.items():
@@ -144,7 +146,7 @@ class Checkpoints:
         return 0
 
     def remove(self) -> None:
-        """All of them: the run has what it was for."""
+        """Remove all checkpoints, once the weights are saved."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _newest_first(self) -> list[Path]:

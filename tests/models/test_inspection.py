@@ -37,7 +37,9 @@ def test_an_inspected_architecture_has_its_own_logits_and_adapters_in_its_layers
     torch.manual_seed(1)
     save(tmp_path, name, like, **changes)
     base = load_base(str(tmp_path))
-    assert base.family.note is not None and base.family.note.startswith(f"{name} is no family of the table")
+    assert base.family.note is not None and base.family.note.startswith(
+        f"{name} is not in the table of families"
+    )
     assert not base.family.packs
     assert base.positions == POSITIONS
     ids = torch.randint(5, base.model.config.vocab_size, (3, 20), generator=torch.Generator().manual_seed(0))

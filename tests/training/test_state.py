@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason_for_the_one_before(
     lines.kill_at = None
     said: list[str] = []
     found, _ = train(checkpoints["gpt2"], Adapter(), lines, tmp_path, said)
-    assert said and said[0].startswith("step-00000005 is passed over: ")
+    assert said and said[0].startswith("step-00000005 is skipped: ")
     assert same(found, expected)
     assert lines.lines == whole.lines
 
