@@ -213,7 +213,7 @@ def test_runs_beside_an_adapter_from_elsewhere_are_refused(tmp_path: Path) -> No
     found = CliRunner().invoke(app, asked)
     assert found.exit_code == 2
     assert found.stderr == (
-        "ft compare: expected runs, or --base and --adapter, found both. Ask for one of them at a time.\n"
+        "ft compare: expected runs, or --base and --adapter, found both. Choose one of them.\n"
     )
 
 

@@ -475,7 +475,7 @@ def test_a_stopped_training_keeps_its_adapter_and_its_metrics_and_says_where(
     assert "Traceback" not in "\n".join(ended.said)
     steps = lines_of(ended.run / "metrics.jsonl")
     assert steps >= 4
-    words = rf"{word} at step (\d+) of 100000; the same command goes on from there, or ft resume (.+)"
+    words = rf"{word} at step (\d+) of 100000; the same command resumes from there, or ft resume (.+)"
     told = re.fullmatch(words, ended.said[-1])
     assert told
     assert told[2] == str(ended.run)

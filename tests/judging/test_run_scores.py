@@ -88,7 +88,7 @@ def test_ft_compare_of_a_judged_run_imports_no_torch(
         assert json.loads(done.stdout)["comparisons"][0] == compare_from(runs["gpt2"]).as_dict()
     else:
         assert " ".join(headline.split()) in " ".join(done.stdout.split())
-        assert "--rescore scores it anew" in done.stderr
+        assert "--rescore scores it again" in done.stderr
 
 
 def test_out_and_several_runs_of_one_split_need_no_torch_either(

@@ -105,7 +105,7 @@ def test_without_a_yes_the_plan_is_printed_and_nothing_is_sent(
             name = path.relative_to(folder).as_posix()
             assert f"{path.stat().st_size:,}  {name}\n" in done.stdout
     assert f"recipe.yaml corpus.source: {run.recipe.corpus.source} → medicine" in done.stdout
-    assert done.stdout.splitlines()[-1] == "nothing was sent; --yes sends it"
+    assert done.stdout.splitlines()[-1] == "nothing was sent; add --yes to send it"
     assert hub.requests == []
 
 

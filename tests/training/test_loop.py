@@ -303,6 +303,15 @@ def test_two_processes_give_the_adapter_of_one(
     assert farthest(load_file(by_two_processes / f"tiny-{family}.safetensors"), ready.adapter) < 1e-5
 
 
+@pytest.mark.parametrize("family", OBJECTIVES)
+def test_two_processes_that_were_stopped_resume_to_the_bit(by_two_processes: Path, family: str) -> None:
+    whole, resumed = (
+        (by_two_processes / f"tiny-{family}-{end}.safetensors").read_bytes() for end in ("whole", "resumed")
+    )
+    assert list((by_two_processes / f"tiny-{family}-checkpoints").iterdir())  # it was resumed, not repeated
+    assert whole == resumed
+
+
 def test_two_processes_slow_down_and_stop_together_when_the_budget_of_one_is_used_up(
     by_two_processes: Path,
 ) -> None:

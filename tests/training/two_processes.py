@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -27,6 +28,7 @@ from ft_toolkit.text.corpus import Document
 from ft_toolkit.training import accelerator, loop
 from ft_toolkit.training.loop import Journal, Outcome, TrainingJob
 from ft_toolkit.training.optimizers import make_optimizers
+from ft_toolkit.training.state import Checkpoints
 
 # three rows a step, ten rows: processes get two and one, and of the last step one and none
 PLAN = Training(epochs=2, block_tokens=32, batch_tokens=96, learning_rate=0.01, patience=100)
@@ -97,6 +99,29 @@ def stopped_by_one_clock(checkpoint: Path) -> tuple[Outcome, list[object]]:
     return ready.train(plan, record=lambda line: rates.append(line["learning_rate"])), rates
 
 
+class Stopped(Exception):
+    """Stands in for a kill in the middle of a training."""
+
+
+def trained_through_a_stop(checkpoint: Path, folder: Path) -> tuple[Bench, Bench]:
+    """The same training twice: undisturbed, and stopped at its fourth step and resumed."""
+
+    def record(line: dict[str, object]) -> None:
+        if line["step"] == 4:
+            raise Stopped
+
+    plan = PLAN.model_copy(update={"epochs": 3})
+    whole, stopped, resumed = (
+        bench(checkpoint, texts_of_unequal_length(), adapter=Adapter(dropout=0.2)) for _ in range(3)
+    )
+    whole.train(plan)
+    kept = Checkpoints(folder / f"{checkpoint.name}-checkpoints", {"recipe": "1"}, print)
+    with suppress(Stopped):
+        stopped.train(plan, journal=Journal(record, checkpoints=kept))
+    resumed.train(plan, journal=Journal(checkpoints=kept))
+    return whole, resumed
+
+
 def main(folder: Path, corpus: str, checkpoints: Sequence[str]) -> None:
     """Leave FAMILY.safetensors for each checkpoint, the steps that a budget allowed, and a whole run."""
     accelerator.bfloat16_is_faster = lambda kind: (
@@ -105,8 +130,11 @@ def main(folder: Path, corpus: str, checkpoints: Sequence[str]) -> None:
     is_main = accelerator.make_accelerator().is_main_process
     for checkpoint in map(Path, checkpoints):
         ready, _ = trained_on_ten_rows(checkpoint)
+        whole, resumed = trained_through_a_stop(checkpoint, folder)
         if is_main:
             save_file(ready.adapter, folder / f"{checkpoint.name}.safetensors")
+            save_file(whole.adapter, folder / f"{checkpoint.name}-whole.safetensors")
+            save_file(resumed.adapter, folder / f"{checkpoint.name}-resumed.safetensors")
     training = {"steps": 2, "block_tokens": 32, "batch_tokens": 96}
     values = {"name": "both", "base": checkpoints[0], "corpus": {"source": corpus}, "training": training}
     outcome, rates = stopped_by_one_clock(Path(checkpoints[0]))
