@@ -72,6 +72,22 @@ def _after_padding(config: PretrainedConfig) -> int:
     return (config.pad_token_id or 0) + 1
 
 
+_ROBERTA = Family(
+    model_type="roberta",
+    objective="masked",
+    tier=1,
+    trunk="roberta",
+    head=_ROBERTA_HEAD,
+    output="lm_head.decoder",
+    attention=_BERT_ATTENTION,
+    feed_forward=_BERT_FEED_FORWARD,
+    keys_values=("key", "value"),
+    feed_forward_out=("output.dense",),
+    packs=True,
+    first_position=_after_padding,
+    position_table="embeddings.position_embeddings",
+)
+
 FAMILIES = {
     family.model_type: family
     for family in (
@@ -200,36 +216,8 @@ FAMILIES = {
             packs=True,
             position_table="embeddings.position_embeddings",
         ),
-        Family(
-            model_type="roberta",
-            objective="masked",
-            tier=1,
-            trunk="roberta",
-            head=_ROBERTA_HEAD,
-            output="lm_head.decoder",
-            attention=_BERT_ATTENTION,
-            feed_forward=_BERT_FEED_FORWARD,
-            keys_values=("key", "value"),
-            feed_forward_out=("output.dense",),
-            packs=True,
-            first_position=_after_padding,
-            position_table="embeddings.position_embeddings",
-        ),
-        Family(
-            model_type="xlm-roberta",
-            objective="masked",
-            tier=2,
-            trunk="roberta",
-            head=_ROBERTA_HEAD,
-            output="lm_head.decoder",
-            attention=_BERT_ATTENTION,
-            feed_forward=_BERT_FEED_FORWARD,
-            keys_values=("key", "value"),
-            feed_forward_out=("output.dense",),
-            packs=True,
-            first_position=_after_padding,
-            position_table="embeddings.position_embeddings",
-        ),
+        _ROBERTA,
+        replace(_ROBERTA, model_type="xlm-roberta", tier=2),
         Family(
             model_type="albert",
             objective="masked",
