@@ -93,7 +93,7 @@ MUTANTS = (
     ),
     Mutant(
         "adapter left on for the base",
-        "ft_toolkit/models/adapters.py",
+        "ft_toolkit/models/model_pair.py",
         "layer.enable_adapters(False)",
         "layer.enable_adapters(True)",
         ("tests/judging/test_comparison.py",),
@@ -164,8 +164,8 @@ MUTANTS = (
     Mutant(
         "the wrong token hidden",
         "ft_toolkit/judging/masked.py",
-        "input_ids[row, p.hidden - p.start + 1] = hidden_by",
-        "input_ids[row, p.hidden - p.start] = hidden_by",
+        "input_ids[row, p.hidden - p.start + 1] = special.mask",
+        "input_ids[row, p.hidden - p.start] = special.mask",
         MASKED,
     ),
     Mutant(
@@ -178,7 +178,7 @@ MUTANTS = (
     Mutant(
         "padding of a masked row seen",
         "ft_toolkit/judging/masked.py",
-        "None if seen.all() else torch.from_numpy(seen).to(device)",
+        "None if attention_mask.all() else attention_mask",
         "None",
         MASKED,
     ),

@@ -155,9 +155,8 @@ def collate(rows: Sequence[Row], objective: Literal["causal", "masked"], *, pack
     targets = np.stack([_padded(row.targets, width, NO_TARGET) for row in rows])
     positions = np.stack([_padded(row.positions, width, 0) for row in rows])
     if packed:
-        seen = (
-            segments[:, :, None] == segments[:, None, :]
-        )  # padding attends to padding: softmax of an empty row is NaN
+        # padding attends to padding: the softmax of an empty row would be NaN
+        seen = segments[:, :, None] == segments[:, None, :]
         if objective == "causal":
             seen = seen & torch.ones(width, width, dtype=torch.bool).tril()
         attention_mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
