@@ -175,7 +175,7 @@ def push(
 @one_line_errors()
 def plan(
     recipe: Annotated[str | None, typer.Argument(help="A recipe; or say --family, or --config.")] = None,
-    family: Annotated[str | None, typer.Option(help="An architecture of the README's table.")] = None,
+    family: Annotated[str | None, typer.Option(help="An architecture listed in docs/models.md.")] = None,
     layers: Annotated[int, typer.Option()] = 12,
     width: Annotated[int, typer.Option()] = 768,
     heads: Annotated[int, typer.Option()] = 12,

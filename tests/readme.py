@@ -1,7 +1,8 @@
-"""Run the README's commands in a fresh clone and hold its figures to what comes out: make readme."""
+"""Run the commands of README and docs in a fresh clone and compare the figures they show: make readme."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # the README first: docs use its run
 NUMBER = re.compile(r"[-−+]?\d+(?:\.\d+)?")
 TOLERANCE = 0.05
 
@@ -31,7 +33,7 @@ def skeleton(line: str) -> str:
 
 
 def faults(shown: list[str], printed: list[str]) -> list[str]:
-    """Lines of the README that did not come, or came with a figure more than TOLERANCE away."""
+    """Lines of a page that were not printed, or with a figure more than TOLERANCE away."""
     by_skeleton: dict[str, list[str]] = {}
     for line in printed:
         by_skeleton.setdefault(skeleton(line), []).append(line)
@@ -41,7 +43,7 @@ def faults(shown: list[str], printed: list[str]) -> list[str]:
             continue
         candidates = by_skeleton.get(skeleton(line), [])
         if not any(close(line, candidate) for candidate in candidates):
-            wrong.append(f"  README: {line}\n  now:    {candidates[0] if candidates else '(no such line)'}")
+            wrong.append(f"  page: {line}\n  now:  {candidates[0] if candidates else '(no such line)'}")
     return wrong
 
 
@@ -58,8 +60,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "ft_toolkit"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        for command, shown in blocks((ROOT / "README.md").read_text(encoding="utf-8")):
-            done = subprocess.run(command, shell=True, cwd=clone, capture_output=True, text=True)
+        # make installs ft there; pages may call it by its name
+        path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        commands = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"))]
+        for command, shown in commands:
+            done = subprocess.run(
+                command,
+                shell=True,
+                cwd=clone,
+                capture_output=True,
+                text=True,
+                env=os.environ | {"PATH": path},
+            )
             found = faults(shown, (done.stdout + done.stderr).splitlines())
             if done.returncode:
                 found.insert(0, f"  exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")

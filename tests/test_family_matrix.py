@@ -1,6 +1,6 @@
 """Every family with no flags beyond `base`: train, save, load, compare, merge, and score the same text again.
 
-A family that is not tested here reads "not tested" in the README's table.
+A family that is not tested here reads "not tested" in docs/models.md.
 """
 
 from __future__ import annotations

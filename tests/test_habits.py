@@ -64,6 +64,28 @@ def test_a_document_names_only_verbs_that_exist(path: Path) -> None:
     assert {verb for command in commands for verb in command.split()} <= verbs()
 
 
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs make them."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)", prose, flags=re.M)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in DOCUMENTS if path.suffix == ".md"],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    assert broken == []
+
+
 def test_contributing_tells_of_every_verb_for_developers() -> None:
     users = {"help", "setup", "finetune", "compare", "push", "runs", "recipes", "doctor", "clean"}
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

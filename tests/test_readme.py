@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its checker notices what it should."""
+"""The Python, the commands and the tables of README and docs are true, and the checker of figures works."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from readme import blocks, close, faults
+import yaml
+from readme import PAGES, blocks, close, faults
 
 from ft_toolkit.finetune import finetune
+from ft_toolkit.judging import verdict
+from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
+from ft_toolkit.recipe import Recipe, read_recipe
 from ft_toolkit.session import Options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,11 +38,42 @@ def test_the_adapter_loads_with_the_lines_that_the_readme_shows(
     assert done.stdout.startswith("Peel the garlic and")
 
 
-def test_every_command_of_the_readme_is_a_verb_that_exists() -> None:
+def test_every_command_of_readme_and_docs_is_a_verb_that_exists() -> None:
     verbs = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    commands = [command for command, _ in blocks(README)]
+    commands = [command for page in PAGES for command, _ in blocks(page.read_text(encoding="utf-8"))]
     assert len(commands) >= 5
     assert {command.split()[1] for command in commands if command.startswith("make ")} <= verbs
+
+
+def test_the_recipe_page_lists_every_key_with_its_default(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `([a-z_.]+)` \| (.*?) \|", page, flags=re.M))
+    recipe = tmp_path / "plain.yaml"
+    recipe.write_text("base: starter/gpt2\ncorpus: {source: notes}\n")
+    values = {key: value for key, value, *_ in read_recipe(recipe).explained()}
+    assert list(listed) == list(values)
+    for key in values.keys() - {"name", "base", "corpus.source"}:
+        assert _as_yaml(listed[key]) == values[key], key
+
+
+def _as_yaml(cell: str) -> object:
+    """The value of a table cell such as `auto` or 2e-4."""
+    text = cell.strip("`")
+    return float(text) if re.fullmatch(r"\d+e-\d+", text) else yaml.safe_load(text)
+
+
+def test_the_verdict_page_states_the_thresholds_that_the_verdict_uses() -> None:
+    page = (ROOT / "docs" / "verdict.md").read_text(encoding="utf-8")
+    forgotten = f"less than {verdict.FORGOTTEN_LITTLE_PERCENT:g} %, by less than"
+    assert f"{forgotten} {verdict.FORGOTTEN_MUCH_PERCENT:g} %" in page
+    memorised = f"below {verdict.MEMORISED_LITTLE_NATS:g}, below {verdict.MEMORISED_MUCH_NATS:g}"
+    assert memorised in page
+
+
+def test_the_models_page_lists_every_family() -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| ([a-z0-9_, -]+) \| .* \| ✓ \|", page, flags=re.M)
+    assert sorted(", ".join(listed).split(", ")) == sorted(FAMILIES)
 
 
 @pytest.mark.parametrize(

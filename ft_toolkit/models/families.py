@@ -296,7 +296,7 @@ def family_of(config: PretrainedConfig, where: str) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         near = get_close_matches(config.model_type, FAMILIES, n=1, cutoff=0.5)
-        hint = f"The nearest is {near[0]}." if near else "The README's table lists them."
+        hint = f"The nearest is {near[0]}." if near else "docs/models.md lists them."
         raise FtError(where, "a family of the table", f"model_type {config.model_type}", hint)
     if family.model_type == "deberta-v2" and not config.legacy:
         head = ("dense", "transform_act_fn", "LayerNorm")

@@ -47,7 +47,7 @@ def shape(
     """
     if family not in FAMILIES:
         near = get_close_matches(family, FAMILIES, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]}?" if near else "The README's table lists them."
+        hint = f"Did you mean {near[0]}?" if near else "docs/models.md lists them."
         raise FtError("--family", f"one of {', '.join(FAMILIES)}", family, hint)
     if width % heads:
         raise FtError("--width", f"a multiple of the {heads} heads", width, "Change --width or --heads.")
