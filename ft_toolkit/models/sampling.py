@@ -1,0 +1,110 @@
+"""Text drawn from a causal model itself, exactly as it predicts: what it knows, without anybody's data.
+
+Nothing of the distribution is cut off and the temperature is 1, so that a mean over samples is an unbiased
+estimate of an expectation under the model. transformers' own generate would do what the checkpoint's
+generation_config says (top-k, penalties, forbidden words), so it is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ft_toolkit.errors import FtError, NumbersGoneWrong
+from ft_toolkit.models.checkpoints import Base
+
+SAMPLES_AT_ONCE = 64  # rows of one cache of keys and values
+Ids = NDArray[np.int32]
+
+
+def sample_ids(base: Base, count: int, tokens: int, seed: int) -> list[Ids]:
+    """Texts drawn token by token from the model as it stands: with an adapter on, from the adapted one.
+
+    tokens   the longest sample; one that ends itself is shorter, and its last id is the end token
+    returns  `count` arrays of (n,), 1 ≤ n ≤ tokens, without the begin token that they are drawn after
+
+    Where the tokenizer has no begin token the first id is drawn evenly from its ordinary tokens: scoring does
+    not ask for that token either. The same seed and weights give the same samples on one machine: a sample
+    is drawn by its own uniform numbers, so another count moves it by rounding alone.
+
+    raises   FtError for a masked model, and for more tokens than the model can read; NumbersGoneWrong for
+             predictions that are not numbers
+    """
+    if base.family.objective != "causal":
+        raise FtError(base.name, "a causal model to draw text from", "a masked one", "Choose another base.")
+    if not 1 <= tokens <= base.positions:
+        raise FtError(base.name, f"1 to {base.positions} tokens a sample", tokens, "Draw shorter samples.")
+    uniforms = np.random.default_rng(seed).random((count, tokens))
+    found: list[Ids] = []
+    with torch.inference_mode():
+        for start in range(0, count, SAMPLES_AT_ONCE):
+            found += _drawn(base, uniforms[start : start + SAMPLES_AT_ONCE])
+    return found
+
+
+def _drawn(base: Base, uniforms: NDArray[np.float64]) -> Iterator[Ids]:
+    """A sample for each row of `uniforms` (B, T): its numbers decide its tokens."""
+    count, tokens = uniforms.shape
+    drawn = np.zeros((count, tokens), dtype=np.int32)
+    lengths = np.full(count, tokens)
+    first = 0
+    if base.special.begin is None:
+        ordinary = _ordinary_ids(base)
+        drawn[:, 0] = ordinary[(uniforms[:, 0] * len(ordinary)).astype(np.int64)]
+        begin, first = drawn[:, :1], 1
+    else:
+        begin = np.full((count, 1), base.special.begin)
+    predict = _Predictions(base, begin)
+    for place in range(first, tokens):
+        drawn[:, place] = _chosen(predict.next(), uniforms[:, place], base.name)
+        if base.special.end is not None:
+            ends_here = (drawn[:, place] == base.special.end) & (lengths == tokens)
+            lengths[ends_here] = place + 1
+            if (lengths <= place + 1).all():
+                break
+        predict.append(drawn[:, place])
+    return (row[:length].copy() for row, length in zip(drawn, lengths, strict=True))
+
+
+class _Predictions:
+    """The model's next logits behind growing rows, with a cache where the architecture has one."""
+
+    def __init__(self, base: Base, begin: NDArray[Any]) -> None:
+        self.model = base.model
+        self.device = next(base.model.parameters()).device
+        self.unread = torch.from_numpy(begin).long().to(self.device)  # (B, T) not yet in the cache
+        self.cache: dict[str, Any] = {}
+
+    def next(self) -> Tensor:
+        """(B, V) float32, of the token behind the rows."""
+        found: Any = self.model(input_ids=self.unread, use_cache=True, logits_to_keep=1, **self.cache)
+        cache = getattr(found, "past_key_values", None)
+        if cache is not None:  # openai-gpt keeps none: its rows are read whole each time
+            self.cache = {"past_key_values": cache}
+            self.unread = self.unread[:, :0]
+        logits: Tensor = found.logits[:, -1].float()
+        return logits
+
+    def append(self, ids: Ids) -> None:
+        self.unread = torch.cat([self.unread, torch.from_numpy(ids).long().to(self.device)[:, None]], 1)
+
+
+def _chosen(logits: Tensor, uniforms: NDArray[np.float64], name: str) -> NDArray[np.int64]:
+    """The word in whose share of [0, 1) a row's number falls; a word without probability has no share."""
+    shares = logits.softmax(-1).cpu().cumsum(-1, dtype=torch.float64)  # in float64: thousands of addends
+    if not torch.isfinite(shares[:, -1]).all():
+        found = "NaN or infinity"
+        raise NumbersGoneWrong(f"samples of {name}", "finite predictions", found, "The weights are damaged.")
+    places = torch.from_numpy(uniforms)[:, None] * shares[:, -1:]
+    chosen = torch.searchsorted(shares, places, right=True).squeeze(-1)
+    return chosen.clamp(max=shares.shape[-1] - 1).numpy()
+
+
+def _ordinary_ids(base: Base) -> Ids:
+    special = set(base.tokenizer.all_special_ids)
+    return np.array(sorted({*base.tokenizer.get_vocab().values()} - special), dtype=np.int32)
