@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ft_toolkit.errors import FtError, NumbersGoneWrong
-from ft_toolkit.models.checkpoints import Base
+from ft_toolkit.models.language_model import LanguageModel
 
 SAMPLES_AT_ONCE = 64  # rows of one cache of keys and values
 Ids = NDArray[np.int32]
 
 
-def sample_ids(base: Base, count: int, tokens: int, seed: int) -> list[Ids]:
+def sample_ids(model: LanguageModel, count: int, tokens: int, seed: int) -> list[Ids]:
     """Texts drawn token by token from the model as it stands: with an adapter on, from the adapted one.
 
     tokens   the longest sample; one that ends itself is shorter, and its last id is the end token
@@ -35,35 +35,35 @@ def sample_ids(base: Base, count: int, tokens: int, seed: int) -> list[Ids]:
     raises   FtError for a masked model, and for more tokens than the model can read; NumbersGoneWrong for
              predictions that are not numbers
     """
-    if base.family.objective != "causal":
-        raise FtError(base.name, "a causal model to draw text from", "a masked one", "Choose another base.")
-    if not 1 <= tokens <= base.positions:
-        raise FtError(base.name, f"1 to {base.positions} tokens a sample", tokens, "Draw shorter samples.")
+    if model.family.objective != "causal":
+        raise FtError(model.name, "a causal model to draw text from", "a masked one", "Choose another base.")
+    if not 1 <= tokens <= model.positions:
+        raise FtError(model.name, f"1 to {model.positions} tokens a sample", tokens, "Draw shorter samples.")
     uniforms = np.random.default_rng(seed).random((count, tokens))
     found: list[Ids] = []
     with torch.inference_mode():
         for start in range(0, count, SAMPLES_AT_ONCE):
-            found += _drawn(base, uniforms[start : start + SAMPLES_AT_ONCE])
+            found += _drawn(model, uniforms[start : start + SAMPLES_AT_ONCE])
     return found
 
 
-def _drawn(base: Base, uniforms: NDArray[np.float64]) -> Iterator[Ids]:
+def _drawn(model: LanguageModel, uniforms: NDArray[np.float64]) -> Iterator[Ids]:
     """A sample for each row of `uniforms` (B, T): its numbers decide its tokens."""
     count, tokens = uniforms.shape
     drawn = np.zeros((count, tokens), dtype=np.int32)
     lengths = np.full(count, tokens)
     first = 0
-    if base.special.begin is None:
-        ordinary = _ordinary_ids(base)
+    if model.special.begin is None:
+        ordinary = _ordinary_ids(model)
         drawn[:, 0] = ordinary[(uniforms[:, 0] * len(ordinary)).astype(np.int64)]
         begin, first = drawn[:, :1], 1
     else:
-        begin = np.full((count, 1), base.special.begin)
-    predict = _Predictions(base, begin)
+        begin = np.full((count, 1), model.special.begin)
+    predict = _Predictions(model, begin)
     for place in range(first, tokens):
-        drawn[:, place] = _chosen(predict.next(), uniforms[:, place], base.name)
-        if base.special.end is not None:
-            ends_here = (drawn[:, place] == base.special.end) & (lengths == tokens)
+        drawn[:, place] = _chosen(predict.next(), uniforms[:, place], model.name)
+        if model.special.end is not None:
+            ends_here = (drawn[:, place] == model.special.end) & (lengths == tokens)
             lengths[ends_here] = place + 1
             if (lengths <= place + 1).all():
                 break
@@ -74,9 +74,9 @@ def _drawn(base: Base, uniforms: NDArray[np.float64]) -> Iterator[Ids]:
 class _Predictions:
     """The model's next logits behind growing rows, with a cache where the architecture has one."""
 
-    def __init__(self, base: Base, begin: NDArray[Any]) -> None:
-        self.model = base.model
-        self.device = next(base.model.parameters()).device
+    def __init__(self, model: LanguageModel, begin: NDArray[Any]) -> None:
+        self.model = model.model
+        self.device = model.device
         self.unread = torch.from_numpy(begin).long().to(self.device)  # (B, T) not yet in the cache
         self.cache: dict[str, Any] = {}
 
@@ -105,6 +105,6 @@ def _chosen(logits: Tensor, uniforms: NDArray[np.float64], name: str) -> NDArray
     return chosen.clamp(max=shares.shape[-1] - 1).numpy()
 
 
-def _ordinary_ids(base: Base) -> Ids:
-    special = set(base.tokenizer.all_special_ids)
-    return np.array(sorted({*base.tokenizer.get_vocab().values()} - special), dtype=np.int32)
+def _ordinary_ids(model: LanguageModel) -> Ids:
+    special = set(model.tokenizer.all_special_ids)
+    return np.array(sorted({*model.tokenizer.get_vocab().values()} - special), dtype=np.int32)

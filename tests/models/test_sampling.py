@@ -11,26 +11,27 @@ from conftest import POSITIONS
 from transformers import GenerationConfig
 
 from ft_toolkit.errors import FtError, NumbersGoneWrong
-from ft_toolkit.models.checkpoints import Base, load_base
+from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
+from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.sampling import sample_ids
 
 CAUSAL = [family.model_type for family in FAMILIES.values() if family.objective == "causal"]
 
 
 @pytest.fixture(scope="module")
-def base(checkpoints: dict[str, Path]) -> Base:
+def base(checkpoints: dict[str, Path]) -> LanguageModel:
     return load_base(str(checkpoints["gpt2"]))
 
 
-def next_shares(base: Base, ids: list[int]) -> torch.Tensor:
+def next_shares(base: LanguageModel, ids: list[int]) -> torch.Tensor:
     """(V,) probabilities of what follows, by the model's own forward without a cache."""
     with torch.no_grad():
         logits = base.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
     return logits.double().softmax(-1)
 
 
-def test_tokens_are_drawn_as_often_as_the_model_says(base: Base) -> None:
+def test_tokens_are_drawn_as_often_as_the_model_says(base: LanguageModel) -> None:
     count = 6000
     first = np.array([ids[0] for ids in sample_ids(base, count, 1, seed=3)])
     assert base.special.begin is not None
@@ -63,14 +64,14 @@ def test_every_token_is_the_one_whose_share_holds_the_samples_number(
             assert ids[0] not in base.tokenizer.all_special_ids
 
 
-def test_the_same_seed_draws_the_same_samples_whatever_their_number(base: Base) -> None:
+def test_the_same_seed_draws_the_same_samples_whatever_their_number(base: LanguageModel) -> None:
     some, more, others = (sample_ids(base, n, 20, seed) for n, seed in ((5, 7), (70, 7), (5, 8)))
     assert all(np.array_equal(a, b) for a, b in zip(some, more, strict=False))
     assert not all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
     assert all(ids.dtype == np.int32 and ids.ndim == 1 for ids in more) and len(more) == 70
 
 
-def test_a_sample_stops_behind_its_end_token(base: Base) -> None:
+def test_a_sample_stops_behind_its_end_token(base: LanguageModel) -> None:
     end = base.special.end
     assert end is not None
     lift = torch.zeros(base.model.config.vocab_size)
@@ -90,7 +91,7 @@ def test_a_sample_stops_behind_its_end_token(base: Base) -> None:
         assert end not in ids[:-1] and (ids[-1] == end or len(ids) == 30)
 
 
-def test_a_checkpoints_wishes_for_generating_change_nothing(base: Base) -> None:
+def test_a_checkpoints_wishes_for_generating_change_nothing(base: LanguageModel) -> None:
     plain = sample_ids(base, 4, 16, seed=2)
     before = base.model.generation_config
     base.model.generation_config = GenerationConfig(
@@ -109,7 +110,7 @@ def test_a_masked_model_has_no_text_to_draw(checkpoints: dict[str, Path]) -> Non
 
 
 @pytest.mark.parametrize("tokens", [0, POSITIONS + 1])
-def test_a_sample_is_no_longer_than_the_model_can_read(base: Base, tokens: int) -> None:
+def test_a_sample_is_no_longer_than_the_model_can_read(base: LanguageModel, tokens: int) -> None:
     with pytest.raises(FtError, match=f"expected 1 to {POSITIONS} tokens a sample, found {tokens}"):
         sample_ids(base, 1, tokens, seed=0)
     assert len(sample_ids(base, 1, POSITIONS, seed=0)[0]) <= POSITIONS
