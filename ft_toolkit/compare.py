@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ft_toolkit.judging.token_scores import TokenScores
     from ft_toolkit.run import Run
 
-JSON_SCHEMA = 4  # of what --json prints: docs/comparison.schema.json
+JSON_SCHEMA = 5  # of what --json prints: docs/comparison.schema.json
 
 
 def main(
@@ -61,10 +61,10 @@ def main(
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
+        from ft_toolkit.judging.details import detail_lines
         from ft_toolkit.judging.gates import enforce, required_gain
         from ft_toolkit.judging.run_scores import scores_of
         from ft_toolkit.judging.saving import Judged, refuse_taken, save
-        from ft_toolkit.judging.verdict import detail_lines
         from ft_toolkit.sharing.pulled import open_run
 
         if out is not None:

@@ -9,13 +9,14 @@ from peft import PeftModel
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.comparison import Comparison, compare
+from ft_toolkit.judging.drift import score_divergence, score_drift
 from ft_toolkit.judging.protocols import How, protocol_of
 from ft_toolkit.judging.run_scores import made_from
 from ft_toolkit.judging.saving import write
 from ft_toolkit.judging.scoring import Scorer, Text, score_both, score_parts, source_label
 from ft_toolkit.judging.showing import show, show_ranking
 from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
-from ft_toolkit.judging.unseen import read_other, recovered, refuse_trained_text
+from ft_toolkit.judging.unseen import read_general, read_other, recovered, refuse_trained_text
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.foreign import load_foreign, other_name
 from ft_toolkit.models.model_pair import ModelPair, load_pair
@@ -73,7 +74,7 @@ def compare_runs(
     for run, pair in _pairs(runs, session):
         scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, how), session)
         if others:
-            corpora = _score_others(scorer, others, keeps_ids=run.recipe.judging.keep_text)
+            corpora = _score_others(scorer, others, run.recipe.judging)
             scores = TokenScores(scorer.subject(run.folder.name), corpora)
             found.append(shown(scores, run.trained_folder, session.screen))
         else:
@@ -123,7 +124,7 @@ def compare_adapter(
     scorer = Scorer(pair, protocol_of(base, Judging(), how), session)
     subject = scorer.subject(folder.resolve().name, knows_training_text=False)
     others = [(source, read_source(source).documents) for source in on]
-    scores = TokenScores(subject, _score_others(scorer, others))
+    scores = TokenScores(subject, _score_others(scorer, others, Judging()))
     comparison = shown(scores, folder, session.screen)
     keep(comparison, scores)
     return comparison
@@ -167,7 +168,12 @@ def _held_out(run: Run, runs: Sequence[Run], screen: Screen) -> Parts:
 
 
 def _judged(run: Run, scorer: Scorer, parts: Parts, how: How) -> tuple[Comparison, TokenScores]:
-    corpora = score_parts(scorer, run.recipe, parts)
+    judging, label = run.recipe.judging, source_label(run.recipe.corpus.source)
+    corpora = [
+        *score_parts(scorer, run.recipe, parts),
+        *score_drift(scorer, judging, read_general(judging)),
+        *score_divergence(scorer, label, parts.test, keeps_ids=judging.keep_text),
+    ]
     scores = TokenScores(scorer.subject(run.folder.name), corpora, made_from(run, how))
     comparison = compare(scores)
     if not run.is_finished:
@@ -177,10 +183,16 @@ def _judged(run: Run, scorer: Scorer, parts: Parts, how: How) -> tuple[Compariso
     return comparison, scores
 
 
-def _score_others(scorer: Scorer, others: Sequence[Source], *, keeps_ids: bool = True) -> list[CorpusScores]:
-    return [
-        score_both(
-            scorer, Text(source_label(source), "other", documents, repeated_lines(documents), keeps_ids)
+def _score_others(scorer: Scorer, others: Sequence[Source], plan: Judging) -> list[CorpusScores]:
+    """Every source, and how far the tuned model is from its base there and elsewhere.
+
+    plan   keep_text, and the general text
+    """
+    found: list[CorpusScores] = []
+    for source, documents in others:
+        text = Text(
+            source_label(source), "other", documents, repeated_lines(documents), keeps_ids=plan.keep_text
         )
-        for source, documents in others
-    ]
+        found.append(score_both(scorer, text))
+        found += score_divergence(scorer, text.corpus, documents, keeps_ids=plan.keep_text)
+    return [*found, *score_drift(scorer, plan, read_general(plan))]

@@ -92,13 +92,13 @@ def json_of_ft_compare(judged: Run) -> str:
 
 
 def test_json_stands_alone_on_stdout(json_of_ft_compare: str, judged: Run) -> None:
-    assert json.loads(json_of_ft_compare) == {"schema": 4, "comparisons": [numbers(judged)]}
+    assert json.loads(json_of_ft_compare) == {"schema": 5, "comparisons": [numbers(judged)]}
 
 
 def test_json_keeps_to_its_published_schema(json_of_ft_compare: str, judged: Run) -> None:
     jsonschema.validate(json.loads(json_of_ft_compare), SCHEMA)
     kept = read_json(judged.folder / "comparison.json")
-    jsonschema.validate({"schema": 4, "comparisons": [kept]}, SCHEMA)
+    jsonschema.validate({"schema": 5, "comparisons": [kept]}, SCHEMA)
 
 
 def test_python_m_and_ft_say_the_same_in_another_process(json_of_ft_compare: str, judged: Run) -> None:
@@ -125,10 +125,10 @@ def test_the_verdict_of_a_masked_run_is_found_again_under_the_name_of_its_own_me
     pseudo = math.exp(totals["nll_nats"] / totals["tokens"])
     assert held_out(found)["base_pseudo_perplexity"] == pytest.approx(pseudo)
     assert "base_perplexity" not in held_out(found)
-    jsonschema.validate({"schema": 4, "comparisons": [found]}, SCHEMA)
+    jsonschema.validate({"schema": 5, "comparisons": [found]}, SCHEMA)
     mixed = found | {"corpora": [corpus | {"base_perplexity": pseudo} for corpus in found["corpora"]]}
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"schema": 4, "comparisons": [mixed]}, SCHEMA)
+        jsonschema.validate({"schema": 5, "comparisons": [mixed]}, SCHEMA)
 
 
 def test_other_text_is_scored_in_place_of_the_held_out(judged: Run, unseen: Path) -> None:
@@ -311,10 +311,14 @@ def test_out_saves_the_comparison_and_the_scores_that_it_rests_on(
         "scores/tokens.parquet",
     ]
     kept, rows = read_json(out / "comparison.json"), Run(out).read_table("scores/documents.parquet")
-    assert {row["corpus"] for row in rows} == {part["corpus"] for part in kept["corpora"]}
+    assert {row["corpus"] for row in rows if row["split"] == "other"} == {
+        p["corpus"] for p in kept["corpora"]
+    }
+    assert {row["corpus"] for row in rows if row["split"] == "drift"} == {kept["drift"]["corpus"]}
     for part in kept["corpora"]:
         for side in ("base", "adapter"):
-            own = [row for row in rows if (row["corpus"], row["side"]) == (part["corpus"], side)]
+            of = ("other", part["corpus"], side)
+            own = [row for row in rows if (row["split"], row["corpus"], row["side"]) == of]
             assert len(own) == part["difference"]["documents"]
             assert math.fsum(row["nll_nats"] for row in own) == pytest.approx(
                 part[side]["nll_nats"], rel=1e-12

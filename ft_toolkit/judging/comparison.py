@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.judging.predictions import Divergence, TrueTokenChange, divergence_of, true_token_change
 from ft_toolkit.judging.protocols import Protocol
 from ft_toolkit.judging.statistics import (
     Columns,
@@ -23,7 +24,7 @@ from ft_toolkit.judging.statistics import (
 from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Kind, Subject, TokenScores
 from ft_toolkit.judging.totals import Totals, corpus_totals
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class CorpusComparison:
     repeated_token_fraction: float
     scored_fraction: float
     unknown_fraction: float
+    true_token: TrueTokenChange | None = None  # None where the tuned model has a tokenizer of its own
+    divergence: Divergence | None = None  # on the beginnings of the texts that the verdict is about
 
     def as_dict(self, metric: str) -> dict[str, Any]:
         """The numbers and the figures derived from them; inf, which JSON lacks, becomes the largest float."""
@@ -69,15 +72,21 @@ class CorpusComparison:
             | {"base": Totals(**own["base"]), "adapter": Totals(**own["adapter"])}
             | {"difference": Difference(**own["difference"])}
             | {"outside_repeated_lines": Difference(**outside) if outside else None}
+            | {"true_token": own["true_token"] and TrueTokenChange.from_dict(own["true_token"])}
+            | {"divergence": own["divergence"] and Divergence.from_dict(own["divergence"])}
         )
 
 
 @dataclass(frozen=True)
 class Comparison(Subject):
-    """Everything that the verdict is computed from."""
+    """Everything that the verdict is computed from.
+
+    drift   from the base, on its own samples (causal) or on general text (masked); None where not measured
+    """
 
     corpora: list[CorpusComparison]
     gap: Gap | None
+    drift: Divergence | None = None
 
     def of_kind(self, kind: Kind) -> list[CorpusComparison]:
         return [corpus for corpus in self.corpora if corpus.kind == kind]
@@ -99,6 +108,7 @@ class Comparison(Subject):
             "protocol": self.protocol.as_dict(),
             "corpora": [corpus.as_dict(self.protocol.metric) for corpus in self.corpora],
             "gap": asdict(self.gap) | {"excess_nats": self.gap.excess_nats} if self.gap else None,
+            "drift": asdict(self.drift) if self.drift else None,
         }
 
     @classmethod
@@ -121,6 +131,7 @@ class Comparison(Subject):
                 Protocol.from_dict(values["protocol"]),
                 [CorpusComparison.from_dict(corpus) for corpus in values["corpora"]],
                 Gap(**gap) if gap else None,
+                values["drift"] and Divergence.from_dict(values["drift"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             wanted, cure = "a comparison that ft wrote", "Restore the file, or judge the run again."
@@ -128,32 +139,31 @@ class Comparison(Subject):
 
 
 def compare(scores: TokenScores) -> Comparison:
-    """Turn raw totals into differences, intervals, p-values over the corpora, and the gap."""
-    subject, protocol = scores.subject, scores.subject.protocol
+    """Turn raw totals into differences, intervals, p-values over the corpora, the gap, and the drift."""
+    subject = scores.subject
     held_out = next((s for s in scores.corpora if s.kind == "held-out"), None)
     train = next((s for s in scores.corpora if s.kind == "train"), None)
     gap = None
     if held_out and train:
         unseen, seen = (by_group(*_columns(s.documents, s.totals())) for s in (held_out, train))
         gap = generalisation_gap(unseen, seen)
-    compared = [_compared(s, protocol) for s in scores.corpora]
+    drift = next((divergence_of(s) for s in scores.corpora if s.kind == "drift"), None)
+    divergences = iter([divergence_of(s) for s in scores.corpora if s.kind == "divergence"])
+    compared = [
+        # one for each text that the verdict is about, in the same order
+        _compared(s, subject, next(divergences, None) if s.kind in ("held-out", "other") else None)
+        for s in scores.corpora
+        if s.kind not in ("drift", "divergence")
+    ]
     tested = [i for i, c in enumerate(compared) if c.kind != "train" and c.difference.p_value is not None]
     adjusted = holm([compared[i].difference.p_value or 0.0 for i in tested])
     for i, p_value in zip(tested, adjusted, strict=True):
         compared[i] = replace(compared[i], holm_p_value=p_value)
-    return Comparison(
-        subject.name,
-        subject.base_name,
-        subject.tokenizer_sha256,
-        subject.own_tokenizer_sha256,
-        subject.knows_training_text,
-        protocol,
-        compared,
-        gap,
-    )
+    own = {field.name: getattr(subject, field.name) for field in fields(subject)}
+    return Comparison(**own, corpora=compared, gap=gap, drift=drift)
 
 
-def _compared(scored: CorpusScores, protocol: Protocol) -> CorpusComparison:
+def _compared(scored: CorpusScores, subject: Subject, divergence: Divergence | None) -> CorpusComparison:
     base, adapter = corpus_totals(scored.base), corpus_totals(scored.adapter)
     fresh = scored.totals(fresh=True)
     fresh_tokens = sum(totals.tokens for totals, _ in fresh)
@@ -161,7 +171,7 @@ def _compared(scored: CorpusScores, protocol: Protocol) -> CorpusComparison:
     if 0 < fresh_tokens < base.tokens:
         outside = _difference(scored.documents, fresh)
     difference = _difference(scored.documents, scored.totals())
-    if protocol.is_approximate and difference.method == "bootstrap":
+    if subject.protocol.is_approximate and difference.method == "bootstrap":
         difference = replace(difference, method="bootstrap, approximate")
     return CorpusComparison(
         scored.corpus,
@@ -174,6 +184,8 @@ def _compared(scored: CorpusScores, protocol: Protocol) -> CorpusComparison:
         1 - fresh_tokens / base.tokens,
         scored.scored_fraction,
         scored.unknown_fraction,
+        true_token_change(scored) if subject.own_tokenizer_sha256 is None else None,
+        divergence,
     )
 
 

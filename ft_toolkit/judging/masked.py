@@ -31,12 +31,15 @@ Places = NDArray[np.int64]  # positions in a document, ascending
 Hide = Callable[[Encoded, int, int], Iterator[tuple[Places, Places]]]  # window → (hidden, scored) a pass
 
 
-def covering(groups: int, seed: int) -> Hide:
-    """Mask K disjoint groups in turn; text and seed alone decide them."""
+def covering(groups: int, seed: int, passes: int | None = None) -> Hide:
+    """Mask K disjoint groups in turn; text and seed alone decide them.
+
+    passes   how many of the groups are masked and scored; None: all, so that every token is scored once
+    """
 
     def hide(document: Encoded, start: int, stop: int) -> Iterator[tuple[Places, Places]]:
         shuffled = start + np.argsort(scrambled(token_keys(document), seed)[start:stop], kind="stable")
-        for group in range(min(groups, stop - start)):
+        for group in range(min(groups if passes is None else passes, stop - start)):
             places = np.sort(shuffled[group::groups])
             yield places, places
 

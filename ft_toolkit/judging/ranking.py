@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.comparison import Comparison
-from ft_toolkit.judging.verdict import interval_words, signed_percent
+from ft_toolkit.judging.verdict import interval_words, kl_words, signed_percent
 
 
 def ranking(comparisons: Sequence[Comparison], *, common_text: bool) -> Table | str:
@@ -38,6 +38,9 @@ def ranking(comparisons: Sequence[Comparison], *, common_text: bool) -> Table | 
     for corpus in comparisons[0].corpora:
         table.add_column(corpus.corpus, justify="right")
         table.add_column("against its base", justify="right")
+    has_drift = any(comparison.drift for comparison in comparisons)
+    if has_drift:
+        table.add_column("drift, nats a token", justify="right")
 
     def value(comparison: Comparison, column: int) -> float:
         totals = comparison.corpora[column].adapter
@@ -51,5 +54,8 @@ def ranking(comparisons: Sequence[Comparison], *, common_text: bool) -> Table | 
                 f"{signed_percent(corpus.difference.nats_per_token)} ({interval_words(corpus.difference)})"
             )
             cells += [f"{value(comparison, column):.{decimals}f}", change]
+        if has_drift:
+            nats, interval = kl_words(comparison.drift.kl_nats) if comparison.drift else ("not measured", "")
+            cells.append(f"{nats} ({interval})" if interval else nats)
         table.add_row(*cells)
     return table

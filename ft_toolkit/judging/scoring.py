@@ -143,7 +143,8 @@ def _base_scores(
     if session.score_cache is None or protocol.is_approximate:
         return compute(encoded)
     store = Store(session.score_cache, session.screen.say)
-    return store.scores(_identity(base, protocol, rate), encoded, compute)
+    asked = identity(base) | {"protocol": protocol.as_dict(), "rate": rate}
+    return store.scores(asked, encoded, compute)
 
 
 def _side(document: Encoded, scored: Scored, text: Text) -> Side:
@@ -196,13 +197,11 @@ def _forecast(model: LanguageModel, documents: Sequence[Encoded], protocol: Prot
     return f"{count:,} tokens, {2 * count:,} forward rows for both models: about {wait}"
 
 
-def _identity(base: LanguageModel, protocol: Protocol, rate: float) -> dict[str, object]:
-    """Everything except the text that changes a base's score, even in its last bits."""
+def identity(base: LanguageModel) -> dict[str, object]:
+    """Everything except text and protocol that changes what a base predicts, even in its last bits."""
     return {
         **base.sha256s,
         "special": asdict(base.special),
-        "protocol": protocol.as_dict(),
-        "rate": rate,
         "machine": [base.device.type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
         "versions": versions(),
     }

@@ -23,7 +23,7 @@ FEW_DOCUMENTS = 30  # below: Student's t on linearised differences, which covers
 TOO_FEW_DOCUMENTS = 8  # below: no interval at all
 DRAWS = 5000
 _DRAW_BYTES = 150e6
-Method = Literal["bootstrap", "bootstrap, approximate", "t, few documents", "too few documents"]
+Method = Literal["bootstrap", "bootstrap, approximate", "t, few documents", "too few documents", "Woodruff"]
 Values = NDArray[np.float64]
 Columns = tuple[Values, Values, NDArray[np.int64]]  # base nats, adapter nats, tokens; each (n,)
 
@@ -80,23 +80,70 @@ def paired_difference(
         base_nats, adapter_nats, tokens = by_group(groups, (base_nats, adapter_nats, tokens))
         change = adapter_nats - base_nats
     n = len(change)
-    ratio = float(change.sum() / tokens.sum())
-    error = _standard_error(change, tokens, ratio)
-    low: float | None = None
-    high: float | None = None
-    method: Method = "too few documents"
-    if n >= FEW_DOCUMENTS:
-        method = "bootstrap"
-        low, high = _bootstrap((change, tokens), seed)
-    elif n >= TOO_FEW_DOCUMENTS:
-        method = "t, few documents"
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-        low, high = ratio - reach, ratio + reach
+    found = ratio_of_sums(change, tokens, seed)
+    ratio, error = found.value, _standard_error(change, tokens, found.value)
     visible = None
     if n >= TOO_FEW_DOCUMENTS:
         visible = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) + stats.t.ppf(POWER, n - 1)) * error
     p_value = _sign_flip(change, seed) if n >= TOO_FEW_DOCUMENTS else None
-    return Difference(ratio, low, high, method, documents, n, better, worse, visible, p_value)
+    return Difference(
+        ratio, found.low, found.high, found.method, documents, n, better, worse, visible, p_value
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure over documents, with its 95 % interval where they are enough for one."""
+
+    value: float
+    low: float | None
+    high: float | None
+    method: Method
+
+
+def ratio_of_sums(amounts: Values, tokens: NDArray[np.int64], seed: int = 0) -> Estimate:
+    """Amount per token: the sum of amounts over the sum of tokens, each (n,) of independent documents.
+
+    interval   percentile bootstrap of the ratio; t of the linearised ratio below FEW_DOCUMENTS
+    """
+    n = len(amounts)
+    ratio = float(amounts.sum() / tokens.sum())
+    if n >= FEW_DOCUMENTS:
+        return Estimate(ratio, *_bootstrap((amounts, tokens), seed), "bootstrap")
+    if n < TOO_FEW_DOCUMENTS:
+        return Estimate(ratio, None, None, "too few documents")
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * _standard_error(amounts, tokens, ratio)
+    return Estimate(ratio, ratio - reach, ratio + reach, "t, few documents")
+
+
+def percentile(values: Values, member: NDArray[np.int64], percent: float) -> Estimate:
+    """A percentile of tokens' values, with an interval over the documents that they belong to.
+
+    values, member   (tokens,): a value of each token, and the number of its document: 0, 1 … without a gap
+
+    The share of tokens up to the percentile is a ratio of sums over documents. The percentiles of both ends
+    of that share's interval bound this one.
+
+    source   Woodruff 1952, doi:10.1080/01621459.1952.10483443
+    """
+    ranked = np.sort(values)
+    share = percent / 100
+    found = _quantile(ranked, share)
+    tokens = np.bincount(member)
+    if len(tokens) < TOO_FEW_DOCUMENTS:
+        return Estimate(found, None, None, "too few documents")
+    below = np.bincount(member, values <= found).astype(np.float64)
+    n = len(tokens)
+    error = _standard_error(below, tokens, float(below.sum() / tokens.sum()))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+    low, high = (_quantile(ranked, share + side * reach) for side in (-1, 1))
+    return Estimate(found, low, high, "t, few documents" if n < FEW_DOCUMENTS else "Woodruff")
+
+
+def _quantile(ranked: Values, share: float) -> float:
+    """The smallest value that has such a share of all values at or below it."""
+    place = math.ceil(share * len(ranked)) - 1
+    return float(ranked[min(max(place, 0), len(ranked) - 1)])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

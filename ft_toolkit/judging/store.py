@@ -3,6 +3,7 @@
 One SQLite file; the key is a hash of everything that changes a score. A list of documents is one entry: its
 texts share batches, and a text in another batch rounds differently, which would look like a difference
 between base and adapter. One per cent of a hit is scored again; if it differs, the entry is stale.
+Samples that were drawn from a base (drift.py) are entries of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ft_toolkit.judging.totals import Scored, TokenNll
-from ft_toolkit.text.blocks import Encoded
+from ft_toolkit.text.blocks import Encoded, Ids
 
 RECHECKED_FRACTION = 0.01
 FORMAT = 2  # of what is kept under a key: nats, then top-1 flags
@@ -52,11 +53,12 @@ class Store:
             return []
         key = _key(identity, documents)
         try:
-            kept = self._read(key)
+            data = self._read(key)
         except sqlite3.OperationalError as error:
             self.say(f"kept base scores in {self.path} cannot be read ({error}); scoring without them")
             return compute(documents)
-        if kept is not None:
+        if data is not None:
+            kept = _unpacked(data)
             cuts = np.cumsum([len(document.ids) for document in documents])[:-1]
             parts = zip(*(np.split(column, cuts) for column in kept), strict=True)
             scores = [Scored(*part) for part in parts]
@@ -69,8 +71,28 @@ class Store:
                 return scores
             self.say(f"kept base scores are stale ({documents[stale[0]].document.id} differs); scoring anew")
         computed = compute(documents)
-        self._write(key, Scored(*(np.concatenate(column) for column in zip(*computed, strict=True))))
+        nats, is_top1 = (np.concatenate(column) for column in zip(*computed, strict=True))
+        self._write(key, nats.tobytes() + is_top1.tobytes())
         return computed
+
+    def samples(self, identity: dict[str, object], draw: Callable[[], list[Ids]]) -> list[Ids]:
+        """Token ids that a base wrote: read where they were drawn before, else drawn and kept.
+
+        identity   everything that a draw depends on
+        """
+        key = _key({"drawn": identity}, [])
+        try:
+            data = self._read(key)
+        except sqlite3.OperationalError as error:
+            self.say(f"kept samples in {self.path} cannot be read ({error}); drawing them anew")
+            return draw()
+        if data is not None:
+            count, *_ = values = np.frombuffer(data, dtype=np.int32)
+            return np.split(values[1 + count :], np.cumsum(values[1 : 1 + count])[:-1])
+        drawn = draw()
+        lengths = [len(ids) for ids in drawn]
+        self._write(key, np.concatenate([[len(drawn)], lengths, *drawn]).astype(np.int32).tobytes())
+        return drawn
 
     def size_bytes(self) -> int:
         """Of the file; 0 when there is none."""
@@ -89,7 +111,7 @@ class Store:
             )
             yield database
 
-    def _read(self, key: bytes) -> Scored | None:
+    def _read(self, key: bytes) -> bytes | None:
         """raises   sqlite3.OperationalError where the file is whole but cannot be read now"""
         if not self.path.is_file():
             return None
@@ -104,10 +126,9 @@ class Store:
             self.say(f"kept base scores in {self.path} are damaged ({error}); scoring anew")
             self.clear()
             return None
-        return None if row is None else _unpacked(row[0])
+        return None if row is None else bytes(row[0])
 
-    def _write(self, key: bytes, scores: Scored) -> None:
-        data = scores.nats.tobytes() + scores.is_top1.tobytes()
+    def _write(self, key: bytes, data: bytes) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._open() as database:

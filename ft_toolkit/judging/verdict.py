@@ -9,7 +9,8 @@ from rich.table import Table
 
 from ft_toolkit.judging.comparison import Comparison, CorpusComparison
 from ft_toolkit.judging.percent import as_percent
-from ft_toolkit.judging.statistics import CONFIDENCE, Difference, Gap
+from ft_toolkit.judging.predictions import Divergence
+from ft_toolkit.judging.statistics import CONFIDENCE, Difference, Estimate, Gap
 
 # A loss on general text of less than LITTLE per cent is "a little", from MUCH per cent "much".
 FORGOTTEN_LITTLE_PERCENT = 3.0
@@ -18,6 +19,10 @@ FORGOTTEN_MUCH_PERCENT = 10.0
 MEMORISED_LITTLE_NATS = 0.10
 MEMORISED_MUCH_NATS = 0.50
 UNKNOWN_TOO_MANY = 0.01  # of the tokens: above, a warning
+# KL(base ‖ tuned) in nats a token, of what the base writes itself (causal) or of general text (masked): below
+# LITTLE "hardly", from MUCH "far". How they were found: docs/log.md.
+DRIFTED_LITTLE_NATS = 0.02
+DRIFTED_MUCH_NATS = 0.20
 # A tokenizer made for a text's language gives 2.5 bytes a token and more, one made for another script hardly
 # more than 1 (docs/numbers.md): below this, a warning.
 FITTING_BYTES_PER_TOKEN = 1.5
@@ -29,6 +34,7 @@ class Verdict:
 
     headline: str
     forgotten: str
+    drifted: str
     memorised: str
     caveats: list[str]
 
@@ -65,19 +71,20 @@ def judge(comparison: Comparison) -> Verdict:
     for corpus in comparison.corpora:
         if corpus.scored_fraction < 1:
             share = f"{100 * corpus.scored_fraction:.0f} % of its tokens, drawn by hash"
-            caveats.append(f"{_row_name(corpus)}: {share}, were scored; --exact scores all.")
+            caveats.append(f"{row_name(corpus)}: {share}, were scored; --exact scores all.")
         if corpus.unknown_fraction > UNKNOWN_TOO_MANY:
             share = f"{100 * corpus.unknown_fraction:.1f} %"
-            caveats.append(f"{_row_name(corpus)}: {share} of the tokens are [UNK], which is easy to guess.")
+            caveats.append(f"{row_name(corpus)}: {share} of the tokens are [UNK], which is easy to guess.")
         bytes_per_token = corpus.base.bytes * corpus.scored_fraction / corpus.base.tokens
         if bytes_per_token < FITTING_BYTES_PER_TOKEN:
             caveats.append(
-                f"{_row_name(corpus)}: the tokenizer does not fit, {bytes_per_token:.1f} bytes a token: "
+                f"{row_name(corpus)}: the tokenizer does not fit, {bytes_per_token:.1f} bytes a token: "
                 f"{metric} is of single bytes. Choose a base made for this language."
             )
     return Verdict(
         f"{comparison.name}: {headline}",
         forgotten_words(general[0].difference) if general else "not measured: no general text",
+        drift_words(comparison.drift) if comparison.drift else "not measured",
         memorised_words(comparison.gap) if comparison.gap else "not measured: no training sample",
         caveats,
     )
@@ -86,7 +93,7 @@ def judge(comparison: Comparison) -> Verdict:
 def gain_words(difference: Difference, metric: str) -> str:
     """better or worse only if the interval excludes zero."""
     if difference.low is None:
-        return f"cannot tell: {difference.groups} {_unit(difference)} are too few for an interval"
+        return f"cannot tell: {difference.groups} {unit(difference)} are too few for an interval"
     if not difference.excludes_zero:
         visible = abs(as_percent(-(difference.smallest_visible or 0.0)))
         return f"cannot tell a difference from the base (one of {visible:.1f} % would have shown)"
@@ -109,6 +116,16 @@ def forgotten_words(difference: Difference) -> str:
     return "much forgotten" if percent >= FORGOTTEN_MUCH_PERCENT else "some forgotten"
 
 
+def drift_words(drift: Divergence) -> str:
+    """Hardly below 0.02 nats a token, far from 0.2; not at all is exact: an adapter that does nothing."""
+    nats = drift.kl_nats.value
+    if nats == 0:
+        return "not at all"
+    if nats < DRIFTED_LITTLE_NATS:
+        return "hardly"
+    return "far" if nats >= DRIFTED_MUCH_NATS else "somewhat"
+
+
 def memorised_words(gap: Gap) -> str:
     """Memorised only if the excess gap's interval is above zero, no sign only if it is below."""
     if not gap.excludes_zero:
@@ -121,79 +138,77 @@ def memorised_words(gap: Gap) -> str:
     return "much" if gap.excess_nats >= MEMORISED_MUCH_NATS else "somewhat"
 
 
-def _unit(difference: Difference) -> str:
+def unit(difference: Difference) -> str:
     """What the interval is over."""
     return "documents" if difference.groups == difference.documents else "files"
 
 
 def _units(subjects: Sequence[CorpusComparison]) -> str:
     """The same of several texts: files, if any of them was read in pieces."""
-    return max((_unit(subject.difference) for subject in subjects), default="documents")
+    return max((unit(subject.difference) for subject in subjects), default="documents")
 
 
 def verdict_table(comparison: Comparison, verdict: Verdict) -> Table:
-    """The table under the sentence: a row per corpus."""
+    """The table under the sentence: a row per corpus, and one for the drift."""
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     table.add_column("")
     table.add_column(f"{comparison.protocol.metric}", justify="right")
     table.add_column("change", justify="right")
     table.add_column(f"{CONFIDENCE:.0%} CI".replace("%", " %"), justify="right")
     table.add_column("documents")
-    said = {"general": f": {verdict.forgotten}"}
     for corpus in comparison.corpora:
-        difference = corpus.difference
-        table.add_row(
-            _row_name(corpus),
-            f"{corpus.base.perplexity:.1f} → {corpus.adapter.perplexity:.1f}",
-            signed_percent(difference.nats_per_token),
-            interval_words(difference),
-            f"{difference.better} of {difference.documents} better{said.get(corpus.kind, '')}",
-        )
-        outside = corpus.outside_repeated_lines
-        if outside is not None and corpus.kind in ("held-out", "other"):
-            table.add_row(
-                "  outside repeated lines",
-                f"{100 * (1 - corpus.repeated_token_fraction):.0f} % of tokens",
-                signed_percent(outside.nats_per_token),
-                interval_words(outside),
-                f"{outside.better} of {outside.documents} better",
-            )
+        if corpus.kind != "train":
+            _add_rows(table, corpus, verdict)
+    if comparison.drift is not None:
+        table.add_row(*_drift_cells(comparison.drift, verdict))
+    for corpus in comparison.of_kind("train"):
+        _add_rows(table, corpus, verdict)
     return table
 
 
-def detail_lines(comparison: Comparison) -> list[str]:
-    """All other numbers of a comparison, three lines per corpus."""
-    metric = comparison.protocol.metric
-    lines = []
-    for corpus in comparison.corpora:
-        base, adapter, difference = corpus.base, corpus.adapter, corpus.difference
-        figures = [f"{metric} {base.perplexity:,.2f} → {adapter.perplexity:,.2f}"]
-        if metric == "perplexity":
-            if base.word_perplexity is not None and adapter.word_perplexity is not None:
-                figures.append(
-                    f"word perplexity {base.word_perplexity:,.1f} → {adapter.word_perplexity:,.1f}"
-                )
-            figures.append(f"bits per byte {base.bits_per_byte:.4f} → {adapter.bits_per_byte:.4f}")
-        words = "written without spaces" if base.words is None else f"{base.words:,} words"
-        tested = [f"{_signed(difference.nats_per_token, 4)} nats a token"]
-        if difference.low is not None and difference.high is not None:
-            interval = f"{_signed(difference.low, 4)} … {_signed(difference.high, 4)}"
-            tested.append(f"95 % CI {interval} ({difference.method})")
-        if difference.p_value is not None:
-            tested.append(f"p {difference.p_value:.2g}")
-        if corpus.holm_p_value is not None:
-            tested.append(f"Holm-corrected {corpus.holm_p_value:.2g}")
-        tested.append(f"{difference.better} better, {difference.worse} worse")
-        if difference.smallest_visible is not None:
-            tested.append(f"{difference.smallest_visible:.4f} would have shown")
-        files = f" of {difference.groups} files" if _unit(difference) == "files" else ""
-        lines += [
-            f"{_row_name(corpus)}: {difference.documents} documents{files}, {base.tokens:,} tokens scored, "
-            f"{base.bytes:,} bytes, {words}",
-            f"  {', '.join(figures)}",
-            f"  {', '.join(tested)}",
-        ]
-    return lines
+def _add_rows(table: Table, corpus: CorpusComparison, verdict: Verdict) -> None:
+    difference, outside = corpus.difference, corpus.outside_repeated_lines
+    said = f": {verdict.forgotten}" if corpus.kind == "general" else ""
+    table.add_row(
+        row_name(corpus),
+        f"{corpus.base.perplexity:.1f} → {corpus.adapter.perplexity:.1f}",
+        signed_percent(difference.nats_per_token),
+        interval_words(difference),
+        f"{difference.better} of {difference.documents} better{said}",
+    )
+    if outside is not None and corpus.kind in ("held-out", "other"):
+        table.add_row(
+            "  outside repeated lines",
+            f"{100 * (1 - corpus.repeated_token_fraction):.0f} % of tokens",
+            signed_percent(outside.nats_per_token),
+            interval_words(outside),
+            f"{outside.better} of {outside.documents} better",
+        )
+
+
+def _drift_cells(drift: Divergence, verdict: Verdict) -> tuple[str, str, str, str, str]:
+    nats, interval = kl_words(drift.kl_nats)
+    return (
+        "drift from its base",
+        f"{nats} nats a token",
+        "",
+        interval or "too few documents",
+        f"{where_measured(drift)}: {verdict.drifted}",
+    )
+
+
+def kl_words(kl_nats: Estimate) -> tuple[str, str]:
+    """A divergence and its interval with as many decimals as it needs; no interval: an empty text."""
+    decimals = 2 if kl_nats.value >= 0.1 else 3 if kl_nats.value >= 0.01 else 4
+    shown = f"{kl_nats.value:.{decimals}f}" if kl_nats.value else "0"
+    if kl_nats.low is None or kl_nats.high is None:
+        return shown, ""
+    return shown, f"{kl_nats.low:.{decimals}f} … {kl_nats.high:.{decimals}f}"
+
+
+def where_measured(found: Divergence) -> str:
+    """Where a divergence was measured."""
+    return f"{found.documents} {'documents of ' if ' ' not in found.corpus else ''}{found.corpus}"
 
 
 def gap_line(comparison: Comparison, verdict: Verdict) -> str:
@@ -204,26 +219,26 @@ def gap_line(comparison: Comparison, verdict: Verdict) -> str:
     train, held_out = comparison.of_kind("train")[0], comparison.of_kind("held-out")[0]
     interval = ""
     if gap.low is not None and gap.high is not None:
-        interval = f", 95 % CI {_signed(gap.low, 3)} … {_signed(gap.high, 3)}"
+        interval = f", 95 % CI {signed(gap.low, 3)} … {signed(gap.high, 3)}"
     return (
         f"memorised?  train {train.adapter.perplexity:.1f}, held-out {held_out.adapter.perplexity:.1f}: "
-        f"gap {_signed(gap.adapter_nats, 3)} nats a token, the base's own {_signed(gap.base_nats, 3)}, "
-        f"excess {_signed(gap.excess_nats, 3)}{interval}: {verdict.memorised}"
+        f"gap {signed(gap.adapter_nats, 3)} nats a token, the base's own {signed(gap.base_nats, 3)}, "
+        f"excess {signed(gap.excess_nats, 3)}{interval}: {verdict.memorised}"
     )
 
 
 def signed_percent(nats_per_token: float) -> str:
-    return f"{_signed(as_percent(nats_per_token), 1)} %"
+    return f"{signed(as_percent(nats_per_token), 1)} %"
 
 
 def interval_words(difference: Difference) -> str:
     """The interval as changes of perplexity in per cent."""
     if difference.low is None or difference.high is None:
         return "too few documents"
-    return f"{_signed(as_percent(difference.low), 1)} … {signed_percent(difference.high)}"
+    return f"{signed(as_percent(difference.low), 1)} … {signed_percent(difference.high)}"
 
 
-def _row_name(corpus: CorpusComparison) -> str:
+def row_name(corpus: CorpusComparison) -> str:
     names = {"held-out": "held-out text", "general": "general text", "train": "training text"}
     return names.get(corpus.kind, corpus.corpus)
 
@@ -232,7 +247,7 @@ def _text_words(corpus: CorpusComparison) -> str:
     return f"unseen text of {corpus.corpus}" if corpus.kind == "held-out" else corpus.corpus
 
 
-def _signed(value: float, decimals: int) -> str:
-    """A number with its sign, with a real minus; zero after rounding has none."""
+def signed(value: float, decimals: int) -> str:
+    """A number with its sign, a real minus; what rounds to zero has none."""
     shown = f"{value:+.{decimals}f}"
     return shown.replace("-", "−") if float(shown) else shown[1:]

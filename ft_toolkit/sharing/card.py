@@ -15,11 +15,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.references import TextReference, parse_text
+from ft_toolkit.sharing.effects import NOT_MEASURED, effect_lines, plain
 from ft_toolkit.sharing.licences import OWN, Licence
 from ft_toolkit.sharing.staging import BaseOnTheHub
 
 MEDICAL = "medical"
-NOT_MEASURED = "not measured"
 _LANGUAGES_OF_PACKAGES = {"italian-cooking": "en", "everyday-medicine": "en"}
 _MEDICAL_PACKAGES = ("everyday-medicine",)
 _TEXTS = {
@@ -149,7 +149,7 @@ def _sections(it: Published) -> Iterator[str]:
     yield "## Evaluation"
     yield "\n".join(_table(it))
     yield _method(it)
-    yield "\n".join(_effects(it))
+    yield "\n".join(effect_lines(it.comparison))
     yield "## Training data"
     yield "\n".join(_data(it))
     yield "## Training procedure"
@@ -222,22 +222,6 @@ def _paired(it: Published) -> str:
     return f"Base and {made} score the same ids at the same positions"
 
 
-def _effects(it: Published) -> Iterator[str]:
-    verdict, gap = it.comparison["verdict"], it.comparison.get("gap")
-    yield f"- **Forgotten** (general text): {verdict['forgotten']}."
-    memorised = f"- **Memorised**: {verdict['memorised']}"
-    if gap is not None:
-        memorised += f" (gap {gap['adapter_nats']:+.3f} nats a token, the base's own {gap['base_nats']:+.3f}"
-        if gap["low"] is not None:
-            memorised += (
-                f", excess {gap['excess_nats']:+.3f}, 95 % interval {gap['low']:+.3f} … {gap['high']:+.3f}"
-            )
-        memorised += ")"
-    yield memorised.replace("-0", "−0") + "."
-    calibration = it.comparison.get("calibration")
-    yield f"- **Calibration**: {NOT_MEASURED if calibration is None else _plain(calibration)}."
-
-
 def _data(it: Published) -> Iterator[str]:
     split, documents = it.recipe.corpus.split, it.facts.get("documents", {})
     parts = [part for part in ("train", "validation", "test") if part in documents]
@@ -255,7 +239,7 @@ def _data(it: Published) -> Iterator[str]:
             yield f"- **Screening**: {share:.1f} % of held-out tokens stand in lines of several documents."
     screening = it.facts.get("screening")
     if screening is not None:
-        yield f"- **Screening before the split**: {_plain(screening)}."
+        yield f"- **Screening before the split**: {plain(screening)}."
 
 
 def _procedure(it: Published) -> Iterator[str]:
@@ -339,10 +323,3 @@ def _signed(percent: float) -> str:
 
 def _seconds(seconds: float | None) -> str:
     return f"time {NOT_MEASURED}" if seconds is None else f"{seconds:.0f} s"
-
-
-def _plain(values: object) -> str:
-    """Figures whose names say what they are, on one line."""
-    if isinstance(values, Mapping):
-        return ", ".join(f"{str(key).replace('_', ' ')} {_plain(value)}" for key, value in values.items())
-    return f"{values:.4g}" if isinstance(values, float) else str(values)

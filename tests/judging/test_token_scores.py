@@ -31,7 +31,10 @@ from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
 
 QUIET = Screen(quiet=True)
-TORCH_FREE = "comparison gates protocols ranking run_scores saving statistics token_scores totals verdict"
+TORCH_FREE = (
+    "comparison details gates predictions protocols ranking run_scores saving statistics token_scores "
+    "totals verdict"
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from ft_toolkit.judging.comparison import Comparison, CorpusComparison, Kind
+from ft_toolkit.judging.details import detail_lines
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.protocols import Protocol
 from ft_toolkit.judging.statistics import Difference, Gap, Method
 from ft_toolkit.judging.totals import Totals
 from ft_toolkit.judging.verdict import (
-    detail_lines,
     forgotten_words,
     gain_words,
     gap_line,

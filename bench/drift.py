@@ -1,0 +1,97 @@
+"""Does drift, which needs nobody's data, rank adapters by the harm to what their base knew?
+
+python bench/drift.py books.jsonl.gz FOLDER [--base starter/gpt2] [--runs drift-runs]
+
+Trains 18 adapters shortly (three corpora × rates × ranks) and scores each on its base's own held-out books
+(docs/starters.md tells which), beside the drift that a verdict shows. FOLDER: a third corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+
+from scipy import stats
+
+from ft_toolkit.finetune import finetune
+from ft_toolkit.judging.comparison import compare
+from ft_toolkit.judging.drift import score_drift
+from ft_toolkit.judging.protocols import choose_protocol
+from ft_toolkit.judging.scoring import Scorer, Text, score_both
+from ft_toolkit.judging.token_scores import TokenScores
+from ft_toolkit.judging.unseen import read_general
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.model_pair import load_pair
+from ft_toolkit.progress import Screen
+from ft_toolkit.recipe import Recipe
+from ft_toolkit.session import Options, Session
+from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.splitting import sample
+from ft_toolkit.training.accelerator import make_accelerator
+
+RATES, RANKS = (3e-4, 1.5e-3, 5e-3), (2, 16)
+BOOKS, BOOK_CHARACTERS = 60, 1500  # documents, and the beginning of each
+NO_TRACE = Options(judge=False, gate=False)
+
+
+def held_out_books(path: Path) -> list[Document]:
+    """Beginnings of documents that the starters were not trained on."""
+    with gzip.open(path, "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    unseen = [row for row in rows if int(sha256(row["id"].encode()).hexdigest(), 16) % 50 == 0]
+    return sample(
+        [Document("books", n, row["text"][:BOOK_CHARACTERS]) for n, row in enumerate(unseen)], BOOKS
+    )
+
+
+def main() -> None:
+    """A line an adapter, then the rank correlation."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("books", type=Path)
+    asked.add_argument("folder", type=Path)
+    asked.add_argument("--base", default="starter/gpt2")
+    asked.add_argument("--runs", type=Path, default=Path("drift-runs"))
+    asked.add_argument("--steps", type=int, default=30)
+    told = asked.parse_args()
+    books = held_out_books(told.books)
+    corpora = ("package:italian-cooking", "package:everyday-medicine", str(told.folder))
+    found: list[tuple[float, float]] = []
+    for number, (source, rate, rank) in enumerate(product(corpora, RATES, RANKS)):
+        recipe = Recipe.model_validate(
+            {
+                "name": f"drift-{number}",
+                "base": told.base,
+                "corpus": {"source": source},
+                "adapter": {"rank": rank, "alpha": 2 * rank},
+                "training": {"steps": told.steps, "batch_tokens": 1024, "learning_rate": rate},
+            }
+        )
+        quiet = Screen(quiet=True)
+        run = finetune(recipe, told.runs, NO_TRACE, quiet)
+        base = load_base(told.base)
+        pair = load_pair(base, run.trained_folder)
+        protocol = choose_protocol(base, "document" if base.family.objective == "causal" else "covering")
+        scorer = Scorer(pair, protocol, Session(make_accelerator("cpu"), quiet))
+        corpora_scores = [
+            score_both(scorer, Text("books", "other", books)),
+            *score_drift(scorer, recipe.judging, read_general(recipe.judging)),
+        ]
+        comparison = compare(TokenScores(scorer.subject(recipe.name), corpora_scores))
+        harm, drift = comparison.corpora[0].difference, comparison.drift
+        assert drift is not None and drift.kl_nats.low is not None and drift.kl_nats.high is not None
+        found.append((drift.kl_nats.value, harm.nats_per_token))
+        name = Path(source.removeprefix("package:")).name
+        kl = f"{drift.kl_nats.value:.4f} ({drift.kl_nats.low:.4f} … {drift.kl_nats.high:.4f})"
+        print(
+            f"| {name} | {rate:g} | {rank} | {kl} | {harm.nats_per_token:+.4f} | {harm.percent:+.1f} % |",
+            flush=True,
+        )
+    print(f"Spearman {stats.spearmanr(*zip(*found, strict=True)).statistic:.3f} of {len(found)} adapters")
+
+
+if __name__ == "__main__":
+    main()

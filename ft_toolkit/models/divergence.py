@@ -1,0 +1,62 @@
+"""How far a tuned model's predictions are from its base's: KL(base ‖ tuned) over the whole vocabulary."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ft_toolkit.models.model_pair import ModelPair
+from ft_toolkit.models.token_nll import TokenScorer
+
+CHUNK_POSITIONS = 64  # of which all logits of both sides are alive at once
+HeadInputs = tuple[Tensor, Tensor, Tensor | None, Tensor]
+
+
+class DivergenceScorer(TokenScorer):
+    """Compares what both sides predict wherever a TokenScorer would score a target; the target is not read.
+
+    It stands wherever a TokenScorer does, so windows, batches and masks are those of scoring. Both sides read
+    each batch in turn: no more than a batch is ever held of either.
+    """
+
+    def __init__(self, pair: ModelPair) -> None:
+        super().__init__(pair.tuned.model, pair.base.family)
+        self.pair = pair
+
+    def nll_and_top1(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(KL(base ‖ tuned) in nats (n,) float64, whether both sides' likeliest word is the same (n,) bool).
+
+        A model that is its base still gives exactly 0 and True.
+        """
+        rows = input_ids, targets, attention_mask, position_ids
+        with torch.no_grad():
+            tuned = self.head_inputs(*rows)
+            with self.pair.base_side() as base:
+                of_base = TokenScorer(base.model, base.family).head_inputs(*rows)
+            return _kl_and_same_top1(of_base, tuned)
+
+
+def _kl_and_same_top1(base: HeadInputs, tuned: HeadInputs) -> tuple[Tensor, Tensor]:
+    """Log-softmax in at least float32, its products summed in float64."""
+    divergences, are_same = [], []
+    for start in range(0, len(base[0]), CHUNK_POSITIONS):
+        some = slice(start, start + CHUNK_POSITIONS)
+        log_base, log_tuned = _log_shares(base, some), _log_shares(tuned, some)
+        products = log_base.exp() * (log_base - log_tuned)
+        divergences.append(products.sum(-1, dtype=torch.float64))
+        are_same.append(log_base.argmax(-1) == log_tuned.argmax(-1))
+    return torch.cat(divergences), torch.cat(are_same)
+
+
+def _log_shares(inputs: HeadInputs, some: slice) -> Tensor:
+    """(positions, V) log-probabilities."""
+    hidden_states, weight, bias, _ = inputs
+    logits = F.linear(hidden_states[some], weight, bias)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
