@@ -200,3 +200,34 @@ def test_size_is_told_and_clearing_forgets(store: Store) -> None:
     counted = Counted()
     store.scores(IDENTITY, DOCUMENTS, counted)
     assert len(counted.asked) == 50
+
+
+SAMPLES = [np.array(ids, dtype=np.int32) for ids in ([5, 0], [7], [1, 2, 3])]
+
+
+def test_samples_are_drawn_once_and_come_back_in_their_lengths(store: Store) -> None:
+    assert store.samples(IDENTITY, lambda: SAMPLES) is SAMPLES
+    again = store.samples(IDENTITY, lambda: [])
+    assert [ids.tolist() for ids in again] == [[5, 0], [7], [1, 2, 3]]
+    assert {ids.dtype for ids in again} == {np.dtype(np.int32)}
+    assert store.samples({"weights": "b"}, lambda: SAMPLES[:1]) == SAMPLES[:1]  # of another base
+    assert store.said == []  # type: ignore[attr-defined]
+
+
+def test_damaged_samples_are_drawn_anew(store: Store) -> None:
+    store.samples(IDENTITY, lambda: SAMPLES)
+    with sqlite3.connect(store.path) as database:
+        database.execute("UPDATE scores SET nll = x'0100'")
+    assert store.samples(IDENTITY, lambda: SAMPLES[:1]) == SAMPLES[:1]
+    (said,) = store.said  # type: ignore[attr-defined]
+    assert "damaged" in said
+
+
+def test_samples_behind_a_lock_are_drawn_without_the_cache(store: Store) -> None:
+    store.samples(IDENTITY, lambda: SAMPLES)
+    store.patience_seconds = 0.01
+    with sqlite3.connect(store.path) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        assert store.samples(IDENTITY, lambda: SAMPLES[1:]) == SAMPLES[1:]
+    assert "cannot be read" in store.said[0]  # type: ignore[attr-defined]
+    assert len(store.samples(IDENTITY, lambda: [])) == 3

@@ -13,15 +13,20 @@ from rich.console import Console
 from ft_toolkit.judging.comparison import Comparison, CorpusComparison, Kind
 from ft_toolkit.judging.details import detail_lines
 from ft_toolkit.judging.percent import as_percent
+from ft_toolkit.judging.predictions import Divergence, TrueTokenChange
 from ft_toolkit.judging.protocols import Protocol
-from ft_toolkit.judging.statistics import Difference, Gap, Method
+from ft_toolkit.judging.statistics import Difference, Estimate, Gap, Method
 from ft_toolkit.judging.totals import Totals
 from ft_toolkit.judging.verdict import (
+    DRIFTED_LITTLE_NATS,
+    DRIFTED_MUCH_NATS,
+    drift_words,
     forgotten_words,
     gain_words,
     gap_line,
     interval_words,
     judge,
+    kl_words,
     memorised_words,
     signed_percent,
     verdict_table,
@@ -50,6 +55,12 @@ def certain(nats: float) -> Difference:
     return difference(nats, nats - abs(nats) / 2, nats + abs(nats) / 2)
 
 
+def drifted(nats: float, corpus: str = "samples of its base") -> Divergence:
+    """Drift with an interval of a tenth on both sides."""
+    kl_nats = Estimate(nats, 0.9 * nats, 1.1 * nats, "bootstrap")
+    return Divergence(corpus, 32, 4096, kl_nats, Estimate(0.75, 0.7, 0.8, "bootstrap"))
+
+
 TOO_FEW = difference(-0.5, documents=7, method="too few documents", visible=None)
 
 
@@ -65,11 +76,12 @@ def comparison(
     held_out: Difference | None = None,
     general: Difference | None = None,
     gap: Gap | None = None,
+    drift: Divergence | None = None,
 ) -> Comparison:
     parts = [corpus("held-out", held_out or certain(-0.5))]
     parts += [corpus("general", general)] if general else []
     parts += [corpus("train", certain(-0.6))] if gap else []
-    return Comparison("cooking", "starter/gpt2", "abc", None, True, protocol, parts, gap)
+    return Comparison("cooking", "starter/gpt2", "abc", None, True, protocol, parts, gap, drift)
 
 
 def shown(whole: Comparison) -> str:
@@ -186,6 +198,71 @@ def test_memorised_is_the_excess_over_the_bases_own_gap_if_its_interval_excludes
     gap: Gap, words: str
 ) -> None:
     assert memorised_words(gap) == words
+
+
+@pytest.mark.parametrize(
+    ("nats", "words"),
+    [
+        (0.0, "not at all"),
+        (A_BIT, "hardly"),
+        (math.nextafter(DRIFTED_LITTLE_NATS, 0), "hardly"),
+        (DRIFTED_LITTLE_NATS, "somewhat"),
+        (math.nextafter(DRIFTED_MUCH_NATS, 0), "somewhat"),
+        (DRIFTED_MUCH_NATS, "far"),
+        (5.0, "far"),
+    ],
+)
+def test_drifted_hardly_below_the_lower_threshold_and_far_from_the_upper_one(nats: float, words: str) -> None:
+    assert drift_words(drifted(nats)) == words
+
+
+@pytest.mark.parametrize(
+    ("nats", "words"),
+    [
+        (0.0, ("0", "0.0000 … 0.0000")),
+        (0.00123, ("0.0012", "0.0011 … 0.0014")),
+        (0.0512, ("0.051", "0.046 … 0.056")),
+        (0.512, ("0.51", "0.46 … 0.56")),
+    ],
+)
+def test_a_drift_has_as_many_decimals_as_it_needs(nats: float, words: tuple[str, str]) -> None:
+    assert kl_words(drifted(nats).kl_nats) == words
+
+
+def test_the_verdict_gains_one_row_by_the_drift_beside_the_general_text() -> None:
+    parts = {"general": certain(0.05), "gap": Gap(0.5, 0.2, 0.1, 0.5)}
+    without, whole = (comparison(**parts, drift=drift) for drift in (None, drifted(0.512)))  # type: ignore[arg-type]
+    rows = [line for line in shown(whole).splitlines() if line.strip()]
+    assert len(rows) == len([line for line in shown(without).splitlines() if line.strip()]) + 1
+    (place,) = (i for i, row in enumerate(rows) if row.startswith("drift from its base"))
+    assert rows[place - 1].startswith("general text") and rows[place + 1].startswith("training text")
+    assert re.sub(" +", " ", rows[place]).strip() == (
+        "drift from its base 0.51 nats a token 0.46 … 0.56 32 samples of its base: far"
+    )
+    assert "50 documents of general-probe" not in shown(whole)
+    masked = comparison(MASKED, drift=replace(drifted(0.02, "general-probe"), documents=50))
+    assert "50 documents of general-probe: " in shown(masked)
+    assert judge(without).drifted == "not measured" and "drift" not in shown(without)
+
+
+def test_the_details_give_divergence_and_the_true_tokens_probability() -> None:
+    estimate = Estimate(-0.0123, -0.02, -0.004, "bootstrap")
+    change = TrueTokenChange(
+        estimate, {"50": estimate, "95": Estimate(0.25, None, None, "too few documents")}
+    )
+    whole = comparison(drift=drifted(0.512))
+    (held_out,) = whole.corpora
+    whole = replace(whole, corpora=[replace(held_out, true_token=change, divergence=drifted(0.3, "cooking"))])
+    lines = detail_lines(whole)
+    assert lines[3:] == [
+        "  probability of the true token, in points: mean −1.23 (−2.00 … −0.40)",
+        "  percentiles 50 % −1.23 (−2.00 … −0.40), 95 % +25.00",
+        "  beginnings of 32 documents, 4,096 tokens: KL 0.30 nats a token (0.27 … 0.33), "
+        "same likeliest word 75.0 % (70.0 … 80.0 %)",
+        "drift from its base: 32 samples of its base",
+        "  32 documents, 4,096 tokens: KL 0.51 nats a token (0.46 … 0.56), "
+        "same likeliest word 75.0 % (70.0 … 80.0 %)",
+    ]
 
 
 def test_the_headline_names_run_gain_metric_and_text() -> None:

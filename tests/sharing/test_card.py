@@ -78,6 +78,17 @@ def test_the_table_shows_the_figures_with_their_interval() -> None:
     assert "12.5 % of held-out tokens" in card and "`" + "b" * 64 + "`" in card
 
 
+def test_the_card_says_how_far_the_model_is_from_its_base() -> None:
+    it = published()
+    assert "- **Drift** from its base: not measured." in write_card(it)
+    kl_nats = {"value": 0.5125, "low": 0.475, "high": 0.55, "method": "bootstrap"}
+    drift = {"corpus": "samples of its base", "documents": 32, "tokens": 4096, "kl_nats": kl_nats}
+    verdict = it.comparison["verdict"] | {"drifted": "far"}
+    card = write_card(replace(it, comparison={**it.comparison, "drift": drift, "verdict": verdict}))
+    line = "far (KL 0.5125 nats a token, 95 % interval 0.4750 … 0.5500; 32 documents, 4096 tokens: samples of"
+    assert f"- **Drift** from its base: {line} its base)." in card
+
+
 def test_every_figure_of_the_card_comes_from_the_run() -> None:
     """Figures that are in none of the inputs are listed here one by one, with their reason."""
     it = published()
