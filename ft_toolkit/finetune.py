@@ -34,6 +34,7 @@ from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, 
 from ft_toolkit.training.accelerator import make_accelerator
 from ft_toolkit.training.loop import Journal, Outcome, TrainingJob, train
 from ft_toolkit.training.optimizers import make_optimizers
+from ft_toolkit.training.replay import SOURCE
 from ft_toolkit.training.state import Checkpoints
 
 _EARLY = {
@@ -109,6 +110,9 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     screen.say(f"{it.recipe.name}: {it.recipe.base} on {it.recipe.corpus.source}, in {run.folder}")
     if it.pair.base.family.note:
         screen.say(it.pair.base.family.note)
+    replayed = sum(any(name.startswith(SOURCE) for name in row.documents) for row in it.rows)
+    if replayed:
+        screen.say(f"replay: {replayed} of {len(it.rows)} rows hold the base's own predictions")
     if it.reading.not_nfc_documents:
         words = f"{it.reading.not_nfc_documents} documents are not in Unicode's NFC form (decomposed letters)"
         screen.say(f"{words}; they are read as they are")

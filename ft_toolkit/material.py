@@ -19,6 +19,7 @@ from ft_toolkit.recipe import Recipe
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Reading, read_corpus
 from ft_toolkit.text.splitting import Parts, split
+from ft_toolkit.training.replay import replay_rows
 
 BLOCK_TOKENS = 256  # by default, unless the model has fewer positions
 
@@ -53,6 +54,11 @@ def gathered(recipe: Recipe, device: torch.device) -> Material:
     training = recipe.training.model_copy(update={"block_tokens": block_tokens})
     filled = recipe.model_copy(update={"training": training})  # the run folder keeps what was used
     pair = new_pair(base, recipe.adapter, recipe.training.seed, learner)
+    if training.replay:
+        with pair.base_side() as alone:
+            rows += replay_rows(
+                alone, rows, training.replay, block_tokens, training.seed, training.mask_fraction
+            )
     return Material(recipe, filled, reading, parts, pair, rows)
 
 

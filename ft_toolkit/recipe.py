@@ -29,6 +29,7 @@ from ft_toolkit.errors import FtError, RecipeError
 from ft_toolkit.recipe_faults import faults
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_LETTERS = 100  # a file system takes 255, and a number may stand behind it
 SEEDS = 2**63  # every generator takes these
@@ -42,6 +43,12 @@ def _seconds(value: object) -> object:
     if not match:
         raise ValueError("a time with its unit, such as 90s, 20m or 1.5h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _share(value: object) -> object:
+    """`5%` becomes 0.05."""
+    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    return float(match[1]) / 100 if match else value
 
 
 def _folder_name(value: str) -> str:
@@ -141,6 +148,9 @@ class Training(Section):
     mask_fraction: float = Field(
         0.15, gt=0, lt=1, description="masked models: share of the tokens masked in training"
     )
+    replay: Annotated[float, BeforeValidator(_share)] = Field(
+        0.0, ge=0, lt=1, description="share of tokens with the base's own predictions, against forgetting: 5%"
+    )
     warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
     patience: PositiveInt = Field(3, description="validations without improvement before stopping early")
     seed: int = Field(0, ge=0, lt=SEEDS, description="adapter initialisation, order of rows, masks, dropout")
@@ -180,6 +190,14 @@ class Recipe(Section):
     training: Training = Training()
     judging: Judging = Judging()
     publish: Publish = Publish()
+
+    @model_validator(mode="after")
+    def _replay_needs_a_base(self) -> Recipe:
+        if self.training.replay and self.adapter.method == "scratch":
+            raise ValueError(
+                "training.replay without method: scratch, whose fresh weights have nothing to forget"
+            )
+        return self
 
 
 @dataclass(frozen=True)

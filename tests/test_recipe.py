@@ -125,8 +125,8 @@ training:
     write(text)
     cure = ". Fix it; see `ft recipes show`."
     others = (
-        "epochs, steps, budget, block_tokens, batch_tokens, learning_rate, mask_fraction, warmup_fraction, "
-        "patience, seed"
+        "epochs, steps, budget, block_tokens, batch_tokens, learning_rate, mask_fraction, replay, "
+        "warmup_fraction, patience, seed"
     )
     assert set(faults(lambda: read_recipe("mine.yaml"))) == {
         "mine.yaml:1: name: expected a name of letters, digits, '.', '_' and '-', found 'my recipe'" + cure,

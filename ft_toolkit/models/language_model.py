@@ -6,7 +6,9 @@ import json
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -68,6 +70,12 @@ class LanguageModel:
     def positions(self) -> int:
         """The longest row, in tokens, that the checkpoint can read; from its config."""
         return self.family.positions(self.config)
+
+    @property
+    def ordinary_ids(self) -> NDArray[np.int32]:
+        """Ids of all tokens of the vocabulary that are not special, ascending."""
+        special = set(self.tokenizer.all_special_ids)
+        return np.array(sorted({*self.tokenizer.get_vocab().values()} - special), dtype=np.int32)
 
     def with_model(self, model: PreTrainedModel | PeftModel) -> LanguageModel:
         """The same tokenizer and family over another module: an adapter's, or trained weights."""

@@ -54,14 +54,14 @@ def _drawn(model: LanguageModel, uniforms: NDArray[np.float64]) -> Iterator[Ids]
     lengths = np.full(count, tokens)
     first = 0
     if model.special.begin is None:
-        ordinary = _ordinary_ids(model)
+        ordinary = model.ordinary_ids
         drawn[:, 0] = ordinary[(uniforms[:, 0] * len(ordinary)).astype(np.int64)]
         begin, first = drawn[:, :1], 1
     else:
         begin = np.full((count, 1), model.special.begin)
     predict = _Predictions(model, begin)
     for place in range(first, tokens):
-        drawn[:, place] = _chosen(predict.next(), uniforms[:, place], model.name)
+        drawn[:, place] = draw(predict.next(), uniforms[:, place], model.name)
         if model.special.end is not None:
             ends_here = (drawn[:, place] == model.special.end) & (lengths == tokens)
             lengths[ends_here] = place + 1
@@ -94,8 +94,11 @@ class _Predictions:
         self.unread = torch.cat([self.unread, torch.from_numpy(ids).long().to(self.device)[:, None]], 1)
 
 
-def _chosen(logits: Tensor, uniforms: NDArray[np.float64], name: str) -> NDArray[np.int64]:
-    """The word in whose share of [0, 1) a row's number falls; a word without probability has no share."""
+def draw(logits: Tensor, uniforms: NDArray[np.float64], name: str) -> NDArray[np.int64]:
+    """Draw a token for each row of logits (B, V): the one in whose share of [0, 1) the row's number falls.
+
+    uniforms   (B,) numbers in [0, 1)
+    """
     shares = logits.softmax(-1).cpu().cumsum(-1, dtype=torch.float64)  # in float64: thousands of addends
     if not torch.isfinite(shares[:, -1]).all():
         found = "NaN or infinity"
@@ -103,8 +106,3 @@ def _chosen(logits: Tensor, uniforms: NDArray[np.float64], name: str) -> NDArray
     places = torch.from_numpy(uniforms)[:, None] * shares[:, -1:]
     chosen = torch.searchsorted(shares, places, right=True).squeeze(-1)
     return chosen.clamp(max=shares.shape[-1] - 1).numpy()
-
-
-def _ordinary_ids(model: LanguageModel) -> Ids:
-    special = set(model.tokenizer.all_special_ids)
-    return np.array(sorted({*model.tokenizer.get_vocab().values()} - special), dtype=np.int32)

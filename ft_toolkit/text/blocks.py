@@ -62,6 +62,7 @@ class Row:
     segments: Ids  # which document of the row, from 0
     token_keys: NDArray[np.uint64]  # a hash of (document, position): masks are drawn from it
     documents: tuple[str, ...] = ()  # ids of its documents, named when a loss is not finite
+    is_masked: bool = False  # masked once and for all, with targets of its own (training/replay.py)
 
 
 @dataclass(frozen=True)

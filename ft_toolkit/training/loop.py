@@ -212,7 +212,7 @@ class _Training:
         set_learning_rate(self.optimizers, rate)
         torch.manual_seed(step_seed(self.plan.seed, step, self.accelerator.process_index))  # dropout
         if self.family.objective == "masked":
-            batch = [self._masked(row, epoch) for row in batch]
+            batch = [row if row.is_masked else self._masked(row, epoch) for row in batch]
         count = sum(int((row.targets != NO_TARGET).sum()) for row in batch)
         nats = self._accumulate(batch, count, is_stopped) if count else 0.0
         if nats is None:

@@ -1,0 +1,93 @@
+"""Replay rows: the base's own predictions, as many as were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from two_processes import bench, texts_of_unequal_length
+
+from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.recipe import Recipe, Training
+from ft_toolkit.text.blocks import NO_TARGET, Row
+from ft_toolkit.training.replay import replay_rows
+
+TinyRecipe = Callable[..., Recipe]
+
+
+def tokens(rows: list[Row]) -> int:
+    return sum(len(row.input_ids) for row in rows)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "openai-gpt", "bert", "distilbert"])
+def test_replay_is_the_share_of_the_tokens_that_was_asked_for_to_a_row(
+    checkpoints: dict[str, Path], family: str
+) -> None:
+    ready = bench(checkpoints[family], texts_of_unequal_length())
+    made = replay_rows(load_base(str(checkpoints[family])), ready.rows, 0.25, 32, 0, 0.15)
+    off = tokens(made) - 0.25 * (tokens(made) + tokens(ready.rows))
+    assert abs(off) <= 32
+    assert {name for row in made for name in row.documents} <= {f"replay#{n}" for n in range(1000)}
+
+
+def test_the_rows_of_a_causal_base_are_what_it_writes(checkpoints: dict[str, Path]) -> None:
+    base = load_base(str(checkpoints["gpt2"]))
+    with torch.no_grad():  # always the same word, whatever stands before
+        bias = torch.full((base.config.vocab_size,), 0.0)
+        bias[77] = 50.0
+        base.model.lm_head.bias = torch.nn.Parameter(bias)
+    rows = replay_rows(base, bench(checkpoints["gpt2"], texts_of_unequal_length()).rows, 0.2, 32, 0, 0.15)
+    assert {int(target) for row in rows for target in row.targets} == {77}
+
+
+def test_the_targets_of_a_masked_base_are_its_own_predictions(checkpoints: dict[str, Path]) -> None:
+    base = load_base(str(checkpoints["bert"]))
+    with torch.no_grad():
+        base.model.cls.predictions.bias[77] = 50.0
+    rows = replay_rows(base, bench(checkpoints["bert"], texts_of_unequal_length()).rows, 0.3, 32, 0, 0.15)
+    targets = np.concatenate([row.targets for row in rows])
+    asked = targets != NO_TARGET
+    assert set(targets[asked].tolist()) == {77}
+    assert 0.08 < asked.mean() < 0.25  # of masked text, a share near the 15 % of training
+    assert all(row.is_masked for row in rows)
+
+
+def test_masked_replay_rows_keep_their_targets_in_every_epoch(checkpoints: dict[str, Path]) -> None:
+    ready = bench(checkpoints["bert"], texts_of_unequal_length())
+    ready.rows = replay_rows(load_base(str(checkpoints["bert"])), ready.rows, 0.3, 32, 0, 0.15)
+    lines: list[dict[str, object]] = []
+    ready.train(Training(epochs=2, block_tokens=32, batch_tokens=4096), record=lines.append)
+    count = sum(int((row.targets != NO_TARGET).sum()) for row in ready.rows)
+    assert [line["targets"] for line in lines] == [count, count]
+
+
+def test_the_same_seed_gives_the_same_rows(checkpoints: dict[str, Path]) -> None:
+    ready = bench(checkpoints["bert"], texts_of_unequal_length())
+    first, second, other = (
+        replay_rows(load_base(str(checkpoints["bert"])), ready.rows, 0.2, 32, seed, 0.15)
+        for seed in (0, 0, 1)
+    )
+    assert [row.targets.tolist() for row in first] == [row.targets.tolist() for row in second]
+    assert [row.targets.tolist() for row in first] != [row.targets.tolist() for row in other]
+
+
+@pytest.mark.parametrize(("given", "share"), [("5%", 0.05), (0.05, 0.05), ("0.5 %", 0.005)])
+def test_a_share_is_written_in_per_cent_or_as_a_number(
+    tiny_recipe: TinyRecipe, given: object, share: float
+) -> None:
+    assert tiny_recipe(training={"replay": given}).training.replay == pytest.approx(share)
+
+
+@pytest.mark.parametrize("given", ["5", "100%", -0.1, "some"])
+def test_a_share_that_is_none_is_refused(tiny_recipe: TinyRecipe, given: object) -> None:
+    with pytest.raises(ValidationError):
+        tiny_recipe(training={"replay": given})
+
+
+def test_fresh_weights_have_nothing_to_forget(tiny_recipe: TinyRecipe) -> None:
+    with pytest.raises(ValidationError, match="nothing to forget"):
+        tiny_recipe(training={"replay": 0.1}, adapter={"method": "scratch"})
