@@ -218,6 +218,21 @@ def merge(
     story.merge(open_run(run, print), to, dtype)  # type: ignore[arg-type]  # checked there
 
 
+@app.command()
+@one_line_errors()
+def mix(
+    parts: Annotated[list[str], typer.Argument(help="RUN:WEIGHT, several of one base; or one, made weaker.")],
+    to: Annotated[Path, typer.Option(help="The new run folder.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Make a run of a weighted sum of adapters, and judge it: ft mix runs/a:0.7 runs/b:0.3 --to runs/both."""
+    from ft_toolkit import mix as story
+    from ft_toolkit.sharing.pulled import open_run
+
+    named = [story.split_weight(part) for part in parts]
+    story.mix([story.Part(open_run(place, print), weight) for place, weight in named], to, device=device)
+
+
 @recipes.callback()
 @one_line_errors()
 def list_recipes(context: typer.Context) -> None:

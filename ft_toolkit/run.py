@@ -30,6 +30,7 @@ FACTS = {  # what later rooms look into; everything else in run.json is only sho
     "versions": dict,
     "training": dict,
     "integrity": dict,
+    "mixed": list,
     "snippet_check": dict,
     "files": dict,
 }

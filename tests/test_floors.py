@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "doctor",
         "publish",
         "merge",
+        "mix",
         "plan",
         "metrics",
         "preflight",

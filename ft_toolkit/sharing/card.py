@@ -243,6 +243,9 @@ def _data(it: Published) -> Iterator[str]:
 
 
 def _procedure(it: Published) -> Iterator[str]:
+    if mixed := it.facts.get("mixed"):
+        words = " + ".join(f"{part['weight']:g} × {plain(part['run'])}" for part in mixed)
+        yield f"- **Mixed**: {words}, by ft mix. The recipe is that of the first."
     recipe, training = it.recipe, it.facts.get("training", {})
     yield _trained(recipe)
     if training:

@@ -51,6 +51,7 @@ REPORT_FACTS = (
     "device",
     "training",
     "integrity",
+    "mixed",
     "wall_seconds",
 )
 ENERGY_FACTS = ("energy_kwh", "energy_method")
