@@ -5,7 +5,7 @@ from __future__ import annotations
 from ft_toolkit.judging.comparison import Comparison, CorpusComparison
 from ft_toolkit.judging.predictions import Divergence, TrueTokenChange
 from ft_toolkit.judging.statistics import Estimate
-from ft_toolkit.judging.verdict import kl_words, row_name, signed, unit, where_measured
+from ft_toolkit.judging.verdict import kl_words, row_name, signed, unit
 
 
 def detail_lines(comparison: Comparison) -> list[str]:
@@ -27,7 +27,7 @@ def detail_lines(comparison: Comparison) -> list[str]:
         if corpus.divergence is not None:
             lines.append(f"  beginnings of {_divergence_words(corpus.divergence)}")
     if comparison.drift is not None:
-        lines.append(f"drift from its base: {where_measured(comparison.drift)}")
+        lines.append(f"drift from its base, on {comparison.drift.corpus}:")
         lines.append(f"  {_divergence_words(comparison.drift)}")
     return lines
 

@@ -234,14 +234,13 @@ def test_the_verdict_gains_one_row_by_the_drift_beside_the_general_text() -> Non
     without, whole = (comparison(**parts, drift=drift) for drift in (None, drifted(0.512)))  # type: ignore[arg-type]
     rows = [line for line in shown(whole).splitlines() if line.strip()]
     assert len(rows) == len([line for line in shown(without).splitlines() if line.strip()]) + 1
-    (place,) = (i for i, row in enumerate(rows) if row.startswith("drift from its base"))
+    (place,) = (i for i, row in enumerate(rows) if row.startswith("drift"))
     assert rows[place - 1].startswith("general text") and rows[place + 1].startswith("training text")
     assert re.sub(" +", " ", rows[place]).strip() == (
-        "drift from its base 0.51 nats a token 0.46 … 0.56 32 samples of its base: far"
+        "drift 0.51 nats 0.46 … 0.56 a token from its base (32 samples): far"
     )
-    assert "50 documents of general-probe" not in shown(whole)
     masked = comparison(MASKED, drift=replace(drifted(0.02, "general-probe"), documents=50))
-    assert "50 documents of general-probe: " in shown(masked)
+    assert "a token from its base (50 documents): " in shown(masked)
     assert judge(without).drifted == "not measured" and "drift" not in shown(without)
 
 
@@ -259,7 +258,7 @@ def test_the_details_give_divergence_and_the_true_tokens_probability() -> None:
         "  percentiles 50 % −1.23 (−2.00 … −0.40), 95 % +25.00",
         "  beginnings of 32 documents, 4,096 tokens: KL 0.30 nats a token (0.27 … 0.33), "
         "same likeliest word 75.0 % (70.0 … 80.0 %)",
-        "drift from its base: 32 samples of its base",
+        "drift from its base, on samples of its base:",
         "  32 documents, 4,096 tokens: KL 0.51 nats a token (0.46 … 0.56), "
         "same likeliest word 75.0 % (70.0 … 80.0 %)",
     ]
