@@ -1,9 +1,9 @@
-# The front desk. `make` lists the verbs.
+# `make` lists the commands.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 # Linux without a GPU: make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_FLAGS ?=
-# pip's constraints files; none: the newest versions that pyproject allows
+# pip's constraints files; empty: the newest versions that pyproject.toml allows
 CONSTRAINTS ?= constraints.txt
 RECIPE ?= quickstart
 SET ?=
@@ -19,8 +19,8 @@ INPUTS := pyproject.toml $(CONSTRAINTS)
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(addprefix -c ,$(CONSTRAINTS))
 .DELETE_ON_ERROR:
 
-# Given values are text. Make does not expand them ($(value …)); the shell reads them from the environment, where
-# nothing in them is a command. So spaces, quotes and $(…) reach ft as they are.
+# User values are plain text. Make does not expand them ($(value …)). The shell reads them from the environment, where
+# they are never run as commands. So spaces, quotes and $(…) reach ft unchanged.
 override RECIPE := $(value RECIPE)
 override SET := $(value SET)
 override RUN := $(value RUN)
@@ -29,13 +29,13 @@ override REPO := $(value REPO)
 override YES := $(value YES)
 override WITH_BASE := $(value WITH_BASE)
 export RECIPE SET RUN ON REPO YES WITH_BASE
-# One KEY=VALUE a line: a pair begins at a space before KEY=, and all up to the next one is its value.
+# Splits SET into one KEY=VALUE per line: a pair begins at a space before KEY=, and ends where the next one begins.
 PAIRS := awk '{ gsub(/[ \t]+[a-z_]+(\.[a-z_]+)*=/, "\n&"); print }'
 
 .PHONY: help setup finetune compare push runs recipes doctor test check coverage lowest oracles mutants readme \
   docs clean bench slow torture live
 
-help:      ## list the verbs
+help:      ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/bin/pip:
@@ -62,9 +62,9 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 lowest.txt: pyproject.toml tests/lowest.py
 	@$(PYTHON) tests/lowest.py > $@
 
-setup: $(VENV)/.installed   ## create .venv and install (the other verbs do it when needed)
+setup: $(VENV)/.installed   ## create .venv and install (the other commands do this when needed)
 
-finetune: $(VENV)/.installed   ## train and judge: make finetune RECIPE=recipes/medical-bert.yaml SET="training.epochs=2"
+finetune: $(VENV)/.installed   ## train an adapter and print the verdict: make finetune RECIPE=recipes/medical-bert.yaml SET="training.epochs=2"
 	@printf '%s\n' "$$SET" | $(PAIRS) | { set -- "$$RECIPE"; \
 	  while read -r pair; do test -z "$$pair" || set -- "$$@" --set "$$pair"; done; exec $(FT) finetune "$$@"; }
 
@@ -79,47 +79,47 @@ push: $(VENV)/.installed   ## show what would go to the Hub; YES=1 sends it: mak
 runs: $(VENV)/.installed   ## list the runs with their verdicts
 	@$(FT) runs
 
-recipes: $(VENV)/.installed   ## list the recipes that ship
+recipes: $(VENV)/.installed   ## list the recipes that ship with the toolkit
 	@$(FT) recipes
 
-doctor: $(VENV)/.installed   ## what this machine offers, and what would stop a run
+doctor: $(VENV)/.installed   ## show what this machine offers, and what would stop a run
 	@$(FT) doctor
 
-test: $(VENV)/.installed-dev   ## the tests: offline, on the CPU
+test: $(VENV)/.installed-dev   ## run the tests: offline, on the CPU
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
-check: $(VENV)/.installed-dev   ## format, lint and types; changes nothing
+check: $(VENV)/.installed-dev   ## check format, lint and types; changes nothing
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
 
-coverage: $(VENV)/.installed-dev   ## the tests again, counting the lines and branches that they reach
+coverage: $(VENV)/.installed-dev   ## run the tests and measure line and branch coverage
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
-lowest: lowest.txt   ## the tests with the lowest versions that pyproject allows, in .venv-lowest
+lowest: lowest.txt   ## run the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	@$(MAKE) test VENV=.venv-lowest CONSTRAINTS=lowest.txt
 
-oracles: $(VENV)/.installed-oracles   ## our scores against lm-evaluation-harness
+oracles: $(VENV)/.installed-oracles   ## compare our scores with lm-evaluation-harness
 	@$(VENV)/bin/python -m pytest -q -m oracle
 
-bench: $(VENV)/.installed-oracles   ## how fast documents are scored, beside the peers (half an hour, quiet machine)
+bench: $(VENV)/.installed-oracles   ## measure scoring speed, also of other tools (half an hour, quiet machine)
 	@$(VENV)/bin/python bench/scoring.py
 
-slow: $(VENV)/.installed-dev   ## the tests that take too long for every day
+slow: $(VENV)/.installed-dev   ## run the tests that take too long for every day
 	@$(VENV)/bin/python -m pytest -q -m slow
 
-torture: $(VENV)/.installed-dev   ## kill runs at random moments, again and again (half an hour)
+torture: $(VENV)/.installed-dev   ## kill runs at random moments, many times (half an hour)
 	@$(VENV)/bin/python -m pytest -q -m torture -s tests/torture
 
-live: $(VENV)/.installed-dev   ## the tests that ask the real Hub
+live: $(VENV)/.installed-dev   ## run the tests that use the real Hub
 	@FT_LIVE=1 $(VENV)/bin/python -m pytest -q -m live
 
-mutants: $(VENV)/.installed-dev   ## plant known bugs one at a time; each must break a test
+mutants: $(VENV)/.installed-dev   ## insert known bugs one at a time; each must break a test
 	@$(VENV)/bin/python tests/mutants.py
 
-readme: $(VENV)/.installed-dev   ## run the README's commands and compare its figures
+readme: $(VENV)/.installed-dev   ## run the commands of README and docs, and compare their figures
 	@$(VENV)/bin/python tests/readme.py
 
-docs: $(VENV)/.installed-docs   ## the documentation as a website, in site/
+docs: $(VENV)/.installed-docs   ## build the documentation as a website, in site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
-clean:     ## remove .venv, what was built and caches; runs/ stays
+clean:     ## remove .venv, build output and caches; runs/ stays
 	rm -rf $(VENV) .venv-lowest lowest.txt build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
