@@ -168,6 +168,12 @@ def test_the_version_is_the_same_wherever_it_stands() -> None:
     assert headings[0] == "Unreleased" and len(headings) == len(set(headings))
 
 
+def test_the_changelog_has_each_kind_of_change_once_a_version() -> None:
+    for version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        kinds = re.findall(r"^### (\w+)", version, flags=re.M)
+        assert kinds == sorted(set(kinds)), version.partition("\n")[0]
+
+
 # --- workflows and templates ------------------------------------------------------------------------
 
 

@@ -66,6 +66,8 @@ def test_the_verdict_page_states_the_thresholds_that_the_verdict_uses() -> None:
     page = (ROOT / "docs" / "verdict.md").read_text(encoding="utf-8")
     forgotten = f"less than {verdict.FORGOTTEN_LITTLE_PERCENT:g} %, by less than"
     assert f"{forgotten} {verdict.FORGOTTEN_MUCH_PERCENT:g} %" in page
+    drifted = f"below {verdict.DRIFTED_LITTLE_NATS:g}, below {verdict.DRIFTED_MUCH_NATS:g}"
+    assert drifted in page
     memorised = f"below {verdict.MEMORISED_LITTLE_NATS:g}, below {verdict.MEMORISED_MUCH_NATS:g}"
     assert memorised in page
 
