@@ -541,7 +541,11 @@ EARLY = ("importing torch", "loading")
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_in_every_phase_a_signal_ends_with_a_word_on_how_far_it_came(
     ground: Ground, phase: str, number: int, code: int, word: str

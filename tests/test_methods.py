@@ -44,6 +44,18 @@ from ft_toolkit.training.optimizers import (
 
 FIRST_TIER = [name for name, family in FAMILIES.items() if family.tier == 1]
 METHODS = ("lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch")
+# every day each method on a causal and on a masked family, and each family with one; make slow has all of them
+EVERY_DAY = {("gpt2", method) for method in METHODS} | {("bert", method) for method in METHODS}
+EVERY_DAY |= {(family, "lora") for family in FIRST_TIER}
+ONE_OF_EACH = [
+    pytest.param(family, marks=() if family in ("gpt2", "bert") else pytest.mark.slow)
+    for family in FIRST_TIER
+]
+PAIRS = [
+    pytest.param(family, method, marks=() if (family, method) in EVERY_DAY else pytest.mark.slow)
+    for family in FIRST_TIER
+    for method in METHODS
+]
 Runs = Callable[[str, str], Run]
 
 
@@ -84,8 +96,7 @@ def nats(model: torch.nn.Module, base: LanguageModel, run: Run) -> np.ndarray:
     return found[~np.isnan(found)]  # openai-gpt has no token to begin with, and its first ones go unscored
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FIRST_TIER)
+@pytest.mark.parametrize(("family", "method"), PAIRS)
 def test_a_method_moves_the_scores_and_a_second_comparison_finds_them_to_the_bit(
     runs: Runs, family: str, method: str
 ) -> None:
@@ -97,8 +108,7 @@ def test_a_method_moves_the_scores_and_a_second_comparison_finds_them_to_the_bit
     assert again.base.nll_nats == first["base"]["nll_nats"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FIRST_TIER)
+@pytest.mark.parametrize(("family", "method"), PAIRS)
 def test_beside_a_trained_model_the_base_is_the_base_to_the_bit(runs: Runs, family: str, method: str) -> None:
     run = runs(family, method)
     bare, base = load_base(run.recipe.base), load_base(run.recipe.base)
@@ -152,7 +162,7 @@ def test_pissa_is_saved_as_plain_lora_of_twice_the_rank_and_needs_no_surgery_on_
         assert torch.equal(model(ids).logits, bare(ids).logits)
 
 
-@pytest.mark.parametrize("family", FIRST_TIER)
+@pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_pissa_starts_where_its_base_is_and_takes_its_start_out_of_a_copy(
     checkpoints: dict[str, Path], runs: Runs, family: str
 ) -> None:
@@ -232,7 +242,7 @@ def test_runs_of_several_methods_are_compared_in_one_call_and_none_disturbs_anot
         assert comparison.corpora[0].base.nll_nats == alone["base"]["nll_nats"], run.folder
 
 
-@pytest.mark.parametrize("family", FIRST_TIER)
+@pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_named_words_get_their_rows_trained_and_every_other_row_stays(
     checkpoints: dict[str, Path], tiny_recipe: Callable[..., Recipe], tmp_path: Path, family: str
 ) -> None:

@@ -159,7 +159,9 @@ def pissa(tiny_recipe: Callable[..., Recipe], family: str = "gpt2", **training: 
     return tiny_recipe(family, adapter={"method": "pissa"}, training=training)
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=() if name == "bert" else pytest.mark.slow) for name in FAMILY_NAMES]
+)
 def test_pissa_as_saved_reads_as_it_was_trained_up_to_rounding(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path, family: str
 ) -> None:
