@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -17,8 +18,9 @@ from ft_toolkit.cli import app
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import How
+from ft_toolkit.judging.ranking import ranking
 from ft_toolkit.judging.store import Store
-from ft_toolkit.judging.verdict import judge
+from ft_toolkit.judging.verdict import judge, kl_words
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.rescoring import compare_runs
@@ -79,6 +81,13 @@ def test_adapters_times_corpora_is_a_matrix(runs: dict[str, Run], texts: list[st
         assert one.base == other.base  # one base, scored once
         assert one.adapter != other.adapter
         assert one.holm_p_value is not None
+    drifts = [c.drift for c in found]
+    assert all(drift is not None and drift.kl_nats.value > 0 for drift in drifts) and drifts[0] != drifts[1]
+    table = ranking(found, common_text=True)
+    assert isinstance(table, Table)
+    cells = list(table.columns[-1].cells)
+    assert table.columns[-1].header == "drift, nats a token"
+    assert sorted(cells) == sorted("{} ({})".format(*kl_words(d.kl_nats)) for d in drifts if d is not None)
 
 
 def test_two_adapters_on_one_set_of_weights_score_as_each_alone(
