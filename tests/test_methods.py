@@ -44,7 +44,7 @@ from ft_toolkit.training.optimizers import (
 
 FIRST_TIER = [name for name, family in FAMILIES.items() if family.tier == 1]
 METHODS = ("lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch")
-# every day each method on a causal and on a masked family, and each family with one; make slow has all of them
+# every day each method on a causal and a masked family, and each family with one; make slow has all of them
 EVERY_DAY = {("gpt2", method) for method in METHODS} | {("bert", method) for method in METHODS}
 EVERY_DAY |= {(family, "lora") for family in FIRST_TIER}
 ONE_OF_EACH = [
