@@ -191,7 +191,7 @@ def test_bfloat16_is_labelled(
 ) -> None:
     found = compare_runs([runs["a"]], texts[:1], How(precision="bfloat16"), screen=Screen())[0]
     assert found.protocol.precision == "bfloat16"
-    assert "believe the differences" in " ".join(capfd.readouterr().out.split())
+    assert "trust the differences" in " ".join(capfd.readouterr().out.split())
 
 
 def test_seeds_repeat_the_training_and_tell_the_spread(
