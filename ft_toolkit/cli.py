@@ -183,7 +183,7 @@ def plan(
     positions: Annotated[int | None, typer.Option(help="By default the family's.")] = None,
     config: Annotated[Path | None, typer.Option(help="A config.json, in place of a family.")] = None,
     method: Annotated[str, typer.Option(help="lora, dora, ia3, full …")] = "lora",
-    rank: Annotated[int, typer.Option()] = 8,
+    rank: Annotated[int | None, typer.Option(help="By default by --tokens, or 8.")] = None,
     targets: Annotated[str, typer.Option(help="auto or attention.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many, and how large: 64x80GB.")] = "1x24GB",
     at_once: Annotated[int, typer.Option(help="Tokens in a forward pass on a device.")] = 2048,
@@ -200,8 +200,13 @@ def plan(
     story.check_workload(asked, work)
     adapter = story.adapter_plan(recipe, method, rank, targets)
     sizes = story.sizes_of(recipe, asked, adapter)
-    for line in story.lines(sizes, adapter, equal_devices, work):
+    chosen, words = story.filled(recipe, adapter, sizes, tokens)
+    if chosen.known_rank != adapter.known_rank:
+        sizes = story.sizes_of(recipe, asked, chosen)
+    for line in story.lines(sizes, chosen, equal_devices, work):
         print(line)
+    if words:
+        print(f"training        {words}")
 
 
 @app.command()

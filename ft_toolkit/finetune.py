@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 
+from ft_toolkit import auto
 from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated, told_when_stopped
 from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
@@ -32,8 +33,9 @@ from ft_toolkit.session import Options, Session
 from ft_toolkit.stages import Stages, latest_ended
 from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, sample
 from ft_toolkit.training.accelerator import make_accelerator
-from ft_toolkit.training.loop import Journal, Outcome, TrainingJob, train
+from ft_toolkit.training.loop import Journal, TrainingJob, train
 from ft_toolkit.training.optimizers import make_optimizers
+from ft_toolkit.training.outcome import Outcome
 from ft_toolkit.training.replay import SOURCE
 from ft_toolkit.training.state import Checkpoints
 
@@ -116,6 +118,8 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     if it.reading.not_nfc_documents:
         words = f"{it.reading.not_nfc_documents} documents are not in Unicode's NFC form (decomposed letters)"
         screen.say(f"{words}; they are read as they are")
+    if words := auto.words(it.asked, it.measure):
+        screen.say(words)
     run.record(versions=versions(), device=str(session.accelerator.device))
 
 
@@ -200,8 +204,12 @@ def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outc
     adapter, tuned = it.recipe.adapter, it.pair.tuned
     validate = validation_score(tuned, sample(it.parts.validation, VALIDATION_DOCUMENTS))
     optimizers = make_optimizers(tuned.model, tuned.family, adapter)
-    job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate)
+    may_restart = it.asked.training.learning_rate == "auto"
+    job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart)
     outcome = train(job, session, journal)
+    if outcome.restarted_at is not None:  # recipe.yaml keeps the rate that trained these weights
+        plan = it.recipe.training.model_copy(update={"learning_rate": outcome.learning_rate})
+        run.keep_recipe(it.recipe.model_copy(update={"training": plan}), run.facts["asked"]["filled"])
     with told_when_stopped(f"while saving {run.trained_folder}"), run.writing(run.trained_folder):
         save_adapter(tuned.model, run.trained_folder, tuned.tokenizer if adapter.is_whole_model else None)
         run.record(files=run.trained_files(), training=outcome.as_dict())

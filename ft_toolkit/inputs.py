@@ -13,6 +13,14 @@ from ft_toolkit.runtime import versions
 
 _TRAINING_LIBRARIES = ("ft-toolkit", "torch", "transformers", "peft", "tokenizers")
 
+# keys that base and text decide: their section, and what stands in a recipe that leaves them open
+_AUTO = {
+    "block_tokens": ("training", None),
+    "learning_rate": ("training", "auto"),
+    "rank": ("adapter", "auto"),
+    "alpha": ("adapter", "auto"),
+}
+
 
 def dataset_inputs(recipe: Recipe, documents_sha256: str) -> dict[str, Any]:
     """documents_sha256   over every document and its part"""
@@ -60,14 +68,19 @@ def asked_for(recipe: Recipe, *, judge: bool) -> dict[str, Any]:
 
     recipe.yaml has every default filled in; the values that came from the base are listed here.
     """
-    filled = [] if recipe.training.block_tokens else ["block_tokens"]
+    filled = [key for key, (section, auto) in _AUTO.items() if getattr(getattr(recipe, section), key) == auto]
     return {"recipe": value_sha256(recipe.model_dump(mode="json")), "filled": filled, "judge": judge}
 
 
 def recipe_asked_for(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:
     """The recipe as it was asked for, from the one with everything filled in."""
-    training = recipe.training.model_copy(update=dict.fromkeys(asked["filled"]))
-    return recipe.model_copy(update={"training": training})
+    sections: dict[str, dict[str, Any]] = {"adapter": {}, "training": {}}
+    for key in asked["filled"]:
+        section, auto = _AUTO[key]
+        sections[section][key] = auto
+    return recipe.model_copy(
+        update={name: getattr(recipe, name).model_copy(update=values) for name, values in sections.items()}
+    )
 
 
 def _keys(recipe: Recipe, *sections: str) -> dict[str, Any]:

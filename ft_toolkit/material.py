@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ft_toolkit import auto
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
@@ -14,12 +15,14 @@ from ft_toolkit.judging.unseen import read_general
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair, new_pair
+from ft_toolkit.models.sizes import parameters_per_rank
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Reading, read_corpus
 from ft_toolkit.text.splitting import Parts, split
 from ft_toolkit.training.replay import replay_rows
+from ft_toolkit.training.schedule import batches, planned_steps
 
 BLOCK_TOKENS = 256  # by default, unless the model has fewer positions
 
@@ -34,6 +37,7 @@ class Material:
     parts: Parts
     pair: ModelPair  # nothing is learnt yet
     rows: list[Row]
+    measure: auto.Measure  # what `auto` was decided by
 
 
 def gathered(recipe: Recipe, device: torch.device) -> Material:
@@ -49,17 +53,35 @@ def gathered(recipe: Recipe, device: torch.device) -> Material:
     if recipe.adapter.tokenizer == "train":
         texts = [document.text for document in parts.train]
         learner = with_fresh_weights(base, train_tokenizer(base, texts))
-    block_tokens = recipe.training.block_tokens or min(BLOCK_TOKENS, learner.positions)
-    rows = _training_rows(learner, parts, block_tokens)
-    training = recipe.training.model_copy(update={"block_tokens": block_tokens})
-    filled = recipe.model_copy(update={"training": training})  # the run folder keeps what was used
-    pair = new_pair(base, recipe.adapter, recipe.training.seed, learner)
-    if training.replay:
+    filled, rows, measure = laid_out(recipe, learner, parts)
+    pair = new_pair(base, filled.adapter, recipe.training.seed, learner)
+    plan = filled.training
+    if plan.replay:
         with pair.base_side() as alone:
             rows += replay_rows(
-                alone, rows, training.replay, block_tokens, training.seed, training.mask_fraction
+                alone, rows, plan.replay, plan.block_tokens or BLOCK_TOKENS, plan.seed, plan.mask_fraction
             )
-    return Material(recipe, filled, reading, parts, pair, rows)
+    return Material(recipe, filled, reading, parts, pair, rows, measure)
+
+
+def laid_out(recipe: Recipe, model: LanguageModel, parts: Parts) -> tuple[Recipe, list[Row], auto.Measure]:
+    """The recipe with everything filled in, the rows to train on, and what `auto` was decided by.
+
+    model   read for its tokenizer and shape alone: it needs no weights
+    """
+    block_tokens = recipe.training.block_tokens or min(BLOCK_TOKENS, model.positions)
+    rows = _training_rows(model, parts, block_tokens)
+    plan = recipe.training.model_copy(update={"block_tokens": block_tokens})
+    steps = planned_steps(rows, plan, model.family.packs)
+    steps_per_epoch = len(batches(rows, plan, model.family.packs, epoch=0))
+    tokens_per_epoch = sum(len(row.input_ids) for row in rows)
+    measure = auto.Measure(
+        width=model.config.hidden_size,
+        steps=steps,
+        tokens=round(tokens_per_epoch * steps / steps_per_epoch),
+        parameters_per_rank=parameters_per_rank(model.model, model.family, recipe.adapter),
+    )
+    return auto.fill(recipe.model_copy(update={"training": plan}), measure), rows, measure
 
 
 def _training_rows(model: LanguageModel, parts: Parts, block_tokens: int) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 from ft_toolkit.errors import FtError
 
 if TYPE_CHECKING:
+    from ft_toolkit.auto import Measure
     from ft_toolkit.models.sizes import Sizes
-    from ft_toolkit.recipe import Adapter
+    from ft_toolkit.recipe import Adapter, Recipe
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 TRAINED_BYTES = 4  # what is trained is float32
@@ -80,7 +82,7 @@ class Workload:
     tokens_per_second: float | None = None  # as measured on such devices
 
 
-def adapter_plan(recipe: str | None, method: str, rank: int, targets: str) -> Adapter:
+def adapter_plan(recipe: str | None, method: str, rank: int | None, targets: str) -> Adapter:
     """The recipe's adapter section, or one made of the options."""
     from pydantic import ValidationError
 
@@ -89,9 +91,10 @@ def adapter_plan(recipe: str | None, method: str, rank: int, targets: str) -> Ad
     if recipe is not None:
         return read_recipe(recipe).recipe.adapter
     try:
-        return Adapter.model_validate({"method": method, "rank": rank, "targets": targets})
+        given = {"method": method, "rank": "auto" if rank is None else rank, "targets": targets}
+        return Adapter.model_validate(given)
     except ValidationError as error:
-        fault = error.errors()[0]
+        fault = error.errors()[-1]  # of a union the last branch is the one that an option can be meant for
         where = f"--{fault['loc'][0]}"
         raise FtError(
             where, fault["msg"].removeprefix("Input should be "), fault["input"], "Change it."
@@ -135,6 +138,53 @@ def sizes_of(recipe: str | None, asked: Asked, plan: Adapter) -> Sizes:
     assert asked.family is not None
     size = asked.layers, asked.width, asked.heads, asked.vocabulary, asked.positions
     return count(shape(asked.family, *size), plan)
+
+
+def filled(recipe: str | None, plan: Adapter, sizes: Sizes, tokens: float | None) -> tuple[Adapter, str]:
+    """The adapter with a number for rank: auto, and what is said of that and of the learning rate.
+
+    A recipe's text is read and tokenised where text and base are on this machine; otherwise `tokens` decides,
+    and without them the rank stays at its least.
+    """
+    from ft_toolkit import auto
+    from ft_toolkit.recipe import Corpus, Recipe, read_recipe
+
+    if recipe is not None:
+        asked = read_recipe(recipe).recipe
+    else:  # only method and rank are known
+        asked = Recipe(name="plan", base="plan", corpus=Corpus(source="plan"), adapter=plan)
+    if "auto" not in (asked.training.learning_rate, asked.adapter.rank):
+        return plan, ""
+    measure = _measured(asked) if recipe is not None and tokens is None else None
+    if measure is None and (tokens or asked.training.steps):
+        steps = asked.training.steps or math.ceil((tokens or 0) / asked.training.batch_tokens)
+        read = round(tokens or steps * asked.training.batch_tokens)
+        measure = auto.Measure(sizes.width, steps, read, sizes.parameters_per_rank)
+    if measure is None:
+        return plan, "auto: the text decides; give --tokens"
+    return auto.fill(asked, measure).adapter, auto.words(asked, measure)
+
+
+def _measured(recipe: Recipe) -> Measure | None:
+    """What ft finetune would decide by; None where base or text are not here, or cannot be read yet."""
+    from transformers import AutoTokenizer
+
+    from ft_toolkit.material import laid_out
+    from ft_toolkit.models.checkpoints import base_config
+    from ft_toolkit.models.sizes import without_weights
+    from ft_toolkit.references import parse_base, parse_text
+    from ft_toolkit.text.corpus import read_corpus
+    from ft_toolkit.text.splitting import split
+
+    folder = parse_base(recipe.base).folder
+    if folder is None or parse_text(recipe.corpus.source).kind == "hub":
+        return None
+    with suppress(Exception):  # a plan may come before text and tokenizer; ft finetune names their faults
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        reading = read_corpus(recipe.corpus)
+        parts = split(reading.documents, recipe.corpus.split, reading.copies)
+        return laid_out(recipe, without_weights(base_config(recipe.base), tokenizer), parts)[2]
+    return None
 
 
 def parse_devices(text: str) -> Devices:

@@ -33,6 +33,7 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_LETTERS = 100  # a file system takes 255, and a number may stand behind it
 SEEDS = 2**63  # every generator takes these
+LEAST_RANK = 8  # of rank: auto, and what it stands for where no text is known
 
 
 def _seconds(value: object) -> object:
@@ -102,8 +103,12 @@ class Adapter(Section):
     method: Literal["lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch"] = Field(
         "lora", description="full trains the base itself; scratch its architecture from fresh weights"
     )
-    rank: int = Field(8, gt=0, le=4096, description="rows of A, columns of B (arXiv:2106.09685)")
-    alpha: int = Field(16, gt=0, le=1_000_000, description="the update is scaled by alpha / rank")
+    rank: Literal["auto"] | Annotated[int, Field(gt=0, le=4096)] = Field(
+        "auto", description="rows of A, columns of B (arXiv:2106.09685); auto: by the tokens read, 8 to 64"
+    )
+    alpha: Literal["auto"] | Annotated[int, Field(gt=0, le=1_000_000)] = Field(
+        "auto", description="the update is scaled by alpha / rank; auto: twice the rank"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, in training only")
     targets: Literal["auto", "attention", "all-linear"] | list[str] = Field(
         "auto", description="auto or all-linear: every matrix of the trunk; attention: its own; or names"
@@ -129,6 +134,15 @@ class Adapter(Section):
         return self
 
     @property
+    def known_rank(self) -> int:
+        """The rank; for auto the least one, until auto.fill knows the text."""
+        return LEAST_RANK if self.rank == "auto" else self.rank
+
+    @property
+    def known_alpha(self) -> int:
+        return 2 * self.known_rank if self.alpha == "auto" else self.alpha
+
+    @property
     def is_whole_model(self) -> bool:
         """Whether the weights themselves are trained: such a run has a model/ in place of an adapter/."""
         return self.method in ("full", "scratch")
@@ -144,7 +158,9 @@ class Training(Section):
         None, ge=8, description="tokens in a training row; by default 256, or the model's positions if fewer"
     )
     batch_tokens: PositiveInt = Field(4096, description="tokens in an optimizer step")
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="the peak, after the warm-up")
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        "auto", description="the peak, after the warm-up; auto: by method, width and steps (docs/auto.md)"
+    )
     mask_fraction: float = Field(
         0.15, gt=0, lt=1, description="masked models: share of the tokens masked in training"
     )
@@ -154,6 +170,14 @@ class Training(Section):
     warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
     patience: PositiveInt = Field(3, description="validations without improvement before stopping early")
     seed: int = Field(0, ge=0, lt=SEEDS, description="adapter initialisation, order of rows, masks, dropout")
+
+    @property
+    def peak(self) -> float:
+        """The peak learning rate as a number.
+
+        raises   ValueError for auto, which auto.fill replaces before a training starts
+        """
+        return float(self.learning_rate)
 
 
 class Judging(Section):

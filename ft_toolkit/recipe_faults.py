@@ -16,6 +16,7 @@ def faults(error: ValidationError, schema: type[BaseModel], path: Path, origins:
     origins   dotted key → the file and line that gave it, or "override"
     """
     found_faults: dict[str, str] = {}
+    expected: dict[str, list[str]] = {}
     for fault in error.errors():
         keys = [str(part) for part in fault["loc"]]
         section = _section(schema, keys[:-1])
@@ -39,8 +40,12 @@ def faults(error: ValidationError, schema: type[BaseModel], path: Path, origins:
                 else "this"
             )
             separator = ": " if dotted else " "
+            # every branch of a union such as auto-or-a-number reports a fault of its own
+            branches = expected.setdefault(dotted, [])
+            branches.append(wanted)
             found_faults[dotted] = (
-                f"{where}{separator}expected {wanted}, found {found}. Fix it; see `ft recipes show`."
+                f"{where}{separator}expected {' or '.join(branches)}, found {found}. "
+                "Fix it; see `ft recipes show`."
             )
     return list(found_faults.values())
 

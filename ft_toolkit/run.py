@@ -83,13 +83,19 @@ class Run:
         self.lock()
         try:
             if "started_at" not in self.facts:
-                text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
-                self.write("recipe.yaml", "# as resolved: every default filled in\n" + text)
+                self.keep_recipe(recipe, (asked or {}).get("filled", []))
                 self.record(schema=SCHEMA, started_at=now(), asked=asked)
         except BaseException:
             self.unlock()
             raise
         return self
+
+    def keep_recipe(self, recipe: Recipe, filled: Sequence[str] = ()) -> None:
+        """Write recipe.yaml; filled: the keys that base and text decided."""
+        decided = f"; by base and text: {', '.join(filled)}" if filled else ""
+        text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+        self.write("recipe.yaml", f"# as resolved: every default filled in{decided}\n{text}")
+        self.__dict__.pop("recipe", None)  # read anew
 
     def lock(self) -> None:
         """Keep other processes from writing here, until `unlock` or the end of this one, however it ends.

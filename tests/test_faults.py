@@ -244,7 +244,10 @@ WANTS_HEAD = "expected weights for every part of BertForMaskedLM, found no "
 WANTS_HUB = "nobody/never-downloaded: expected a checkpoint on the Hub, in the cache, or a folder, found "
 FAULTS = [
     Fault(unknown_key, ("mine.yaml:8: training.stpes: unknown key", "did you mean 'steps'?")),
-    Fault(wrong_type, ("mine.yaml:11: adapter.rank: expected a valid integer", "found 'many'", "ft recipes")),
+    Fault(
+        wrong_type,
+        ("mine.yaml:11: adapter.rank: expected 'auto' or a valid integer", "found 'many'", "ft recipes"),
+    ),
     Fault(wrong_override, ("training.epochs (given as an override)", "expected greater than 0, found -1")),
     Fault(missing_recipe, ("nope.yaml: expected a recipe file or a gallery name, found", "ft recipes lists")),
     Fault(misspelt_recipe, ("quikstart: expected a recipe file", "Did you mean quickstart?")),

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import FAMILY_NAMES
 from typer.testing import CliRunner
 
-from ft_toolkit import shipped
+from ft_toolkit import auto, shipped, strict_yaml
 from ft_toolkit.cli import app
 from ft_toolkit.errors import FtError
+from ft_toolkit.material import gathered
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.sizes import count, read_config, shape
 from ft_toolkit.plan import Devices, Workload, lines, need, parse_devices
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.recipe import Adapter, Recipe
 
 METHODS = ("lora", "rslora", "dora", "lora+", "ia3", "full", "scratch")
 
@@ -59,6 +62,48 @@ def test_what_is_counted_without_memory_is_what_is_really_built(
     base = load_base(str(checkpoints[family]))
     assert sizes.parameters == sum(parameter.numel() for parameter in base.model.parameters())
     assert sizes.trained == sum(p.numel() for p in trainable(attach_adapter(base, plan, seed=0)).values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_unit_of_rank_adds_what_is_counted_for_it(family: str) -> None:
+    one, three = (count(shape(family, 2, 64, 4), Adapter(rank=rank)) for rank in (1, 3))
+    assert three.trained - one.trained == 2 * one.parameters_per_rank > 0
+
+
+def test_a_method_without_a_rank_has_no_parameters_for_it() -> None:
+    for method in ("ia3", "full", "scratch"):
+        assert count(shape("gpt2", 2, 64, 4), Adapter(method=method)).parameters_per_rank == 0  # type: ignore[arg-type]
+
+
+def test_a_plan_decides_what_auto_stands_for_as_the_training_does(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    asked = tiny_recipe(training={"steps": None, "epochs": 2, "learning_rate": "auto"})
+    it = gathered(asked, torch.device("cpu"))
+    file = tmp_path / "mine.yaml"
+    file.write_text(strict_yaml.dump(asked.model_dump()))
+    found = CliRunner().invoke(app, ["plan", str(file)])
+    assert found.output.splitlines()[-1] == f"training        {auto.words(asked, it.measure)}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            ["--tokens", "4096000"],
+            "learning rate 0.0011 (auto: lora, width 768, 1000 steps), rank 32 (auto: 4,",
+        ),
+        ([], "auto: the text decides; give --tokens"),
+    ],
+)
+def test_a_plan_of_a_shape_goes_by_the_tokens_that_are_given(asked: list[str], said: str) -> None:
+    found = CliRunner().invoke(app, ["plan", "--family", "gpt2", *asked])
+    assert found.output.splitlines()[-1].startswith(f"training        {said}")
+
+
+def test_a_plan_says_nothing_of_auto_where_every_number_is_given() -> None:
+    found = CliRunner().invoke(app, ["plan", "quickstart"])
+    assert "auto" not in found.output
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -198,8 +198,8 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _lora_config(base: LanguageModel, plan: Adapter) -> LoraConfig:
     return LoraConfig(
-        r=plan.rank,
-        lora_alpha=plan.alpha,
+        r=plan.known_rank,
+        lora_alpha=plan.known_alpha,
         lora_dropout=plan.dropout,
         target_modules=_trunk_targets(base, plan.targets),
         fan_in_fan_out=base.family.conv1d,

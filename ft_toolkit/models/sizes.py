@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.adapters import attach_adapter, trainable
-from ft_toolkit.models.families import FAMILIES, SpecialTokens, family_of
+from ft_toolkit.models.families import FAMILIES, Family, SpecialTokens, family_of, special_tokens
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.untrusted import refuse_config
 from ft_toolkit.recipe import Adapter
@@ -31,6 +38,7 @@ class Sizes:
     trained: int  # of the adapter, or all of them
     layers: int
     width: int
+    parameters_per_rank: int = 0
 
 
 def shape(
@@ -85,19 +93,40 @@ def read_config(path: Path) -> PretrainedConfig:
     return found
 
 
-def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
-    """Build model and adapter without memory, and count."""
+def parameters_per_rank(model: nn.Module, family: Family, plan: Adapter) -> int:
+    """How many parameters each unit of rank adds: rows and columns of every matrix that is adapted.
+
+    0 for ia3, full and scratch, which have no rank.
+    """
+    if plan.is_whole_model or plan.method == "ia3":
+        return 0
+    ends = tuple(f".{target}" for target in family.targets(plan.targets))
+    matrices = [module.weight for name, module in model.named_modules() if f".{name}".endswith(ends)]
+    return sum(sum(matrix.shape) for matrix in matrices if isinstance(matrix, Tensor))
+
+
+def without_weights(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None
+) -> LanguageModel:
+    """A model of this shape on the meta device; its tokenizer, where there is one, can make training rows."""
     family = family_of(config, "plan")
     with torch.device("meta"):
         model: Any = _AUTO[family.objective].from_config(config, trust_remote_code=False)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        trained = parameters
-        if not plan.is_whole_model:
-            # pissa has lora's shapes, and its start is a decomposition of weights that are not here
-            method = "lora" if plan.method == "pissa" else plan.method
-            # counting needs neither tokenizer nor hashes
-            base = LanguageModel("plan", model, None, family, SpecialTokens(None, None, None), "", "", "")  # type: ignore[arg-type]
-            model.requires_grad_(False)
+    special = special_tokens(family, tokenizer, "plan") if tokenizer else SpecialTokens(None, None, None)
+    # what is only counted needs no hashes
+    return LanguageModel("plan", model.requires_grad_(False), tokenizer, family, special, "", "", "")  # type: ignore[arg-type]
+
+
+def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
+    """Build model and adapter without memory, and count."""
+    base = without_weights(config)
+    model = base.model
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained, per_rank = parameters, parameters_per_rank(model, base.family, plan)
+    if not plan.is_whole_model:
+        # pissa has lora's shapes, and its start is a decomposition of weights that are not here
+        method = "lora" if plan.method == "pissa" else plan.method
+        with torch.device("meta"):
             adapted = attach_adapter(base, plan.model_copy(update={"method": method, "tokens": []}), seed=0)
-            trained = sum(parameter.numel() for parameter in trainable(adapted).values())
-    return Sizes(parameters, trained, config.num_hidden_layers, config.hidden_size)
+        trained = sum(parameter.numel() for parameter in trainable(adapted).values())
+    return Sizes(parameters, trained, config.num_hidden_layers, config.hidden_size, per_rank)

@@ -13,8 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -26,11 +25,13 @@ from ft_toolkit.models.adapters import set_dropout, trainable
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.recipe import Training
-from ft_toolkit.runtime import signals_noted
+from ft_toolkit.runtime import Noted, signals_noted
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Row, collate, mask
 from ft_toolkit.training.optimizers import set_learning_rate
-from ft_toolkit.training.schedule import batches, endless, learning_rate, step_seed
+from ft_toolkit.training.outcome import Outcome, StopReason
+from ft_toolkit.training.restart import RATE_DIVISOR, Restart
+from ft_toolkit.training.schedule import endless, learning_rate, planned_steps, step_seed
 from ft_toolkit.training.state import Checkpoints, Learned, TrainingState
 
 MICRO_TOKENS = 2048  # tokens of a micro-batch; gradients are accumulated over a step's micro-batches
@@ -38,26 +39,6 @@ VALIDATIONS = 8  # over the planned steps
 CHECKPOINT_SECONDS = 600.0  # at most between two checkpoints; every validation writes one too
 GRADIENT_NORM = 1.0
 SKIPPED_IN_A_ROW = 3  # steps without a finite loss and gradient, before training gives up
-StopReason = Literal["done", "patience", "budget", "interrupted", "terminated"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How training went. The model holds the adapter of `best_step` when it is over."""
-
-    steps: int
-    planned_steps: int
-    best_step: int
-    base_validation_nats: float  # a token, before the first step, where the adapter still changes nothing
-    best_validation_nats: float | None  # None when it stopped before the first validation
-    tokens: int  # read in training, all epochs
-    seconds: float  # of training, summed over resumed processes
-    precision: str
-    stopped_by: StopReason
-    skipped_steps: int = 0  # with a loss or gradient that was not finite
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -68,6 +49,7 @@ class TrainingJob:
     rows      training rows from blocks.pack; masked ones are masked afresh each epoch
     optimizers  from optimizers.make_optimizers, for this model
     validate  nats a token of the validation part, in float32, called VALIDATIONS times
+    may_restart  a start that diverges begins again at a lower rate: where nobody asked for this very rate
     """
 
     model: LanguageModel
@@ -75,6 +57,7 @@ class TrainingJob:
     plan: Training
     optimizers: list[Optimizer]
     validate: Callable[[], float]
+    may_restart: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,8 +100,8 @@ class _Training:
         self.learned = Learned(trainable(job.model.model), job.optimizers)
         scorer = TokenScorer(job.model.model, self.family)
         self.prepared, *self.optimizers = self.accelerator.prepare(SummedLoss(scorer), *job.optimizers)
-        steps_per_epoch = len(batches(job.rows, self.plan, self.family.packs, epoch=0))
-        self.steps = self.plan.steps or self.plan.epochs * steps_per_epoch
+        self.steps = planned_steps(job.rows, self.plan, self.family.packs)
+        self.restart = Restart(self.learned, self.steps, is_allowed=job.may_restart)
         self.validate_every = max(1, math.ceil(self.steps / VALIDATIONS))
         special_ids = job.model.tokenizer.all_special_ids
         words = np.arange(job.model.config.vocab_size, dtype=np.int32)
@@ -138,6 +121,7 @@ class _Training:
         if found is not None:
             self.state, self.seconds_before = found, found.seconds
             self.session.screen.say(f"training goes on after step {found.step} of {self.steps}")
+        self._set_rate()
         self.journal.rewind(self.state.step)
         if self.state.base_nats is None:
             with told_when_stopped("before the first step; nothing was trained"):
@@ -147,33 +131,57 @@ class _Training:
 
     def run(self) -> StopReason:
         """Take steps until the training ends or is stopped."""
-        state = self.state
-        if state.step >= self.steps:
-            return "done"
-        if state.without_gain >= self.plan.patience:
-            return "patience"
+        if self.state.step >= self.steps or self.state.without_gain >= self.plan.patience:
+            return "done" if self.state.step >= self.steps else "patience"
         with signals_noted() as noted, self.session.screen.stage("training", self.steps) as advance:
-            advance(state.step)
-            for step, (epoch, batch) in self._ahead():
-                line = self._step(step, epoch, batch, lambda: noted.reason is not None)
-                if line is None:  # stopped between two micro-batches: this step did not happen
-                    self._checkpoint()
-                    return noted.reason or "interrupted"
-                over_budget = self._spent() >= 1
-                if step % self.validate_every == 0 or step == self.steps or over_budget:
-                    line["validation_nats"] = self._validate()
-                self.journal.record(line)
-                if "validation_nats" in line or self._checkpoint_is_due():
-                    self._checkpoint()
-                self._show(line, advance)
-                if step == self.steps:
-                    return "done"
-                if over_budget or state.without_gain >= self.plan.patience:
-                    return "budget" if over_budget else "patience"
-                if self._any(noted.reason is not None):
-                    self._checkpoint()
-                    return noted.reason or "interrupted"
+            advance(self.state.step)
+            while (reason := self._steps(noted, advance)) is None:
+                advance(-self.state.step)
+                self._begin_again()
+            return reason
+
+    def _steps(self, noted: Noted, advance: Callable[..., object]) -> StopReason | None:
+        """Step after step until something ends the training; None where its start has diverged."""
+        state = self.state
+        for step, (epoch, batch) in self._ahead():
+            line = self._step(step, epoch, batch, lambda: noted.reason is not None)
+            if line is None:  # stopped between two micro-batches: this step did not happen
+                self._checkpoint()
+                return noted.reason or "interrupted"
+            over_budget = self._spent() >= 1
+            if step % self.validate_every == 0 or step == self.steps or over_budget:
+                line["validation_nats"] = self._validate()
+            loss = line["loss_nats"]
+            if self.restart.is_due(state, loss if isinstance(loss, float) else None):
+                return None
+            self.journal.record(line)
+            if "validation_nats" in line or self._checkpoint_is_due():
+                self._checkpoint()
+            self._show(line, advance)
+            if step == self.steps:
+                return "done"
+            if over_budget or state.without_gain >= self.plan.patience:
+                return "budget" if over_budget else "patience"
+            if self._any(noted.reason is not None):
+                self._checkpoint()
+                return noted.reason or "interrupted"
         raise AssertionError("the rows never end")
+
+    def _begin_again(self) -> None:
+        """Once more from the first step, at a lower rate; the lines and checkpoints so far are forgotten."""
+        if self.journal.checkpoints is not None and self.session.is_main:
+            self.journal.checkpoints.remove()
+        self.state = self.restart.begin_again(self.state, self.seconds)
+        self._set_rate()
+        self.journal.rewind(0)
+        self._checkpoint()
+        words = f"up to step {self.state.restarted_at} the loss was above the base's; training starts again"
+        self.session.screen.say(f"{words}, at a third of the learning rate: {self.plan.peak:.2g}")
+
+    def _set_rate(self) -> None:
+        """The recipe's rate, or the lower one after a start that diverged."""
+        divisor = 1.0 if self.state.restarted_at is None else RATE_DIVISOR
+        self.plan = self.job.plan.model_copy(update={"learning_rate": self.job.plan.peak / divisor})
 
     def end(self, stopped_by: StopReason) -> Outcome:
         """Put the best adapter into the model."""
@@ -193,6 +201,8 @@ class _Training:
             precision=self.accelerator.mixed_precision.replace("no", "float32"),
             stopped_by=stopped_by,
             skipped_steps=state.skipped_steps,
+            learning_rate=self.plan.peak,
+            restarted_at=state.restarted_at,
         )
 
     def _ahead(self) -> Iterator[tuple[int, tuple[int, list[Row]]]]:
@@ -231,7 +241,7 @@ class _Training:
         state.tokens += sum(len(row.input_ids) for row in batch)
         state.skipped_steps += not is_finite
         state.skipped_in_a_row = 0 if is_finite else state.skipped_in_a_row + 1
-        if state.skipped_in_a_row >= SKIPPED_IN_A_ROW:
+        if state.skipped_in_a_row >= SKIPPED_IN_A_ROW and not self.restart.is_possible(state):
             self._give_up(step, batch)
         line: dict[str, object] = {
             "step": step,
@@ -328,7 +338,7 @@ class _Training:
         shown = f"loss {loss:.3f}" if isinstance(loss, float) else "step skipped: its loss is not finite"
         best = self.state.best_nats
         validated = f"  validation {best:.3f}" if math.isfinite(best) else ""
-        rate = self.state.tokens / max(self.seconds, 1e-9)
+        rate = self.state.tokens / max(self.seconds - self.state.seconds_before_steps, 1e-9)
         gigabytes = psutil.Process().memory_info().rss / 1e9
         advance(1, f"{shown}{validated}  {rate:.0f} tokens/s  {gigabytes:.1f} GB")
 

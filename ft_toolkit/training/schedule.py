@@ -20,9 +20,14 @@ def learning_rate(step: int, steps: int, plan: Training, spent: float = 0.0) -> 
     place = max(float(step), min(spent, 1.0) * steps)
     warmup_steps = round(plan.warmup_fraction * steps)
     if place < warmup_steps:
-        return plan.learning_rate * (place + 1) / (warmup_steps + 1)
+        return plan.peak * (place + 1) / (warmup_steps + 1)
     progress = (place - warmup_steps) / max(1, steps - warmup_steps)
-    return plan.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+    return plan.peak * (1 + math.cos(math.pi * progress)) / 2
+
+
+def planned_steps(rows: Sequence[Row], plan: Training, packed: bool) -> int:
+    """How many steps a training takes, if nothing ends it early."""
+    return plan.steps or plan.epochs * len(batches(rows, plan, packed, epoch=0))
 
 
 def step_seed(seed: int, step: int, process_index: int) -> int:

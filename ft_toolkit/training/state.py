@@ -47,6 +47,9 @@ class TrainingState:
     without_gain: int = 0  # validations since the best one
     skipped_steps: int = 0  # steps whose loss or gradient was no finite number
     skipped_in_a_row: int = 0
+    first_nats: float | None = None  # the first step's loss, which is still the base's
+    steps_above_base: int = 0  # in a row (restart.py)
+    restarted_at: int | None = None  # the step at which a first start was given up
     best: dict[str, Tensor] = field(default_factory=dict)  # weights of best_step; empty before the first
 
     def figures(self) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from two_processes import Bench, bench, texts_of_unequal_length
 from ft_toolkit.errors import NumbersGoneWrong, Terminated
 from ft_toolkit.recipe import Adapter, Training
 from ft_toolkit.training import loop, state
-from ft_toolkit.training.loop import Journal, Outcome
+from ft_toolkit.training.loop import Journal
+from ft_toolkit.training.outcome import Outcome
 from ft_toolkit.training.state import Checkpoints
 
 Checkpoint = dict[str, Path]

@@ -26,8 +26,9 @@ from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.training import accelerator, loop
-from ft_toolkit.training.loop import Journal, Outcome, TrainingJob
+from ft_toolkit.training.loop import Journal, TrainingJob
 from ft_toolkit.training.optimizers import make_optimizers
+from ft_toolkit.training.outcome import Outcome
 from ft_toolkit.training.state import Checkpoints
 
 # three rows a step, ten rows: processes get two and one, and of the last step one and none
@@ -50,11 +51,13 @@ class Bench:
         validate: Callable[[], float] | None = None,
         journal: Journal | None = None,
         record: Callable[[dict[str, object]], None] = lambda line: None,
+        may_restart: bool = False,
     ) -> Outcome:
         session = Session(accelerator.make_accelerator(), Screen(quiet=True))
         validate = validate or partial(next, count(0, -1))  # ever better: the last adapter is the best
         optimizers = make_optimizers(self.model, self.base.family, self.plan)
-        job = TrainingJob(self.base.with_model(self.model), self.rows, plan, optimizers, validate)
+        tuned = self.base.with_model(self.model)
+        job = TrainingJob(tuned, self.rows, plan, optimizers, validate, may_restart)
         return loop.train(job, session, journal or Journal(record))
 
     @property

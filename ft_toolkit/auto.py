@@ -1,0 +1,84 @@
+"""What `auto` stands for in a recipe: learning rate, rank and alpha, from model, method and text.
+
+The rules are pure: the same base and text give the same numbers on every machine. docs/auto.md has the
+sources, docs/log.md the sweep that checked them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ft_toolkit.recipe import LEAST_RANK, Adapter, Recipe
+
+MOST_RANK = 64
+HIGHEST_RATE, LOWEST_RATE = 0.02, 1e-6
+# times LoRA's rate
+METHOD_FACTORS = {
+    "lora": 1.0,
+    "dora": 1.0,
+    "rslora": 1.0,  # and divided by the root of the rank, by which its update is larger than LoRA's
+    "pissa": 0.1,
+    "lora+": 0.25,
+    "ia3": 10.0,
+    "full": 0.1,
+}
+SCRATCH_RATE, SCRATCH_WIDTH = 3e-3, 256  # the starters' own, docs/log.md
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the rules go by."""
+
+    width: int  # of the hidden states
+    steps: int  # planned optimizer steps
+    tokens: int  # to be read in training, all epochs
+    parameters_per_rank: int  # of the adapter, for each unit of rank; 0 where it has none
+
+
+def learning_rate(adapter: Adapter, width: int, steps: int) -> float:
+    """The peak learning rate, to two digits.
+
+    LoRA: 1 / sqrt(width * steps).
+    """
+    if adapter.method == "scratch":
+        rate = SCRATCH_RATE * math.sqrt(SCRATCH_WIDTH / width)
+    else:
+        rate = METHOD_FACTORS[adapter.method] / math.sqrt(width * steps)
+    if adapter.method == "rslora":
+        rate /= math.sqrt(adapter.known_rank)
+    return float(f"{min(max(rate, LOWEST_RATE), HIGHEST_RATE):.1e}")
+
+
+def rank(width: int, tokens: int, parameters_per_rank: int) -> int:
+    """The power of two at which the adapter has about as many parameters as training reads tokens.
+
+    At most a quarter of the width: beyond it the two factors come near to the matrix that they stand for.
+    """
+    wanted = tokens / max(parameters_per_rank, 1)
+    power: int = 2 ** round(math.log2(max(wanted, 1)))
+    return max(LEAST_RANK, min(power, MOST_RANK, width // 4))
+
+
+def fill(recipe: Recipe, measure: Measure) -> Recipe:
+    """The recipe with a number for every auto."""
+    adapter, training = recipe.adapter, recipe.training
+    if adapter.rank == "auto" and measure.parameters_per_rank:
+        each = measure.width, measure.tokens, measure.parameters_per_rank
+        adapter = adapter.model_copy(update={"rank": rank(*each)})
+    adapter = adapter.model_copy(update={"rank": adapter.known_rank, "alpha": adapter.known_alpha})
+    if training.learning_rate == "auto":
+        rate = learning_rate(adapter, measure.width, measure.steps)
+        training = training.model_copy(update={"learning_rate": rate})
+    return recipe.model_copy(update={"adapter": adapter, "training": training})
+
+
+def words(recipe: Recipe, measure: Measure) -> str:
+    """The numbers that stand for the autos of a recipe and where they come from; "" where there are none."""
+    filled, said = fill(recipe, measure), []
+    if recipe.training.learning_rate == "auto":
+        reasons = f"{recipe.adapter.method}, width {measure.width}, {measure.steps} steps"
+        said.append(f"learning rate {filled.training.peak:g} (auto: {reasons})")
+    if recipe.adapter.rank == "auto" and measure.parameters_per_rank:
+        said.append(f"rank {filled.adapter.known_rank} (auto: {measure.tokens:,} tokens)")
+    return ", ".join(said)

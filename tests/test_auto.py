@@ -1,0 +1,133 @@
+"""auto: what learning rate, rank and alpha stand for where a recipe leaves them open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ft_toolkit import auto
+from ft_toolkit.auto import Measure, fill, words
+from ft_toolkit.finetune import finetune
+from ft_toolkit.inputs import asked_for, recipe_asked_for
+from ft_toolkit.recipe import Adapter, Recipe, Training, read_recipe
+from ft_toolkit.run import Run
+from ft_toolkit.session import Options
+from ft_toolkit.training import loop
+
+METHODS = ("lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch")
+STARTER = Measure(width=256, steps=36, tokens=138_813, parameters_per_rank=16_384)
+
+
+def recipe(**sections: object) -> Recipe:
+    return Recipe.model_validate({"name": "x", "base": "b", "corpus": {"source": "s"}, **sections})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_rate_of_every_method_is_bounded_and_falls_with_width_and_steps(method: str) -> None:
+    plan = Adapter(method=method)  # type: ignore[arg-type]
+    widths, lengths = [2**n for n in range(17)], [10**n for n in range(10)]
+    by_width = [auto.learning_rate(plan, width, 100) for width in widths]
+    by_steps = [auto.learning_rate(plan, 768, steps) for steps in lengths]
+    for rates in (by_width, by_steps):
+        assert rates == sorted(rates, reverse=True)
+        assert all(0 < rate <= 1 for rate in rates)
+        assert [float(f"{rate:.1e}") for rate in rates] == rates  # two digits, as recipe.yaml keeps it
+
+
+def test_the_rank_grows_with_the_tokens_and_never_past_a_quarter_of_the_width() -> None:
+    ranks = [auto.rank(4096, tokens, 147_456) for tokens in (1, 10**6, 2_457_600, 5_000_000, 10**9)]
+    assert ranks == [8, 8, 16, 32, 64]  # GPT-2's matrices: 600 steps of 4,096 tokens are 16.7 of them
+    assert auto.rank(64, 10**9, 1000) == 16
+    assert auto.rank(8, 10**9, 1000) == 8  # the least one stays
+
+
+def test_numbers_stay_and_only_autos_are_filled() -> None:
+    given = recipe(adapter={"rank": 3, "alpha": 5}, training={"learning_rate": 0.5})
+    assert fill(given, STARTER) == given
+    assert words(given, STARTER) == ""
+    half = fill(recipe(adapter={"rank": 16}), STARTER)
+    assert (half.adapter.rank, half.adapter.alpha) == (16, 32)
+    assert half.training.peak == auto.learning_rate(Adapter(), 256, 36)
+
+
+def test_what_was_asked_for_is_known_again_from_what_was_filled() -> None:
+    for asked in (recipe(), recipe(adapter={"rank": 3}), recipe(training={"learning_rate": 1e-3})):
+        filled = fill(asked, STARTER)
+        assert recipe_asked_for(filled, asked_for(asked, judge=True)) == asked
+
+
+def test_a_run_of_an_older_toolkit_is_asked_for_as_it_was() -> None:
+    """Before auto, only block_tokens was left open."""
+    training = {"learning_rate": 2e-4, "block_tokens": 256}
+    old = recipe(adapter={"rank": 8, "alpha": 16}, training=training)
+    again = recipe_asked_for(old, {"filled": ["block_tokens"]})
+    assert again.training == Training(learning_rate=2e-4)
+    assert again.adapter == old.adapter
+
+
+# --- in a run ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def open_recipe(tiny_recipe: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    def make(**sections: object) -> Recipe:
+        training = {"steps": 6, "learning_rate": "auto"}
+        return tiny_recipe(training=training, **sections)
+
+    return make
+
+
+def test_a_run_says_and_keeps_the_numbers_that_auto_stood_for(
+    open_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run = finetune(open_recipe(), tmp_path, Options(judge=False, gate=False))
+    rate = auto.learning_rate(Adapter(), 16, 6)
+    said = (run.folder / "run.log").read_text()
+    assert f"learning rate {rate:g} (auto: lora, width 16, 6 steps), rank 8 (auto: 1," in said
+    text = (run.folder / "recipe.yaml").read_text()
+    first = text.splitlines()[0]
+    assert first == "# as resolved: every default filled in; by base and text: learning_rate, rank, alpha"
+    assert f"learning_rate: {rate}" in text and "rank: 8" in text and "alpha: 16" in text
+    again = read_recipe(run.folder / "recipe.yaml").recipe
+    assert again == Run.open(run.folder).recipe
+    used = run.facts["training"]
+    assert (used["learning_rate"], used["restarted_at"]) == (rate, None)
+
+
+def test_a_start_that_diverges_is_said_and_recipe_yaml_keeps_the_rate_that_trained(
+    open_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "learning_rate", lambda *_: 0.9)
+    asked = open_recipe(adapter={"method": "full"})
+    whole = finetune(asked, tmp_path / "whole", Options(judge=False, gate=False))
+    outcome = whole.facts["training"]
+    assert (outcome["restarted_at"], outcome["learning_rate"]) == (4, pytest.approx(0.3))
+    said = (whole.folder / "run.log").read_text()
+    assert said.count("training starts again, at a third of the learning rate: 0.3") == 1
+    assert whole.recipe.training.peak == pytest.approx(0.3)
+    metrics = (whole.folder / "metrics.jsonl").read_text()
+    assert metrics.count("\n") == 6
+    validate = loop._Training._validate
+    # every step is validated: four of the first start, then the second one's
+    monkeypatch.setattr(loop._Training, "_validate", _stop_at(validate, 6))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(asked, tmp_path / "cut", Options(judge=False, gate=False))
+    monkeypatch.setattr(loop._Training, "_validate", validate)
+    resumed = finetune(asked, tmp_path / "cut", Options(judge=False, gate=False))
+    assert resumed.folder.name == whole.folder.name
+    for name in ("metrics.jsonl", "recipe.yaml", "model/model.safetensors"):
+        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def _stop_at(method: Callable[..., float], call: int) -> Callable[..., float]:
+    calls = [0]
+
+    def stopped(training: object) -> float:
+        calls[0] += 1
+        if calls[0] == call:
+            raise KeyboardInterrupt
+        return method(training)
+
+    return stopped
