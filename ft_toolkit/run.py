@@ -69,9 +69,8 @@ class Run:
             except NotADirectoryError:
                 raise FtError(runs_folder, "a folder for runs", "a file", "Move it or use --runs.") from None
             except PermissionError:
-                raise FtError(
-                    runs_folder, "a folder we may write", "no permission", "Use --runs FOLDER."
-                ) from None
+                wanted, found = "a folder we may write", "no permission"
+                raise FtError(runs_folder, wanted, found, "Use --runs FOLDER.") from None
             except OSError as error:
                 if is_disk_full(error):
                     raise disk_full(runs_folder) from None

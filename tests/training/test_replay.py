@@ -60,7 +60,9 @@ def test_masked_replay_rows_keep_their_targets_in_every_epoch(checkpoints: dict[
     ready = bench(checkpoints["bert"], texts_of_unequal_length())
     ready.rows = replay_rows(load_base(str(checkpoints["bert"])), ready.rows, 0.3, 32, 0, 0.15)
     lines: list[dict[str, object]] = []
-    ready.train(Training(epochs=2, block_tokens=32, batch_tokens=4096), record=lines.append)
+    ready.train(
+        Training(epochs=2, block_tokens=32, batch_tokens=4096, learning_rate=0.01), record=lines.append
+    )
     count = sum(int((row.targets != NO_TARGET).sum()) for row in ready.rows)
     assert [line["targets"] for line in lines] == [count, count]
 
