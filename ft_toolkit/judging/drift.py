@@ -43,11 +43,11 @@ def score_drift(scorer: Scorer, plan: Judging, general: Sequence[Document]) -> l
     if pair.base.family.objective == "causal":
         with pair.base_side():
             drawn = _samples(scorer)
-        return [_diverged(scorer, SAMPLES_NAME, "drift", _as_documents(pair, drawn))]
+        return _diverged(scorer, SAMPLES_NAME, "drift", _as_documents(pair, drawn))
     if plan.general is None:
         return []
     some = _beginnings(pair, general, GENERAL_DOCUMENTS, GENERAL_TOKENS)
-    return [_diverged(scorer, source_label(plan.general), "drift", some, keeps_ids=plan.keep_text)]
+    return _diverged(scorer, source_label(plan.general), "drift", some, keeps_ids=plan.keep_text)
 
 
 def score_divergence(
@@ -57,7 +57,7 @@ def score_divergence(
     if scorer.pair.own_tokenizer_sha256 is not None:
         return []
     some = _beginnings(scorer.pair, documents, HELD_OUT_DOCUMENTS, HELD_OUT_TOKENS)
-    return [_diverged(scorer, corpus, "divergence", some, keeps_ids=keeps_ids)]
+    return _diverged(scorer, corpus, "divergence", some, keeps_ids=keeps_ids)
 
 
 def _samples(scorer: Scorer) -> list[Ids]:
@@ -96,7 +96,8 @@ def _beginnings(pair: ModelPair, documents: Sequence[Document], count: int, toke
 
 def _diverged(
     scorer: Scorer, corpus: str, kind: Kind, documents: Sequence[Encoded], *, keeps_ids: bool = True
-) -> CorpusScores:
+) -> list[CorpusScores]:
+    """One corpus; none where no position could be compared: texts of one token, and no begin token."""
     found = _scored(scorer, kind, documents)
     number_of = {group: n for n, group in enumerate(dict.fromkeys(one.document.group for one in documents))}
     rows = []
@@ -115,7 +116,9 @@ def _diverged(
             )
         )
     asked = sum(int((~np.isnan(nats)).sum()) for nats, _ in found)
-    return CorpusScores(corpus, kind, rows, asked / max(1, sum(len(one.ids) for one in documents)), 0.0)
+    if not asked:
+        return []
+    return [CorpusScores(corpus, kind, rows, asked / sum(len(one.ids) for one in documents), 0.0)]
 
 
 def _scored(scorer: Scorer, kind: Kind, documents: Sequence[Encoded]) -> list[Scored]:

@@ -6,13 +6,14 @@ From scores alone, so without torch: how far the two sides' predictions are apar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ft_toolkit.judging.statistics import Estimate, by_group, percentile, ratio_of_sums
+from ft_toolkit.judging.statistics import Estimate, by_group, percentiles, ratio_of_sums
 from ft_toolkit.judging.token_scores import CorpusScores
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -56,8 +57,15 @@ def divergence_of(scored: CorpusScores) -> Divergence:
     same = np.array([float(one.adapter.is_top1.sum()) for one in documents])
     tokens = np.array([int((~np.isnan(one.base.nats)).sum()) for one in documents])
     nats, same, tokens = by_group([one.group for one in documents], (nats, same, tokens))
-    kl_nats, same_top1 = ratio_of_sums(nats, tokens), ratio_of_sums(same, tokens)
+    kl_nats = _within(ratio_of_sums(nats, tokens), math.inf)
+    same_top1 = _within(ratio_of_sums(same, tokens), 1.0)
     return Divergence(scored.corpus, len(documents), int(tokens.sum()), kl_nats, same_top1)
+
+
+def _within(found: Estimate, most: float) -> Estimate:
+    """From 0 to `most`: rounding, or the t interval of few documents, may reach beyond."""
+    low, high = (None if end is None else min(max(end, 0.0), most) for end in (found.low, found.high))
+    return Estimate(min(max(found.value, 0.0), most), low, high, found.method)
 
 
 def true_token_change(scored: CorpusScores) -> TrueTokenChange:
@@ -68,4 +76,5 @@ def true_token_change(scored: CorpusScores) -> TrueTokenChange:
     is_scored = ~np.isnan(change)
     change, member = change[is_scored], np.unique(member[is_scored], return_inverse=True)[1]
     mean = ratio_of_sums(np.bincount(member, change).astype(np.float64), np.bincount(member))
-    return TrueTokenChange(mean, {f"{p}": percentile(change, member, p) for p in PERCENTILES})
+    found = percentiles(change, member, PERCENTILES)
+    return TrueTokenChange(mean, {f"{p}": each for p, each in zip(PERCENTILES, found, strict=True)})

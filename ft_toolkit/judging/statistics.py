@@ -116,33 +116,35 @@ def ratio_of_sums(amounts: Values, tokens: NDArray[np.int64], seed: int = 0) -> 
     return Estimate(ratio, ratio - reach, ratio + reach, "t, few documents")
 
 
-def percentile(values: Values, member: NDArray[np.int64], percent: float) -> Estimate:
-    """A percentile of tokens' values, with an interval over the documents that they belong to.
+def percentiles(values: Values, member: NDArray[np.int64], percents: Sequence[int]) -> list[Estimate]:
+    """Percentiles of tokens' values, each with an interval over the documents that they belong to.
 
     values, member   (tokens,): a value of each token, and the number of its document: 0, 1 … without a gap
 
-    The share of tokens up to the percentile is a ratio of sums over documents. The percentiles of both ends
-    of that share's interval bound this one.
+    The share of tokens up to a percentile is a ratio of sums over documents. The percentiles of both ends of
+    that share's interval bound the first.
 
     source   Woodruff 1952, doi:10.1080/01621459.1952.10483443
     """
-    ranked = np.sort(values)
-    share = percent / 100
-    found = _quantile(ranked, share)
-    tokens = np.bincount(member)
-    if len(tokens) < TOO_FEW_DOCUMENTS:
-        return Estimate(found, None, None, "too few documents")
-    below = np.bincount(member, values <= found).astype(np.float64)
+    ranked, tokens = np.sort(values), np.bincount(member)
     n = len(tokens)
-    error = _standard_error(below, tokens, float(below.sum() / tokens.sum()))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    low, high = (_quantile(ranked, share + side * reach) for side in (-1, 1))
-    return Estimate(found, low, high, "t, few documents" if n < FEW_DOCUMENTS else "Woodruff")
+    estimates = []
+    for share in (percent / 100 for percent in percents):
+        found = _quantile(ranked, share)
+        if n < TOO_FEW_DOCUMENTS:
+            estimates.append(Estimate(found, None, None, "too few documents"))
+            continue
+        below = np.bincount(member, values <= found).astype(np.float64)
+        error = _standard_error(below, tokens, float(below.sum() / tokens.sum()))
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+        low, high = (_quantile(ranked, share + side * reach) for side in (-1, 1))
+        estimates.append(Estimate(found, low, high, "Woodruff"))
+    return estimates
 
 
 def _quantile(ranked: Values, share: float) -> float:
     """The smallest value that has such a share of all values at or below it."""
-    place = math.ceil(share * len(ranked)) - 1
+    place = math.ceil(share * len(ranked) - 1e-9) - 1  # 0.07 * 100 is a little above 7
     return float(ranked[min(max(place, 0), len(ranked) - 1)])
 
 

@@ -25,6 +25,7 @@ from ft_toolkit.models.model_pair import ModelPair, new_pair
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.recipe import Adapter, Judging
 from ft_toolkit.run import Run
+from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document, read_source
 
 PLAN, NOTHING = Judging(), Judging(general=None)
@@ -205,6 +206,18 @@ def test_where_nothing_can_be_compared_there_is_no_drift(
     found = compare(TokenScores(scorer.subject("run"), [other]))
     assert (found.drift, found.corpora[0].divergence, found.corpora[0].true_token) == (None, None, None)
     assert judge(found).drifted == "not measured"
+
+
+def test_texts_of_a_single_token_behind_which_nothing_is_predicted_have_no_divergence(
+    pair_of: MakePair,
+) -> None:
+    pair = pair_of("openai-gpt")  # no begin token
+    texts = [Document("t.md", row, letter) for row, letter in enumerate("abc")]
+    assert {len(one.ids) for one in encode(texts, pair.base.tokenizer)} == {1}
+    assert score_divergence(scorer_of(pair), "texts", texts, keeps_ids=True) == []
+    (scored,) = score_drift(scorer_of(pair), NOTHING, [])
+    assert all(np.isnan(one.adapter.nats[0]) for one in scored.documents)
+    assert np.nansum(nats_of(scored)) > 0
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ft_toolkit.judging.predictions import Divergence, TrueTokenChange, divergence_of, true_token_change
-from ft_toolkit.judging.statistics import percentile, ratio_of_sums
+from ft_toolkit.judging.statistics import percentiles, ratio_of_sums
 from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Kind, Side
 
 NAN = float("nan")
@@ -72,10 +72,23 @@ def test_figures_are_read_back_as_they_were() -> None:
     assert TrueTokenChange.from_dict(json.loads(json.dumps(asdict(change)))) == change
 
 
+def test_a_divergence_is_never_below_zero_nor_a_share_above_one() -> None:
+    zero = side([0.0], [True])
+    pairs = [(zero, side([0.5], [False]))] + [(zero, side([-1e-9], [True]))] * 8
+    found = divergence_of(scored("drift", pairs))
+    assert found.kl_nats.low == 0.0 and found.same_top1.high == 1.0  # Student's t would reach beyond
+    assert divergence_of(scored("drift", pairs[1:])).kl_nats.value == 0.0
+
+
+def test_a_percentile_counts_ranks_and_not_rounding() -> None:
+    (found,) = percentiles(np.arange(100.0), np.arange(100), [7])
+    assert found.value == 6.0  # the seventh value, though 0.07 * 100 is above 7
+
+
 @pytest.mark.parametrize("percent", [1, 5, 25, 50, 75, 99, 100])
 def test_a_percentile_is_the_smallest_value_with_that_share_at_or_below_it(percent: int) -> None:
     values = np.random.default_rng(percent).normal(size=501)
-    found = percentile(values, np.arange(501) // 10, percent)
+    (found,) = percentiles(values, np.arange(501) // 10, [percent])
     assert found.value == np.quantile(values, percent / 100, method="inverted_cdf")
     assert found.low is not None and found.high is not None and found.low <= found.value <= found.high
 
@@ -86,8 +99,8 @@ def test_an_interval_of_a_percentile_over_documents_holds_the_truth_where_one_ov
         runs
     ):  # 60 documents of 40 tokens, half of the variance between documents: the median is 0
         values = (draw.normal(size=(60, 1)) + draw.normal(size=(60, 40))).ravel()
-        found = percentile(values, np.arange(2400) // 40, 50)
-        by_token = percentile(values, np.arange(2400), 50)
+        (found,) = percentiles(values, np.arange(2400) // 40, [50])
+        (by_token,) = percentiles(values, np.arange(2400), [50])
         assert found.low is not None and found.high is not None
         assert by_token.low is not None and by_token.high is not None
         held += found.low <= 0 <= found.high
