@@ -6,18 +6,21 @@ file, the new file or none, never a part of one.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ft_toolkit.errors import FtError
 
 _READ_BYTES = 2**20
+T = TypeVar("T")
+CHECKSUM = "checksum"
 RESTORE = "Restore the file or train again."
 
 
@@ -61,6 +64,15 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half-written, in a folder where no other process writes."""
+    for path in list(folder.rglob(".*.unfinished")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """fsync a file's content, or a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -102,8 +114,14 @@ def damaged_files(root: Path, sha256s: Mapping[str, str]) -> list[str]:
     ]
 
 
+def with_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a hash of its own values, by which read_json notices a damaged number."""
+    plain = {name: inner for name, inner in value.items() if name != CHECKSUM}
+    return plain | {CHECKSUM: value_sha256(json.loads(json.dumps(plain)))}
+
+
 def read_json(path: Path, kinds: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object; the checksum of one that has it is checked and left out.
 
     kinds    the types that some of its keys must have where they stand
     raises   FtError for a file that is missing, damaged, or something else
@@ -114,10 +132,33 @@ def read_json(path: Path, kinds: Mapping[str, type] | None = None) -> dict[str, 
         raise FtError(path, "a JSON object", reason_of(error), RESTORE) from None
     if not isinstance(found, dict):
         raise FtError(path, "a JSON object", f"a {type(found).__name__}", RESTORE)
+    if CHECKSUM in found and found.pop(CHECKSUM) != value_sha256(found):
+        raise FtError(path, "the values that were written", "others: its checksum does not hold", RESTORE)
     for key, kind in (kinds or {}).items():
         if key in found and not isinstance(found[key], kind):
             raise FtError(path, f"{key}: a {kind.__name__}", f"a {type(found[key]).__name__}", RESTORE)
     return found
+
+
+def read_parquet(path: Path, convert: Callable[[Any], T], recorded_sha256: str | None) -> T:
+    """Read a Parquet file; convert gets its Arrow table.
+
+    recorded_sha256   of the file as it was written: Parquet has checksums of its pages, none of its footer,
+                      where one bit may rename a column or move a number
+    raises            FtError for a file that is missing or damaged
+    """
+    import pyarrow.parquet
+
+    if not path.exists():
+        raise FtError(path, "a finished stage", "no such file", "The run stopped before it; train again.")
+    try:
+        data = path.read_bytes()
+        if recorded_sha256 and sha256(data).hexdigest() != recorded_sha256:
+            raise ValueError("not the bytes that were written")
+        # from memory: pyarrow would keep a file handle open
+        return convert(pyarrow.parquet.read_table(io.BytesIO(data), page_checksum_verification=True))
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+        raise FtError(path, "a Parquet table", reason_of(error), RESTORE) from None
 
 
 def reason_of(error: Exception) -> str:

@@ -30,7 +30,7 @@ from ft_toolkit.reuse import show_again
 from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.session import Options, Session
-from ft_toolkit.stages import Stages, latest_ended
+from ft_toolkit.stages import Stages, artefact, latest_ended
 from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, sample
 from ft_toolkit.training.accelerator import make_accelerator
 from ft_toolkit.training.loop import Journal, TrainingJob, train
@@ -101,8 +101,7 @@ def _opened(runs_folder: Path, it: Material, options: Options) -> Run:
     if not run.is_unfinished(asked):
         found = "one that came to its end" if run.is_ended else "one of another recipe"
         raise FtError(run.folder, "an unfinished run of this recipe", found, "Use ft finetune.")
-    run.lock()
-    return run
+    return run.begun(it.recipe, asked)
 
 
 def _introduce(run: Run, it: Material, session: Session) -> None:
@@ -187,7 +186,9 @@ def _journal(run: Run, made_from: Mapping[str, Any], session: Session) -> Journa
     (folder,) = (
         broadcast_object_list([str(run.folder)]) if session.accelerator.num_processes > 1 else [run.folder]
     )
-    checkpoints = Checkpoints(Path(folder) / "checkpoints", made_from, session.screen.say)
+    checkpoints = Checkpoints(
+        Path(folder) / "checkpoints", made_from, session.screen.say, run.folder / "metrics.jsonl"
+    )
     return Journal(run.append_metrics, run.rewind_metrics, checkpoints)
 
 
@@ -207,9 +208,6 @@ def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outc
     may_restart = it.asked.training.learning_rate == "auto"
     job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart)
     outcome = train(job, session, journal)
-    if outcome.restarted_at is not None:  # recipe.yaml keeps the rate that trained these weights
-        plan = it.recipe.training.model_copy(update={"learning_rate": outcome.learning_rate})
-        run.keep_recipe(it.recipe.model_copy(update={"training": plan}), run.facts["asked"]["filled"])
     with told_when_stopped(f"while saving {run.trained_folder}"), run.writing(run.trained_folder):
         save_adapter(tuned.model, run.trained_folder, tuned.tokenizer if adapter.is_whole_model else None)
         run.record(files=run.trained_files(), training=outcome.as_dict())
@@ -256,7 +254,9 @@ def _ended(run: Run, session: Session, started: float) -> None:
     """Record the run's end and remove its checkpoints."""
     if session.is_main:  # before `ended_at`: a run that says it ended has no checkpoints
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-    run.record(ended_at=now(), wall_seconds=round(time.monotonic() - started, 1))
+    # both at once: a run that was killed between them would count as ended, and not go on
+    judged = {"finished_at": now()} if artefact(run, "comparison") else {}
+    run.record(**judged, ended_at=now(), wall_seconds=round(time.monotonic() - started, 1))
 
 
 def _validation_words(run: Run) -> str:

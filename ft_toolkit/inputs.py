@@ -72,6 +72,13 @@ def asked_for(recipe: Recipe, *, judge: bool) -> dict[str, Any]:
     return {"recipe": value_sha256(recipe.model_dump(mode="json")), "filled": filled, "judge": judge}
 
 
+def decisive_sha256(recipe: Recipe) -> str:
+    """Over what decides a training, wherever base and text are now: these are known by their own hashes."""
+    corpus = {"text", "documents", "split"}
+    sections: Any = {"adapter": True, "training": True, "corpus": corpus}
+    return value_sha256(recipe.model_dump(mode="json", include=sections))
+
+
 def recipe_asked_for(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:
     """The recipe as it was asked for, from the one with everything filled in."""
     sections: dict[str, dict[str, Any]] = {"adapter": {}, "training": {}}

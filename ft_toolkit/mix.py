@@ -82,7 +82,7 @@ def mix(parts: Sequence[Part], to: Path, *, device: str = "auto", screen: Screen
         pair = load_pair(base, made.adapter_folder)
         _prove(made, pair.tuned, base, text)
         judge_run(made, pair, text, session)
-        made.record(ended_at=now())
+        made.record(finished_at=now(), ended_at=now())
     finally:
         made.unlock()
     return made

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from peft import PeftModel
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.inputs import comparison_inputs, recipe_asked_for
 from ft_toolkit.judging.comparison import Comparison, compare
 from ft_toolkit.judging.drift import score_divergence, score_drift
 from ft_toolkit.judging.protocols import How, protocol_of
@@ -25,9 +27,10 @@ from ft_toolkit.recipe import Judging
 from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.session import Session
+from ft_toolkit.stages import Stages, list_artefact
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
-from ft_toolkit.text.splitting import Parts
+from ft_toolkit.text.splitting import Parts, hash_documents
 from ft_toolkit.training.accelerator import make_accelerator
 
 Keep = Callable[[Comparison, TokenScores], object]  # told each comparison and its scores
@@ -79,7 +82,10 @@ def compare_runs(
             found.append(shown(scores, run.trained_folder, session.screen))
         else:
             parts = _held_out(run, runs, session.screen)
-            comparison, scores = _judged(run, scorer, parts, how)
+            is_first = not run.is_finished
+            comparison, scores = _judged(run, scorer, parts, how, keeps=is_first)
+            if is_first:
+                _finished(run, how)
             found.append(comparison)
         keep(found[-1], scores)
     show_ranking(found, session.screen, common_text=bool(on))
@@ -87,10 +93,10 @@ def compare_runs(
 
 
 def judge_run(run: Run, pair: ModelPair, parts: Parts, session: Session) -> Comparison:
-    """Score the parts of a run's corpus, say the verdict, and finish the run unless it is finished."""
+    """Score the parts of a run's corpus, keep scores and comparison in its folder, and say the verdict."""
     how = How()
     scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, how), session)
-    return _judged(run, scorer, parts, how)[0]
+    return _judged(run, scorer, parts, how, keeps=True)[0]
 
 
 def compare_adapter(
@@ -167,7 +173,9 @@ def _held_out(run: Run, runs: Sequence[Run], screen: Screen) -> Parts:
     return parts
 
 
-def _judged(run: Run, scorer: Scorer, parts: Parts, how: How) -> tuple[Comparison, TokenScores]:
+def _judged(
+    run: Run, scorer: Scorer, parts: Parts, how: How, *, keeps: bool
+) -> tuple[Comparison, TokenScores]:
     judging, label = run.recipe.judging, source_label(run.recipe.corpus.source)
     corpora = [
         *score_parts(scorer, run.recipe, parts),
@@ -176,11 +184,21 @@ def _judged(run: Run, scorer: Scorer, parts: Parts, how: How) -> tuple[Compariso
     ]
     scores = TokenScores(scorer.subject(run.folder.name), corpora, made_from(run, how))
     comparison = compare(scores)
-    if not run.is_finished:
+    if keeps:
         write(run, comparison, scores)
-        run.record(finished_at=now())
     show(comparison, run.trained_folder, scorer.session.screen)
     return comparison, scores
+
+
+def _finished(run: Run, how: How) -> None:
+    """A run that was not judged when it was trained now is: its comparison is listed and counts."""
+    recipe = recipe_asked_for(run.recipe, run.facts.get("asked") or {"filled": []})
+    general = hash_documents(read_general(recipe.judging))
+    made_from = comparison_inputs(recipe, general, Stages(run).made_of("dataset", "weights"))
+    if how != How():  # by another protocol than the recipe's: not to be taken over
+        made_from |= {"how": asdict(how)}
+    list_artefact(run, "comparison", made_from)
+    run.record(finished_at=now())
 
 
 def _score_others(scorer: Scorer, others: Sequence[Source], plan: Judging) -> list[CorpusScores]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,24 +15,27 @@ import yaml
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from ft_toolkit.artefacts import RESTORE, file_sha256, read_json, reason_of, written_whole
+from ft_toolkit.artefacts import (
+    RESTORE,
+    file_sha256,
+    read_json,
+    read_parquet,
+    reason_of,
+    remove_unfinished,
+    with_checksum,
+    written_whole,
+)
 from ft_toolkit.errors import FtError, IntegrityFailed, disk_full, is_disk_full
+from ft_toolkit.inputs import decisive_sha256
 from ft_toolkit.recipe import Recipe
 
 SCHEMA = 1
 LOADED = (".safetensors", ".json")  # endings of the files that are read when a model is loaded
 Row = dict[str, Any]
-FACTS = {  # what later rooms look into; everything else in run.json is only shown
-    "schema": int,
-    "sha256": dict,
-    "documents": dict,
-    "versions": dict,
-    "training": dict,
-    "integrity": dict,
-    "mixed": list,
-    "snippet_check": dict,
-    "files": dict,
-}
+# what later rooms look into; everything else in run.json is only shown
+_SECTIONS = ("sha256", "documents", "versions", "training", "integrity", "snippet_check", "files")
+FACTS: dict[str, type] = {"schema": int, "mixed": list}
+FACTS |= dict.fromkeys((*_SECTIONS, "artefacts"), dict)
 COLUMNS = {"documents.parquet": {"id", "sha256", "split", "source", "row", "text"}}
 
 
@@ -62,7 +64,7 @@ class Run:
             except FileExistsError:
                 if folder.is_dir():
                     if asked is not None and cls(folder).is_unfinished(asked):
-                        return cls(folder)._begun(recipe, asked)
+                        return cls(folder).begun(recipe, asked)
                     continue
                 blocked = folder if folder.exists() else runs_folder
                 raise FtError(blocked, "a folder to write to", "a file", "Move it or use --runs.") from None
@@ -75,29 +77,29 @@ class Run:
                 if is_disk_full(error):
                     raise disk_full(runs_folder) from None
                 raise FtError(folder, "a folder we may write", error.strerror, "Use --runs FOLDER.") from None
-            return cls(folder)._begun(recipe, asked)
+            return cls(folder).begun(recipe, asked)
         raise FtError(runs_folder / recipe.name, "a free name", "100,000 runs", "Choose another name.")
 
-    def _begun(self, recipe: Recipe, asked: Mapping[str, Any] | None) -> Run:
+    def begun(self, recipe: Recipe, asked: Mapping[str, Any] | None) -> Run:
+        """Lock it, and write its recipe: also that of a run that goes on, whose file may be damaged."""
         self.lock()
         try:
+            filled = (asked or {}).get("filled", [])
+            decided = f"; by base and text: {', '.join(filled)}" if filled else ""
+            text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+            self.write("recipe.yaml", f"# as resolved: every default filled in{decided}\n{text}")
             if "started_at" not in self.facts:
-                self.keep_recipe(recipe, (asked or {}).get("filled", []))
-                self.record(schema=SCHEMA, started_at=now(), asked=asked)
+                decisive = decisive_sha256(recipe)
+                self.record(schema=SCHEMA, started_at=now(), asked=asked, recipe_sha256=decisive)
         except BaseException:
             self.unlock()
             raise
         return self
 
-    def keep_recipe(self, recipe: Recipe, filled: Sequence[str] = ()) -> None:
-        """Write recipe.yaml; filled: the keys that base and text decided."""
-        decided = f"; by base and text: {', '.join(filled)}" if filled else ""
-        text = yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
-        self.write("recipe.yaml", f"# as resolved: every default filled in{decided}\n{text}")
-        self.__dict__.pop("recipe", None)  # read anew
-
     def lock(self) -> None:
         """Keep other processes from writing here, until `unlock` or the end of this one, however it ends.
+
+        What a killed process left half-written is removed.
 
         raises   FtError where another process is at work
         """
@@ -106,6 +108,7 @@ class Run:
         except Timeout:
             fix = "Wait for it, or give this run another name."
             raise FtError(self.folder, "a run that no other process works on", "one at work", fix) from None
+        remove_unfinished(self.folder)
 
     def unlock(self) -> None:
         self._lock.release()
@@ -156,6 +159,9 @@ class Run:
         # a file cut at a line's end is still a recipe, of defaults that nobody trained with
         if "training" in self.facts and (lost := Recipe.model_fields.keys() - values.keys()):
             raise FtError(path, "every section of the recipe", f"no {min(lost)}", RESTORE)
+        if self.facts.get("recipe_sha256", decisive_sha256(recipe)) != decisive_sha256(recipe):
+            wanted, found = "the corpus, adapter and training sections of this run", "other values"
+            raise FtError(path, wanted, found, RESTORE)
         return recipe
 
     @property
@@ -265,7 +271,8 @@ class Run:
         return path
 
     def write_json(self, name: str, value: Mapping[str, object]) -> Path:
-        return self.write(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        """Write a JSON object with a checksum, which read_json checks."""
+        return self.write(name, json.dumps(with_checksum(value), indent=2, ensure_ascii=False) + "\n")
 
     def write_table(self, name: str, rows: Sequence[Row]) -> Path:
         """Write rows of equal keys as Parquet, atomically."""
@@ -283,16 +290,8 @@ class Run:
         return path
 
     def read_table(self, name: str) -> list[Row]:
-        import pyarrow.parquet
-
         path = self.folder / name
-        if not path.exists():
-            raise FtError(path, "a finished stage", "no such file", "The run stopped before it; train again.")
-        try:
-            data = io.BytesIO(path.read_bytes())
-            rows: list[Row] = pyarrow.parquet.read_table(data, page_checksum_verification=True).to_pylist()
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            raise FtError(path, "a Parquet table", reason_of(error), RESTORE) from None
+        rows: list[Row] = read_parquet(path, lambda table: table.to_pylist(), self.recorded_sha256(name))
         if rows and (missing := COLUMNS.get(name, set()) - rows[0].keys()):
             raise FtError(path, f"a column {min(missing)}", f"only {', '.join(rows[0])}", RESTORE)
         return rows
@@ -305,16 +304,15 @@ class Run:
 
     def read_column(self, name: str, column: str) -> NDArray[np.uint64]:
         """raises   FtError for a file that is not what write_column wrote"""
-        import pyarrow
-        import pyarrow.parquet
-
-        path = self.folder / name
-        try:
-            values = pyarrow.parquet.read_table(path)[column].to_numpy()
-        except (OSError, KeyError, pyarrow.ArrowException):
-            fix = "Restore it, or train again."
-            raise FtError(path, "a file that ft wrote", "a damaged one", fix) from None
+        values = read_parquet(
+            self.folder / name, lambda table: table[column].to_numpy(), self.recorded_sha256(name)
+        )
         return np.asarray(values, dtype=np.uint64)
+
+    def recorded_sha256(self, name: str) -> str | None:
+        """Of a file of an artefact, as run.json lists it (stages.py); None for one that it does not list."""
+        artefacts = self.facts.get("artefacts", {}).values()
+        return next((a["files"][name] for a in artefacts if name in a["files"]), None)
 
     def append_metrics(self, line: Mapping[str, object]) -> None:
         """Add a line to metrics.jsonl."""

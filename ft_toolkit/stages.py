@@ -22,7 +22,7 @@ T = TypeVar("T")
 # where the files of each artefact are in the run folder; a folder's name ends in a slash
 PLACES: dict[str, tuple[str, ...]] = {
     "dataset": ("documents.parquet", "known_text.parquet"),
-    "weights": ("adapter/", "model/"),
+    "weights": ("adapter/", "model/", "metrics.jsonl"),
     "integrity": ("integrity.json",),
     "comparison": ("scores/", "comparison.json"),
 }

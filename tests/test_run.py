@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,6 +18,7 @@ from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run, list_runs
+from ft_toolkit.stages import list_artefact
 
 TinyRecipe = Callable[..., Recipe]
 
@@ -126,6 +128,50 @@ def test_a_run_from_before_configs_were_recorded_is_known_by_weights_and_tokeniz
     run.check_base("gpt2", LOADED)
     with pytest.raises(FtError, match="base gpt2: expected the base of training"):
         run.check_base("gpt2", LOADED | {"base": "e" * 64})
+
+
+def test_a_number_of_run_json_that_was_damaged_is_noticed(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.record(schema=1, training={"best_validation_nats": 4.125})
+    assert run.facts == {"schema": 1, "training": {"best_validation_nats": 4.125}}
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace("4.125", "4.025"))
+    with pytest.raises(FtError, match=r"run\.json: expected the values that were written, found others"):
+        _ = run.facts
+
+
+def test_a_flipped_bit_of_a_table_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write_column("known_text.parquet", "run", np.arange(99, dtype=np.uint64))
+    list_artefact(run, "dataset", {})
+    path = tmp_path / "known_text.parquet"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(FtError, match=r"known_text\.parquet: expected a Parquet table, found a damaged"):
+            run.read_column("known_text.parquet", "run")
+
+
+def test_whoever_works_on_a_run_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / ".step-00000004.unfinished").mkdir(parents=True)
+    (tmp_path / ".run.json.77.unfinished").write_text('{"schema"')
+    (tmp_path / "run.json").write_text("{}")
+    run = Run(tmp_path)
+    run.lock()
+    run.unlock()
+    assert {path.name for path in tmp_path.rglob("*")} - {".lock"} == {"checkpoints", "run.json"}
+
+
+def test_a_recipe_that_says_other_than_what_was_trained_is_refused(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    run = Run.create(tmp_path, tiny_recipe())
+    text = (run.folder / "recipe.yaml").read_text()
+    run.write("recipe.yaml", text.replace("repo: null", "repo: me/mine"))  # where it goes may be changed
+    assert Run(run.folder).recipe.publish.repo == "me/mine"
+    run.write("recipe.yaml", text.replace("rank: 8", "rank: 9"))
+    with pytest.raises(FtError, match=r"recipe\.yaml: expected the corpus, adapter and training sections"):
+        _ = Run(run.folder).recipe
 
 
 def test_runs_are_listed_by_name(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:

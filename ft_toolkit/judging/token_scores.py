@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
@@ -173,6 +174,8 @@ class TokenScores:
             raise FtError(error.where, error.expected, error.found, _CURE) from None
         try:
             data = io.BytesIO(path.read_bytes())  # pyarrow would keep a file handle open
+            if run.recorded_sha256(TOKENS) not in (None, sha256(data.getbuffer()).hexdigest()):
+                raise ValueError("not the bytes that were written")
             table = parquet.read_table(data, page_checksum_verification=True)
             about = json.loads(table.schema.metadata[_METADATA])
             if about["schema"] > SCHEMA:

@@ -7,7 +7,7 @@ bitwise. A method that changes them (pissa, full, scratch) works on a copy, so t
 from __future__ import annotations
 
 import copy
-import shutil
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ft_toolkit.artefacts import read_json
+from ft_toolkit.artefacts import folder_written_whole, read_json
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.checkpoints import load_base, load_model
 from ft_toolkit.models.language_model import LanguageModel, for_scoring
@@ -161,9 +161,7 @@ def save_adapter(
 
     tokenizer   saved beside the weights of a whole model
     """
-    temporary = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with folder_written_whole(folder) as temporary:
         if isinstance(model, PeftModel) and hasattr(model, "pissa_start"):
             _save_pissa(model, temporary)
         elif isinstance(model, PeftModel):
@@ -174,11 +172,19 @@ def save_adapter(
         if tokenizer is not None:
             tokenizer.save_pretrained(str(temporary))
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's unfilled template is not our card
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+        if isinstance(model, PeftModel):
+            _sort_names(temporary / "adapter_config.json")
+
+
+def _sort_names(config: Path) -> None:
+    """Give an adapter's config the same bytes in every process: PEFT keeps target names in a set."""
+    values = {
+        key: sorted(value)
+        if isinstance(value, list) and all(isinstance(one, str) for one in value)
+        else value
+        for key, value in read_json(config).items()
+    }
+    config.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def set_dropout(model: nn.Module, *, active: bool) -> None:

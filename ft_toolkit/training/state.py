@@ -22,11 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ft_toolkit.artefacts import damaged_files, folder_sha256s, folder_written_whole
+from ft_toolkit.artefacts import damaged_files, folder_sha256s, folder_written_whole, written_whole
 from ft_toolkit.errors import is_disk_full
 
 SCHEMA = 1
 KEPT = 2  # the newest, and one to fall back on
+METRICS = "metrics.jsonl"  # of the steps up to a checkpoint, in its folder
 SPARE_BYTES = 64e6  # left free for the rest of the run
 _FAULTS = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
@@ -70,16 +71,27 @@ class Checkpoints:
     """The checkpoints of one run: `folder`/step-00000040 and so on."""
 
     def __init__(
-        self, folder: Path, made_from: Mapping[str, Any], say: Callable[[str], object] = lambda words: None
+        self,
+        folder: Path,
+        made_from: Mapping[str, Any],
+        say: Callable[[str], object] = lambda words: None,
+        metrics: Path | None = None,
     ) -> None:
-        """made_from   everything the training depends on; a checkpoint made from anything else is skipped"""
+        """made_from   everything the training depends on; a checkpoint made from anything else is skipped
+        metrics     the file with a line a step: kept with each checkpoint, and put back with it
+        """
         self.folder = folder
         self.made_from = json.loads(json.dumps(made_from))  # as a manifest gives it back
-        self.say = say
+        self.say, self.metrics = say, metrics
 
     def save(self, state: TrainingState, learned: Learned) -> None:
-        """Write a checkpoint, remove all but the newest KEPT. A full disk is reported; training goes on."""
+        """Write a checkpoint, remove all but the newest KEPT. A full disk is reported; training goes on.
+
+        A valid one of this step is left as it is: a process killed while it replaces it would lose both.
+        """
         folder = self.folder / f"step-{state.step:08d}"
+        if self._is_valid(folder):
+            return
         files = {
             "weights": {name: p.detach() for name, p in learned.parameters.items()},
             "best": state.best,
@@ -101,6 +113,8 @@ class Checkpoints:
                         {k: t.cpu().clone() for k, t in tensors.items()}, unfinished / f"{name}.safetensors"
                     )
                 _write_json(unfinished / "state.json", state.figures())
+                if self.metrics is not None and self.metrics.is_file():
+                    shutil.copyfile(self.metrics, unfinished / METRICS)
                 manifest = {
                     "schema": SCHEMA,
                     "made_from": self.made_from,
@@ -135,18 +149,16 @@ class Checkpoints:
                 optimizer.load_state_dict(
                     {"state": moved, "param_groups": optimizer.state_dict()["param_groups"]}
                 )
+            if self.metrics is not None and (folder / METRICS).is_file():
+                with written_whole(self.metrics) as unfinished:
+                    shutil.copyfile(folder / METRICS, unfinished)
             return state
         return None
 
     def newest_step(self) -> int:
         """Of the newest valid checkpoint; 0 where there is none."""
-        for folder in self._newest_first():
-            try:
-                self._manifest(folder)
-                return int(folder.name.removeprefix("step-"))
-            except _FAULTS:
-                continue
-        return 0
+        valid = (folder for folder in self._newest_first() if self._is_valid(folder))
+        return int(next(valid, Path("step-0")).name.removeprefix("step-"))
 
     def remove(self) -> None:
         """Remove all checkpoints, once the weights are saved."""
@@ -154,6 +166,13 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True) if self.folder.is_dir() else []
+
+    def _is_valid(self, folder: Path) -> bool:
+        try:
+            self._manifest(folder)
+        except _FAULTS:
+            return False
+        return True
 
     def _manifest(self, folder: Path) -> None:
         """raises   ValueError with the reason why this checkpoint cannot be used"""

@@ -236,6 +236,22 @@ def test_saving_again_replaces_the_old_adapter(checkpoints: dict[str, Path], tmp
     assert list(tmp_path.iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_an_adapters_config_has_the_same_bytes_in_every_process(
+    checkpoints: dict[str, Path], tmp_path: Path, method: str
+) -> None:
+    # PEFT keeps names in sets, whose order follows from the hash seed of the process
+    model = attach_adapter(load_base(str(checkpoints["gpt2"])), Adapter(method=method), seed=0)
+    save_adapter(model, tmp_path / "adapter")
+    lists = [
+        value
+        for value in json.loads((tmp_path / "adapter" / "adapter_config.json").read_text()).values()
+        if isinstance(value, list)
+    ]
+    assert len(max(lists, key=len)) > 2
+    assert lists == [sorted(names) for names in lists]
+
+
 @pytest.mark.parametrize("other", ["bert", "distilbert", "starter/gpt2", "deeper", "shallower"])
 def test_an_adapter_for_another_base_is_refused(
     trained: dict[str, Trained], checkpoints: dict[str, Path], tmp_path: Path, other: str

@@ -15,11 +15,13 @@ from torch import Tensor
 from two_processes import Bench, bench, texts_of_unequal_length
 
 from ft_toolkit.errors import NumbersGoneWrong, Terminated
+from ft_toolkit.models.adapters import trainable
 from ft_toolkit.recipe import Adapter, Training
 from ft_toolkit.training import loop, state
 from ft_toolkit.training.loop import Journal
+from ft_toolkit.training.optimizers import make_optimizers
 from ft_toolkit.training.outcome import Outcome
-from ft_toolkit.training.state import Checkpoints
+from ft_toolkit.training.state import Checkpoints, Learned, TrainingState
 
 Checkpoint = dict[str, Path]
 Kinds = pytest.mark.parametrize(
@@ -75,6 +77,10 @@ def train(
     kept = Checkpoints(folder, {"recipe": "1"}, say) if folder else None
     outcome = ready.train(PLAN, best_by_loss(ready), Journal(lines.record, lines.rewind, kept))
     return ready.adapter, outcome
+
+
+def learned(ready: Bench) -> Learned:
+    return Learned(trainable(ready.model), make_optimizers(ready.model, ready.base.family, ready.plan))
 
 
 def same(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
@@ -142,6 +148,42 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason_for_the_one_before(
     assert lines.lines == whole.lines
 
 
+def test_lines_of_metrics_that_were_lost_come_back_with_the_checkpoint(
+    checkpoints: Checkpoint, tmp_path: Path
+) -> None:
+    metrics, lines = tmp_path / "metrics.jsonl", []
+    ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
+    kept = Checkpoints(tmp_path / "checkpoints", {"recipe": "1"}, metrics=metrics)
+
+    def record(line: dict[str, object]) -> None:
+        if line["step"] == 6:
+            raise Stopped
+        lines.append(json.dumps(line) + "\n")
+        metrics.write_text("".join(lines))
+
+    with pytest.raises(Stopped):
+        ready.train(PLAN, best_by_loss(ready), Journal(record, checkpoints=kept))
+    metrics.write_text(lines[0] + '{"step": 99')
+    kept.restore(learned(bench(checkpoints["gpt2"], texts_of_unequal_length())))
+    assert metrics.read_text() == "".join(lines)
+
+
+def test_a_valid_checkpoint_is_not_written_again(checkpoints: Checkpoint, tmp_path: Path) -> None:
+    # a process that is killed while it replaces a folder leaves neither the old one nor the new one
+    ready, kept = (
+        bench(checkpoints["gpt2"], texts_of_unequal_length()),
+        Checkpoints(tmp_path, {"recipe": "1"}),
+    )
+    now = TrainingState(step=3, tokens=7)
+    kept.save(now, learned(ready))
+    before = (tmp_path / "step-00000003").stat().st_ino
+    kept.save(now, learned(ready))
+    assert (tmp_path / "step-00000003").stat().st_ino == before
+    (tmp_path / "step-00000003" / "state.json").write_text("{}")
+    kept.save(now, learned(ready))
+    assert kept.newest_step() == 3
+
+
 def test_a_checkpoint_of_another_recipe_is_not_used(checkpoints: Checkpoint, tmp_path: Path) -> None:
     lines = Lines(kill_at=6)
     with pytest.raises(Stopped):
@@ -201,20 +243,26 @@ def test_a_signal_ends_training_with_a_checkpoint_from_which_it_goes_on_bitwise(
     assert same(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("signum", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
 def test_a_second_signal_ends_at_once_and_loses_no_valid_checkpoint(
-    checkpoints: Checkpoint, tmp_path: Path
+    checkpoints: Checkpoint, tmp_path: Path, signum: int, raised: type[BaseException]
 ) -> None:
+    expected, _ = train(checkpoints["gpt2"], Adapter(), Lines(), None)
     ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
     kept = Checkpoints(tmp_path, {"recipe": "1"})
 
     def twice(line: dict[str, object]) -> None:
         if line["step"] == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signum)
+            os.kill(os.getpid(), signum)
 
-    with pytest.raises(Terminated):
+    with pytest.raises(raised):
         ready.train(PLAN, best_by_loss(ready), Journal(twice, checkpoints=kept))
     assert kept.newest_step() == 2
+    found, _ = train(checkpoints["gpt2"], Adapter(), Lines(), tmp_path)
+    assert same(found, expected)
 
 
 def poisoned(ready: Bench, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
