@@ -169,7 +169,7 @@ def test_a_recipe_that_says_other_than_what_was_trained_is_refused(
     text = (run.folder / "recipe.yaml").read_text()
     run.write("recipe.yaml", text.replace("repo: null", "repo: me/mine"))  # where it goes may be changed
     assert Run(run.folder).recipe.publish.repo == "me/mine"
-    run.write("recipe.yaml", text.replace("rank: 8", "rank: 9"))
+    run.write("recipe.yaml", text.replace("rank: auto", "rank: 9"))
     with pytest.raises(FtError, match=r"recipe\.yaml: expected the corpus, adapter and training sections"):
         _ = Run(run.folder).recipe
 
