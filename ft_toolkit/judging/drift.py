@@ -29,9 +29,9 @@ from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.splitting import sample
 
-SAMPLES, SAMPLE_TOKENS = 32, 128  # drawn from a causal base
-GENERAL_DOCUMENTS, GENERAL_TOKENS = 64, 256  # of each document the first so many, for a masked model
-HELD_OUT_DOCUMENTS, HELD_OUT_TOKENS = 32, 64  # likewise, of text that the verdict is about
+SAMPLES, SAMPLE_TOKENS = 32, 96  # drawn from a causal base; some 3 s of a quickstart, the first time
+GENERAL_DOCUMENTS, GENERAL_TOKENS = 64, 120  # of each document the first so many, for a masked model
+HELD_OUT_DOCUMENTS, HELD_OUT_TOKENS = 32, 48  # likewise, of text that the verdict is about
 SAMPLES_NAME = "samples of its base"
 
 
