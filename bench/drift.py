@@ -1,6 +1,6 @@
 """Does drift, which needs nobody's data, rank adapters by the harm to what their base knew?
 
-python bench/drift.py books.jsonl.gz FOLDER [--base starter/gpt2] [--runs drift-runs]
+python bench/drift.py books.jsonl.gz FOLDER [--base starter/gpt2] [--characters 1500]
 
 Trains 18 adapters shortly (three corpora × rates × ranks) and scores each on its base's own held-out books
 (docs/starters.md tells which), beside the drift that a verdict shows. FOLDER: a third corpus.
@@ -34,18 +34,16 @@ from ft_toolkit.text.splitting import sample
 from ft_toolkit.training.accelerator import make_accelerator
 
 RATES, RANKS = (3e-4, 1.5e-3, 5e-3), (2, 16)
-BOOKS, BOOK_CHARACTERS = 60, 1500  # documents, and the beginning of each
+BOOKS = 60  # documents
 NO_TRACE = Options(judge=False, gate=False)
 
 
-def held_out_books(path: Path) -> list[Document]:
+def held_out_books(path: Path, characters: int) -> list[Document]:
     """Beginnings of documents that the starters were not trained on."""
     with gzip.open(path, "rt") as lines:
         rows = [json.loads(line) for line in lines]
     unseen = [row for row in rows if int(sha256(row["id"].encode()).hexdigest(), 16) % 50 == 0]
-    return sample(
-        [Document("books", n, row["text"][:BOOK_CHARACTERS]) for n, row in enumerate(unseen)], BOOKS
-    )
+    return sample([Document("books", n, row["text"][:characters]) for n, row in enumerate(unseen)], BOOKS)
 
 
 def main() -> None:
@@ -56,8 +54,9 @@ def main() -> None:
     asked.add_argument("--base", default="starter/gpt2")
     asked.add_argument("--runs", type=Path, default=Path("drift-runs"))
     asked.add_argument("--steps", type=int, default=30)
+    asked.add_argument("--characters", type=int, default=1500, help="of each book")
     told = asked.parse_args()
-    books = held_out_books(told.books)
+    books = held_out_books(told.books, told.characters)
     corpora = ("package:italian-cooking", "package:everyday-medicine", str(told.folder))
     found: list[tuple[float, float]] = []
     for number, (source, rate, rank) in enumerate(product(corpora, RATES, RANKS)):
