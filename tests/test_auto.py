@@ -96,7 +96,7 @@ def test_a_run_says_and_keeps_the_numbers_that_auto_stood_for(
     assert (used["learning_rate"], used["restarted_at"]) == (rate, None)
 
 
-def test_a_start_that_diverges_is_said_and_recipe_yaml_keeps_the_rate_that_trained(
+def test_a_start_that_diverges_is_said_and_run_json_keeps_the_rate_that_trained(
     open_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "learning_rate", lambda *_: 0.9)
@@ -106,7 +106,7 @@ def test_a_start_that_diverges_is_said_and_recipe_yaml_keeps_the_rate_that_train
     assert (outcome["restarted_at"], outcome["learning_rate"]) == (4, pytest.approx(0.3))
     said = (whole.folder / "run.log").read_text()
     assert said.count("training starts again, at a third of the learning rate: 0.3") == 1
-    assert whole.recipe.training.peak == pytest.approx(0.3)
+    assert whole.recipe.training.peak == pytest.approx(0.9)  # what was planned
     metrics = (whole.folder / "metrics.jsonl").read_text()
     assert metrics.count("\n") == 6
     validate = loop._Training._validate
