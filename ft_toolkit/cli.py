@@ -238,6 +238,19 @@ def mix(
     story.mix([story.Part(open_run(place, print), weight) for place, weight in named], to, device=device)
 
 
+@app.command(epilog="ft audit runs/quickstart    ft audit runs/quickstart --json > audit.json")
+@one_line_errors()
+def audit(
+    run: Annotated[Path, typer.Argument(help="A judged run, such as runs/quickstart.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
+) -> None:
+    """Tell whether a run remembers its training text, and on which tokens it gained; needs no model."""
+    from ft_toolkit import audit as story
+    from ft_toolkit.run import Run
+
+    story.audit(Run.open(run), as_json=as_json)
+
+
 @recipes.callback()
 @one_line_errors()
 def list_recipes(context: typer.Context) -> None:

@@ -61,6 +61,7 @@ def main(
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
+        from ft_toolkit.judging.audit import influence_details
         from ft_toolkit.judging.details import detail_lines
         from ft_toolkit.judging.gates import enforce, required_gain
         from ft_toolkit.judging.run_scores import scores_of
@@ -70,6 +71,7 @@ def main(
         if out is not None:
             refuse_taken(out)
         judged: list[Judged] = []
+        opened: list[Run] = []
 
         def keep(comparison: Comparison, scores: TokenScores) -> None:
             judged.append((comparison, scores))
@@ -99,8 +101,10 @@ def main(
             save(out, judged)
             screen.say(f"saved: {out}")
         if details:
-            for comparison in found:
-                screen.result("\n".join(["", f"{comparison.name} in detail", *detail_lines(comparison)]))
+            by_name = {run.folder.name: run for run in opened}
+            for comparison, scores in judged:
+                lines = [*detail_lines(comparison), *influence_details(scores, by_name.get(comparison.name))]
+                screen.result("\n".join(["", f"{comparison.name} in detail", *lines]))
         if as_json:
             whole = {"schema": JSON_SCHEMA, "comparisons": [comparison.as_dict() for comparison in found]}
             json.dump(whole, sys.stdout, indent=2)

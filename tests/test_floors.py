@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "seeds",
         "compare",
         "rescoring",
+        "audit",
         "doctor",
         "publish",
         "merge",

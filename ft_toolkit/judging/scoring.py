@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.judging.frequency import Counts, count_bits, training_counts
 from ft_toolkit.judging.protocols import (
     EXACT_TOKENS,
     Protocol,
@@ -66,8 +67,9 @@ class Scorer:
 class Text:
     """Documents to score as one corpus.
 
-    repeated   lines that several documents share: a second figure leaves them out
-    keeps_ids  whether token ids are kept with the scores: the text can be restored from them
+    repeated      lines that several documents share: a second figure leaves them out
+    keeps_ids     whether token ids are kept with the scores: the text can be restored from them
+    train_counts  how often the training text has each token of the base's vocabulary; None: nobody counted
     """
 
     corpus: str
@@ -75,6 +77,7 @@ class Text:
     documents: Sequence[Document]
     repeated: frozenset[str] = frozenset()
     keeps_ids: bool = True
+    train_counts: Counts | None = None
 
 
 def score_both(scorer: Scorer, text: Text) -> CorpusScores:
@@ -101,8 +104,8 @@ def score_both(scorer: Scorer, text: Text) -> CorpusScores:
             number_of[one.document.group],
             len(one.document.text.encode()),
             count_words(one.document.text),
-            _side(one, of_base, text),
-            _side(other, of_tuned, text),
+            _side(one, of_base, text, text.train_counts),
+            _side(other, of_tuned, text, text.train_counts if own is encoded else None),
         )
         for one, of_base, other, of_tuned in zip(encoded, base, own, tuned, strict=True)
     ]
@@ -147,8 +150,9 @@ def _base_scores(
     return store.scores(asked, encoded, compute)
 
 
-def _side(document: Encoded, scored: Scored, text: Text) -> Side:
-    return Side(document.ids if text.keeps_ids else None, document.is_fresh, *scored)
+def _side(document: Encoded, scored: Scored, text: Text, counts: Counts | None) -> Side:
+    bits = None if counts is None else count_bits(counts, document.ids)
+    return Side(document.ids if text.keeps_ids else None, document.is_fresh, *scored, bits)
 
 
 def _unknown_fraction(base: LanguageModel, documents: Sequence[Encoded]) -> float:
@@ -167,13 +171,15 @@ def score_parts(scorer: Scorer, recipe: Recipe, parts: Parts) -> list[CorpusScor
     """
     label, keeps_ids = source_label(recipe.corpus.source), recipe.judging.keep_text
     repeated = repeated_lines([*parts.test, *parts.train])
-    texts = [Text(label, "held-out", parts.test, repeated, keeps_ids)]
+    counts = training_counts(scorer.pair.base, parts.train)
+    texts = [Text(label, "held-out", parts.test, repeated, keeps_ids, counts)]
     if recipe.judging.general is not None:
         general = read_source(recipe.judging.general).documents
-        texts.append(Text(source_label(recipe.judging.general), "general", general, repeated, keeps_ids))
+        name = source_label(recipe.judging.general)
+        texts.append(Text(name, "general", general, repeated, keeps_ids, counts))
     if parts.train:  # its text is never kept
         trained = sample(parts.train, len(parts.test))
-        texts.append(Text(label, "train", trained, repeated, keeps_ids=False))
+        texts.append(Text(label, "train", trained, repeated, keeps_ids=False, train_counts=counts))
     return [score_both(scorer, text) for text in texts]
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.judging.frequency import UNKNOWN
 from ft_toolkit.judging.protocols import Protocol
 from ft_toolkit.judging.totals import TokenNll, Totals, token_totals
 from ft_toolkit.run import Run
@@ -33,7 +34,7 @@ _METADATA = b"ft_toolkit"
 # The nats are float32 stored as float64: split into byte planes, the low planes are zeros and compress away.
 _ENCODING: dict[str, Any] = {
     "compression": "zstd",
-    "use_dictionary": ["corpus", "split", "side"],
+    "use_dictionary": ["corpus", "split", "side", "train_count_bits"],
     "column_encoding": {
         "document": "DELTA_BINARY_PACKED",
         "position": "DELTA_BINARY_PACKED",
@@ -49,6 +50,7 @@ _COLUMNS = (
     "id",
     "side",
     "is_fresh",
+    "train_count_bits",
     "base_nats",
     "base_top1",
     "adapter_nats",
@@ -77,6 +79,7 @@ class Side:
     is_fresh: NDArray[np.bool_]  # outside lines that other documents have too
     nats: TokenNll  # NaN where the protocol does not score
     is_top1: NDArray[np.bool_]  # no other token had a higher probability
+    train_count_bits: NDArray[np.int8] | None = None  # frequency.count_bits; None where nothing was counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +217,7 @@ class TokenScores:
             "id": pa.array(joined["id"], mask=joined["id"] < 0),
             "side": pa.DictionaryArray.from_arrays(joined["side"], list(_SIDES)),
             "is_fresh": pa.array(joined["is_fresh"]),
+            "train_count_bits": pa.array(joined["train_count_bits"], mask=joined["train_count_bits"] < 0),
         }
         for side in ("base", "adapter"):
             is_left_out = np.isnan(joined[f"{side}_nats"])
@@ -249,7 +253,7 @@ def _rows(number: int, scored: DocumentScores, is_shared: bool) -> Iterator[dict
     """The columns of one document: once with both sides, or once for each."""
     base, adapter = scored.base, scored.adapter
     for code, first in enumerate([base] if is_shared else [base, adapter]):
-        count = len(first.nats)
+        count, bits = len(first.nats), first.train_count_bits
         nothing = np.full(count, np.nan), np.zeros(count, dtype=np.bool_)
         of_base = (base.nats, base.is_top1) if is_shared or first is base else nothing
         of_adapter = (adapter.nats, adapter.is_top1) if is_shared or first is adapter else nothing
@@ -259,6 +263,7 @@ def _rows(number: int, scored: DocumentScores, is_shared: bool) -> Iterator[dict
             "id": np.full(count, -1, dtype=np.int32) if first.ids is None else first.ids,
             "side": np.full(count, _SIDES.index("both") if is_shared else code, dtype=np.int8),
             "is_fresh": first.is_fresh,
+            "train_count_bits": np.full(count, UNKNOWN, dtype=np.int8) if bits is None else bits,
             "base_nats": of_base[0],
             "base_top1": of_base[1],
             "adapter_nats": of_adapter[0],
@@ -270,6 +275,8 @@ def _corpora(
     table: pa.Table, rows: Sequence[dict[str, Any]], about: Sequence[dict[str, Any]]
 ) -> Iterator[CorpusScores]:
     """The corpora of a table of tokens, with the documents of their rows in scores/documents.parquet."""
+    if "train_count_bits" not in table.column_names:  # a file of an older release
+        table = table.append_column("train_count_bits", pa.nulls(len(table), pa.int8()))
     values = {name: _numbers(table[name]) for name in _COLUMNS if name != "side"}
     values["side"] = np.array([_SIDES.index(name) for name in table["side"].to_pylist()], dtype=np.int8)
     ends = accumulate((each["rows"] for each in about), initial=0)
@@ -291,12 +298,13 @@ def _corpora(
 def _side(columns: dict[str, NDArray[Any]], side: str) -> Side:
     """One side of one document's rows."""
     is_own = np.isin(columns["side"], (_SIDES.index(side), _SIDES.index("both")))
-    ids = columns["id"][is_own]
+    ids, bits = columns["id"][is_own], columns["train_count_bits"][is_own]
     return Side(
         None if (ids < 0).any() else ids,
         columns["is_fresh"][is_own],
         columns[f"{side}_nats"][is_own],
         columns[f"{side}_top1"][is_own],
+        None if (bits == UNKNOWN).any() else bits,
     )
 
 

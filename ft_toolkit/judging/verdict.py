@@ -18,6 +18,9 @@ FORGOTTEN_MUCH_PERCENT = 10.0
 # An excess gap below this many nats a token is "slightly", from MUCH on "much".
 MEMORISED_LITTLE_NATS = 0.10
 MEMORISED_MUCH_NATS = 0.50
+# Where an attack by the loss succeeds: below this AUC it is "slightly" memorised, from MUCH on "much".
+TOLD_APART_LITTLE_AUC = 0.60
+TOLD_APART_MUCH_AUC = 0.75
 UNKNOWN_TOO_MANY = 0.01  # of the tokens: above, a warning
 # KL(base ‖ tuned) in nats a token, of what the base writes itself (causal) or of general text (masked): below
 # LITTLE "hardly", from MUCH "far". How they were found: docs/log.md.
