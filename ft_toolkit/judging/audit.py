@@ -239,7 +239,7 @@ def _band_table(corpus: Bands) -> Table:
     if influence is not None:
         without = influence.without
         cells = signed_percent(without.nats_per_token), interval_words(without)
-        table.add_row("without the ten most influential token types", "", "", *cells)
+        table.add_row("without the ten most influential types", "", "", *cells)
     return table
 
 

@@ -26,6 +26,11 @@ POSITIONS = (16, 64, 256, 1024)
 POSITION_NAMES = ("1 to 16", "17 to 64", "65 to 256", "257 to 1,024", "from 1,025 on")
 SHOWN_TYPES = 10  # that gained most, and that lost most
 INFLUENTIAL_TYPES = 10
+TAKEN_APART: tuple[Kind, ...] = (
+    "held-out",
+    "general",
+    "other",
+)  # training ids are not kept; drift has no nats
 Ids = NDArray[np.int64]
 
 
@@ -117,25 +122,25 @@ class _Tokens:
 
 
 def bands(scores: TokenScores, vocabulary: Vocabulary | None) -> list[Bands]:
-    """Take apart every corpus but the training sample; none where the models read different tokens.
+    """Take apart every text that was judged on; none where the models read different tokens.
 
     vocabulary   of the base; None: kinds are not known, and token types bear their numbers
     """
     if scores.subject.own_tokenizer_sha256 is not None:
         return []
-    return [corpus_bands(corpus, vocabulary) for corpus in scores.corpora if corpus.kind != "train"]
+    return [corpus_bands(corpus, vocabulary) for corpus in scores.corpora if corpus.kind in TAKEN_APART]
 
 
 def influences(
     scores: TokenScores, vocabulary: Vocabulary | None
 ) -> list[tuple[CorpusScores, Influence | None]]:
-    """What hangs on a few token types in every corpus but the training sample, without the bands."""
+    """What hangs on a few token types in every text that was judged on, without the bands."""
     if scores.subject.own_tokenizer_sha256 is not None:
         return []
     found: list[tuple[CorpusScores, Influence | None]] = []
-    for corpus in scores.corpora:
+    for corpus in (each for each in scores.corpora if each.kind in TAKEN_APART):
         tokens, _ = _tokens(corpus, None)
-        if corpus.kind != "train" and tokens.ids is not None:
+        if tokens.ids is not None:
             found.append((corpus, _types(tokens, tokens.ids, vocabulary, tokens.whole())[2]))
     return found
 
