@@ -71,7 +71,7 @@ def finetune(
             session = Session(accelerator, screen or Screen(quiet=not accelerator.is_main_process))
             material = gathered(recipe, accelerator.device)
             # under accelerate launch one process keeps the folder
-            run = _opened(Path(runs_folder if session.is_main else scratch), material, options)
+            run = _opened(Path(runs_folder if session.is_main else scratch), material, options, session)
             stages = Stages(
                 run,
                 session.screen.say,
@@ -92,10 +92,10 @@ def finetune(
     return run
 
 
-def _opened(runs_folder: Path, it: Material, options: Options) -> Run:
+def _opened(runs_folder: Path, it: Material, options: Options, session: Session) -> Run:
     """A new run folder, or that of an unfinished run of the same recipe."""
     asked = asked_for(it.asked, judge=options.judge)
-    if options.folder is None:
+    if options.folder is None or not session.is_main:
         return Run.create(runs_folder, it.recipe, asked)
     run = Run.open(options.folder)
     if not run.is_unfinished(asked):

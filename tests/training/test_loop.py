@@ -319,8 +319,16 @@ def test_two_processes_slow_down_and_stop_together_when_the_budget_of_one_is_use
 
 
 def test_two_processes_leave_one_run_folder_with_its_verdict(by_two_processes: Path) -> None:
-    assert [path.name for path in (by_two_processes / "runs").iterdir()] == ["both"]
+    assert sorted(path.name for path in (by_two_processes / "runs").iterdir()) == ["both", "resumed"]
     assert (by_two_processes / "runs" / "both" / "comparison.json").is_file()
+
+
+def test_a_run_of_two_processes_that_was_stopped_and_resumed_has_the_same_bytes(
+    by_two_processes: Path,
+) -> None:
+    whole, resumed = (by_two_processes / "runs" / name for name in ("both", "resumed"))
+    for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "metrics.jsonl"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
 
 
 def test_a_used_up_budget_stops_cleanly_with_a_validated_adapter(

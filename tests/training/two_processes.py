@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
+from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,7 +24,8 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import Adapter, Recipe, Training
-from ft_toolkit.session import Session
+from ft_toolkit.run import Run
+from ft_toolkit.session import Options, Session
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.training import accelerator, loop
@@ -125,11 +128,26 @@ def trained_through_a_stop(checkpoint: Path, folder: Path) -> tuple[Bench, Bench
     return whole, resumed
 
 
+def resumed_run(recipe: Recipe, runs: Path) -> None:
+    """A whole fine-tuning that stops at its third step and is resumed, as by ft resume."""
+
+    def append(run: Run, line: dict[str, object]) -> None:
+        if line["step"] == 3:
+            raise Stopped
+        exact(run, line)
+
+    exact = Run.append_metrics
+    with patch.object(Run, "append_metrics", append), suppress(Stopped):
+        finetune(recipe, runs, Options(gate=False))
+    finetune(recipe, runs, Options(gate=False, folder=runs / recipe.name))
+
+
 def main(folder: Path, corpus: str, checkpoints: Sequence[str]) -> None:
     """Leave FAMILY.safetensors for each checkpoint, the steps that a budget allowed, and a whole run."""
     accelerator.bfloat16_is_faster = lambda kind: (
         False
     )  # another order of sums may not hide in bfloat16's rounding
+    Accelerator.end_training = lambda self: None  # type: ignore[method-assign]  # several trainings a process
     is_main = accelerator.make_accelerator().is_main_process
     for checkpoint in map(Path, checkpoints):
         ready, _ = trained_on_ten_rows(checkpoint)
@@ -138,11 +156,13 @@ def main(folder: Path, corpus: str, checkpoints: Sequence[str]) -> None:
             save_file(ready.adapter, folder / f"{checkpoint.name}.safetensors")
             save_file(whole.adapter, folder / f"{checkpoint.name}-whole.safetensors")
             save_file(resumed.adapter, folder / f"{checkpoint.name}-resumed.safetensors")
-    training = {"steps": 2, "block_tokens": 32, "batch_tokens": 96}
-    values = {"name": "both", "base": checkpoints[0], "corpus": {"source": corpus}, "training": training}
+    training = {"steps": 4, "block_tokens": 32, "batch_tokens": 96}
+    values = {"base": checkpoints[0], "corpus": {"source": corpus}, "training": training}
+    values["judging"] = {"general": None}
     outcome, rates = stopped_by_one_clock(Path(checkpoints[0]))
     (folder / f"{outcome.stopped_by}-{'main' if is_main else 'other'}").write_text(f"{outcome.steps} {rates}")
-    finetune(Recipe.model_validate(values | {"judging": {"general": None}}), folder / "runs")
+    finetune(Recipe.model_validate(values | {"name": "both"}), folder / "runs")
+    resumed_run(Recipe.model_validate(values | {"name": "resumed"}), folder / "runs")
 
 
 if __name__ == "__main__":
