@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+from collections.abc import Sequence
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -22,8 +23,10 @@ from ft_toolkit.judging.comparison import compare
 from ft_toolkit.judging.drift import score_drift
 from ft_toolkit.judging.protocols import choose_protocol
 from ft_toolkit.judging.scoring import Scorer, Text, score_both
+from ft_toolkit.judging.statistics import Difference, Estimate
 from ft_toolkit.judging.token_scores import TokenScores
 from ft_toolkit.judging.unseen import read_general
+from ft_toolkit.judging.verdict import kl_words
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.progress import Screen
@@ -46,8 +49,50 @@ def held_out_books(path: Path, characters: int) -> list[Document]:
     return sample([Document("books", n, row["text"][:characters]) for n, row in enumerate(unseen)], BOOKS)
 
 
+def measured(recipe: Recipe, runs: Path, books: Sequence[Document]) -> tuple[Estimate, Difference]:
+    """Train an adapter: its drift, and the change on its base's own books."""
+    quiet = Screen(quiet=True)
+    run = finetune(recipe, runs, NO_TRACE, quiet)
+    base = load_base(recipe.base)
+    protocol = choose_protocol(base, "document" if base.family.objective == "causal" else "covering")
+    pair = load_pair(base, run.trained_folder)
+    scorer = Scorer(pair, protocol, Session(make_accelerator("cpu"), quiet))
+    corpora = [
+        score_both(scorer, Text("books", "other", books)),
+        *score_drift(scorer, recipe.judging, read_general(recipe.judging)),
+    ]
+    comparison = compare(TokenScores(scorer.subject(recipe.name), corpora))
+    assert comparison.drift is not None
+    return comparison.drift.kl_nats, comparison.corpora[0].difference
+
+
+def recipes(base: str, folder: Path, steps: int) -> list[Recipe]:
+    """Three corpora × rates × ranks."""
+    corpora = ("package:italian-cooking", "package:everyday-medicine", str(folder))
+    return [
+        Recipe.model_validate(
+            {
+                "name": f"drift-{number}",
+                "base": base,
+                "corpus": {"source": source},
+                "adapter": {"rank": rank, "alpha": 2 * rank},
+                "training": {"steps": steps, "batch_tokens": 1024, "learning_rate": rate},
+            }
+        )
+        for number, (source, rate, rank) in enumerate(product(corpora, RATES, RANKS))
+    ]
+
+
+def row(recipe: Recipe, drift: Estimate, harm: Difference) -> str:
+    """A row of the table in docs/log.md."""
+    name = Path(recipe.corpus.source.removeprefix("package:")).name
+    kl = "{} ({})".format(*kl_words(drift))
+    cells = (name, recipe.training.learning_rate, recipe.adapter.rank, kl)
+    return f"| {' | '.join(map(str, cells))} | {harm.nats_per_token:+.4f} | {harm.percent:+.1f} % |"
+
+
 def main() -> None:
-    """A line an adapter, then the rank correlation."""
+    """A row an adapter, then the rank correlation."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("books", type=Path)
     asked.add_argument("folder", type=Path)
@@ -57,38 +102,11 @@ def main() -> None:
     asked.add_argument("--characters", type=int, default=1500, help="of each book")
     told = asked.parse_args()
     books = held_out_books(told.books, told.characters)
-    corpora = ("package:italian-cooking", "package:everyday-medicine", str(told.folder))
-    found: list[tuple[float, float]] = []
-    for number, (source, rate, rank) in enumerate(product(corpora, RATES, RANKS)):
-        recipe = Recipe.model_validate(
-            {
-                "name": f"drift-{number}",
-                "base": told.base,
-                "corpus": {"source": source},
-                "adapter": {"rank": rank, "alpha": 2 * rank},
-                "training": {"steps": told.steps, "batch_tokens": 1024, "learning_rate": rate},
-            }
-        )
-        quiet = Screen(quiet=True)
-        run = finetune(recipe, told.runs, NO_TRACE, quiet)
-        base = load_base(told.base)
-        pair = load_pair(base, run.trained_folder)
-        protocol = choose_protocol(base, "document" if base.family.objective == "causal" else "covering")
-        scorer = Scorer(pair, protocol, Session(make_accelerator("cpu"), quiet))
-        corpora_scores = [
-            score_both(scorer, Text("books", "other", books)),
-            *score_drift(scorer, recipe.judging, read_general(recipe.judging)),
-        ]
-        comparison = compare(TokenScores(scorer.subject(recipe.name), corpora_scores))
-        harm, drift = comparison.corpora[0].difference, comparison.drift
-        assert drift is not None and drift.kl_nats.low is not None and drift.kl_nats.high is not None
-        found.append((drift.kl_nats.value, harm.nats_per_token))
-        name = Path(source.removeprefix("package:")).name
-        kl = f"{drift.kl_nats.value:.4f} ({drift.kl_nats.low:.4f} … {drift.kl_nats.high:.4f})"
-        print(
-            f"| {name} | {rate:g} | {rank} | {kl} | {harm.nats_per_token:+.4f} | {harm.percent:+.1f} % |",
-            flush=True,
-        )
+    found = []
+    for recipe in recipes(told.base, told.folder, told.steps):
+        drift, harm = measured(recipe, told.runs, books)
+        found.append((drift.value, harm.nats_per_token))
+        print(row(recipe, drift, harm), flush=True)
     print(f"Spearman {stats.spearmanr(*zip(*found, strict=True)).statistic:.3f} of {len(found)} adapters")
 
 
