@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -16,17 +17,35 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["FT_CACHE"] = tempfile.mkdtemp(prefix="ft-cache-")  # never the user's own
 
 import pytest
+import warm_python
 from tiny_checkpoints import POSITIONS, TinyCheckpoints
 
 from ft_toolkit import shipped
 from ft_toolkit.recipe import Recipe
-from ft_toolkit.runtime import prepare_torch
+from ft_toolkit.runtime import prepare_torch, run_python
 
 prepare_torch()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "corpora"
 FAMILY_NAMES = ("gpt2", "bert", "distilbert")  # the others: tests/test_family_matrix.py
 __all__ = ["FAMILY_NAMES", "POSITIONS", "SHARED", "batches_of"]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # a full collection, one after every training, no longer walks what the tests imported
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_gate() -> Iterator[None]:
+    """The fresh process of the gate begins with torch imported; cold_gate takes that back."""
+    with patch("ft_toolkit.judging.integrity.run_python", warm_python.run_python):
+        yield
+
+
+@pytest.fixture
+def cold_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fresh process of the gate is started as users' runs start it."""
+    monkeypatch.setattr("ft_toolkit.judging.integrity.run_python", run_python)
 
 
 @pytest.fixture(scope="session")

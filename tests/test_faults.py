@@ -20,6 +20,7 @@ import torch
 import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, T5Config
+from warm_python import WarmPython
 
 from ft_toolkit import cli, shipped
 from ft_toolkit.run import Run
@@ -419,7 +420,7 @@ def test_a_disk_that_fills_up_keeps_what_was_computed_before(
 
 @dataclass
 class Stopped:
-    code: int
+    code: int | None
     output: str
     said: list[str]
     run: Path
@@ -430,35 +431,27 @@ def stopped(
     checkpoints: dict[str, Path], small_corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, Stopped]:
     """Two long trainings, one stopped by Ctrl-C and one by SIGTERM, both after a few steps."""
-    command = [sys.executable, "-c", "from ft_toolkit.cli import main; main()", "finetune"]
     started = {}
     for number in (signal.SIGINT, signal.SIGTERM):
         ground = Ground(tmp_path_factory.mktemp("stopped"), checkpoints, small_corpus)
         recipe = str(ground.folder / ground.recipe(training={"steps": 100_000}))
-        process = subprocess.Popen(
-            [*command, recipe, "--runs", str(ground.runs)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # a Ctrl-C for this one alone
-            # a test run in the background of a script has been told to ignore Ctrl-C, and hands that on
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        started[number] = (process, ground.runs / "mine")
+        command = ["-m", "ft_toolkit.cli", "finetune", recipe, "--runs", str(ground.runs)]
+        started[number] = (WarmPython(*command), ground.runs / "mine")
     found = {}
     for number, (process, run) in started.items():
-        try:
-            waiting_since = time.monotonic()
-            while lines_of(run / "metrics.jsonl") < 4 and process.poll() is None:
-                assert time.monotonic() - waiting_since < 120, "training did not begin"
-                time.sleep(0.05)
-            process.send_signal(number)
-            output, said = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        found[int(number)] = Stopped(process.returncode, output, said.splitlines(), run)
+        wait_until(process, lambda run=run: lines_of(run / "metrics.jsonl") >= 4)
+        process.send_signal(number)
+        process.finish(60)
+        found[int(number)] = Stopped(process.code, process.output, process.said.splitlines(), run)
     return found
+
+
+def wait_until(process: WarmPython, has_begun: Callable[[], bool]) -> None:
+    waiting_since = time.monotonic()
+    while not has_begun():
+        assert process.code is None, process.said
+        assert time.monotonic() - waiting_since < 120, "it did not begin"
+        time.sleep(0.02)
 
 
 def lines_of(path: Path) -> int:
@@ -519,7 +512,6 @@ PHASES = {
 }
 WAITS = """
 import sys, time
-from ft_toolkit import cli
 
 def wait(*_, **__):
     print("here", flush=True)
@@ -532,11 +524,15 @@ class AtTorch:
 
 phase = sys.argv.pop(1)
 if phase == "cli":
+    for name in [*sys.modules]:
+        if name.partition(".")[0] in ("torch", "ft_toolkit"):  # a process that has not come to torch yet
+            del sys.modules[name]
     sys.meta_path.insert(0, AtTorch())
 else:
     import ft_toolkit.finetune, ft_toolkit.judging.scoring
     from unittest.mock import patch
     patch(phase, wait).start()
+from ft_toolkit import cli
 cli.main()
 """
 EARLY = ("importing torch", "loading")
@@ -547,38 +543,29 @@ EARLY = ("importing torch", "loading")
     ("number", "code", "word"),
     [
         (signal.SIGINT, 130, "interrupted"),
-        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, "terminated"),
     ],
 )
 def test_in_every_phase_a_signal_ends_with_a_word_on_how_far_it_came(
     ground: Ground, phase: str, number: int, code: int, word: str
 ) -> None:
     recipe = ground.recipe(training={"steps": 1})
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITS, PHASES[phase], "finetune", recipe, "--runs", str(ground.runs)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        assert process.stdout is not None and process.stdout.readline() == "here\n"
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert "Traceback" not in said
-    assert process.returncode == code
+    process = WarmPython("-c", WAITS, PHASES[phase], "finetune", recipe, "--runs", str(ground.runs))
+    wait_until(process, lambda: process.output == "here\n")
+    process.send_signal(number)
+    process.finish(60)
+    assert "Traceback" not in process.said
+    assert process.code == code
     run = ground.runs / "mine"
     if phase in EARLY:
-        assert said.splitlines()[-1] == f"{word} before training; nothing was trained"
+        assert process.said.splitlines()[-1] == f"{word} before training; nothing was trained"
         assert not ground.runs.exists()
     elif phase == "first validation":
-        assert said.splitlines()[-1] == f"{word} before the first step; nothing was trained"
+        assert process.said.splitlines()[-1] == f"{word} before the first step; nothing was trained"
     else:
-        assert said.splitlines()[-1] == f"{word} before the verdict: trained; ft compare {run} judges it"
+        assert (
+            process.said.splitlines()[-1] == f"{word} before the verdict: trained; ft compare {run} judges it"
+        )
         Run.open(run).check_trained()
 
 
