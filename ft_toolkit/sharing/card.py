@@ -249,9 +249,10 @@ def _procedure(it: Published) -> Iterator[str]:
     recipe, training = it.recipe, it.facts.get("training", {})
     yield _trained(recipe)
     if training:
+        rate = training.get("learning_rate") or recipe.training.peak  # a start that diverged lowers it
         yield (
             f"- **Training**: {training['steps']} of {training['planned_steps']} steps, {training['tokens']} "
-            f"tokens, learning rate {recipe.training.learning_rate:g}, {training['precision']}; the "
+            f"tokens, learning rate {rate:g}, {training['precision']}; the "
             f"{'weights' if recipe.adapter.is_whole_model else 'adapter'} "
             f"of step {training['best_step']}, chosen on the validation part. Seed {recipe.training.seed}."
         )
