@@ -87,8 +87,8 @@ MUTANTS = (
     Mutant(
         "mean of means",
         "ft_toolkit/judging/statistics.py",
-        "ratio = float(change.sum() / tokens.sum())",
-        "ratio = float((change / tokens).mean())",
+        "ratio = float(amounts.sum() / tokens.sum())",
+        "ratio = float((amounts / tokens).mean())",
         ("tests/judging/test_statistics.py",),
     ),
     Mutant(
