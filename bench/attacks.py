@@ -21,7 +21,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 from ft_toolkit.session import Session
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.training.accelerator import make_accelerator

@@ -30,7 +30,7 @@ from ft_toolkit.judging.verdict import kl_words
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options, Session
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.splitting import sample

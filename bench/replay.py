@@ -22,9 +22,9 @@ from typing import Any
 from ft_toolkit.artefacts import read_json
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.rescoring import compare_run
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 BOOKS, BOOK_CHARACTERS = 60, 1500  # documents, and the beginning of each

@@ -31,8 +31,8 @@ from ft_toolkit.models.language_model import for_scoring, language_model_of
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.token_nll import TokenScorer
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Adapter
 from ft_toolkit.runtime import prepare_process, prepare_torch
+from ft_toolkit.sections import Adapter
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import Document, read_source

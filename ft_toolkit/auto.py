@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ft_toolkit.recipe import LEAST_RANK, Adapter, Recipe
+from ft_toolkit.sections import LEAST_RANK, Adapter, Recipe
 
 MOST_RANK = 64
 HIGHEST_RATE, LOWEST_RATE = 0.02, 1e-6

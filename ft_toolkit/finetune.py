@@ -24,11 +24,11 @@ from ft_toolkit.models.adapters import save_adapter
 from ft_toolkit.models.model_pair import ModelPair, load_pair
 from ft_toolkit.preflight import check as check_before
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.rescoring import judge_run
 from ft_toolkit.reuse import show_again
 from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options, Session
 from ft_toolkit.stages import Stages, artefact, latest_ended
 from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, sample

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_toolkit.artefacts import file_sha256, folder_sha256s, value_sha256
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.references import parse_base
 from ft_toolkit.runtime import versions
+from ft_toolkit.sections import Recipe
 
 _TRAINING_LIBRARIES = ("ft-toolkit", "torch", "transformers", "peft", "tokenizers")
 

@@ -17,7 +17,7 @@ from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair, new_pair
 from ft_toolkit.models.sizes import parameters_per_rank
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
-from ft_toolkit.recipe import Recipe
+from ft_toolkit.sections import Recipe
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document, Reading, read_corpus
 from ft_toolkit.text.splitting import Parts, split

@@ -14,7 +14,7 @@ from ft_toolkit.errors import FtError
 if TYPE_CHECKING:
     from ft_toolkit.auto import Measure
     from ft_toolkit.models.sizes import Sizes
-    from ft_toolkit.recipe import Adapter, Recipe
+    from ft_toolkit.sections import Adapter, Recipe
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 TRAINED_BYTES = 4  # what is trained is float32
@@ -86,7 +86,8 @@ def adapter_plan(recipe: str | None, method: str, rank: int | None, targets: str
     """The recipe's adapter section, or one made of the options."""
     from pydantic import ValidationError
 
-    from ft_toolkit.recipe import Adapter, read_recipe
+    from ft_toolkit.recipe import read_recipe
+    from ft_toolkit.sections import Adapter
 
     if recipe is not None:
         return read_recipe(recipe).recipe.adapter
@@ -147,7 +148,8 @@ def filled(recipe: str | None, plan: Adapter, sizes: Sizes, tokens: float | None
     and without them the rank stays at its least.
     """
     from ft_toolkit import auto
-    from ft_toolkit.recipe import Corpus, Recipe, read_recipe
+    from ft_toolkit.recipe import read_recipe
+    from ft_toolkit.sections import Corpus, Recipe
 
     if recipe is not None:
         asked = read_recipe(recipe).recipe

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.references import parse_base, parse_text
+from ft_toolkit.sections import Recipe
 from ft_toolkit.text.corpus import faults_name, raw_documents
 
 # accelerate's names; importing accelerate would import torch

@@ -23,9 +23,9 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.foreign import load_foreign, other_name
 from ft_toolkit.models.model_pair import ModelPair, load_pair
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Judging
 from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_torch
+from ft_toolkit.sections import Judging
 from ft_toolkit.session import Session
 from ft_toolkit.stages import Stages, list_artefact
 from ft_toolkit.text.corpus import Document, read_source

@@ -8,8 +8,8 @@ from ft_toolkit.compare import compare_from
 from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
 from ft_toolkit.judging.showing import show
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.stages import Stages, artefact, latest_ended
 from ft_toolkit.text.corpus import read_corpus, read_source
 from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, split

@@ -27,7 +27,7 @@ from ft_toolkit.artefacts import (
 )
 from ft_toolkit.errors import FtError, IntegrityFailed, disk_full, is_disk_full
 from ft_toolkit.inputs import decisive_sha256
-from ft_toolkit.recipe import Recipe
+from ft_toolkit.sections import Recipe
 
 SCHEMA = 1
 LOADED = (".safetensors", ".json")  # endings of the files that are read when a model is loaded

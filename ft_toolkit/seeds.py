@@ -8,8 +8,8 @@ from pathlib import Path
 from ft_toolkit.finetune import DEFAULT, finetune
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 

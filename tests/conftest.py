@@ -21,8 +21,8 @@ import warm_python
 from tiny_checkpoints import POSITIONS, TinyCheckpoints
 
 from ft_toolkit import shipped
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.runtime import prepare_torch, run_python
+from ft_toolkit.sections import Recipe
 
 prepare_torch()
 

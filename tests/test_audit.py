@@ -21,8 +21,8 @@ from ft_toolkit.judging.audit import audit_scores
 from ft_toolkit.judging.run_scores import read
 from ft_toolkit.judging.vocabulary import read_vocabulary
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 QUIET = Screen(quiet=True)

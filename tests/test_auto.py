@@ -11,8 +11,9 @@ from ft_toolkit import auto
 from ft_toolkit.auto import Measure, fill, words
 from ft_toolkit.finetune import finetune
 from ft_toolkit.inputs import asked_for, recipe_asked_for
-from ft_toolkit.recipe import Adapter, Recipe, Training, read_recipe
+from ft_toolkit.recipe import read_recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Adapter, Recipe, Training
 from ft_toolkit.session import Options
 from ft_toolkit.training import loop
 

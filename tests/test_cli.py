@@ -19,8 +19,8 @@ from typer.testing import CliRunner, Result
 
 from ft_toolkit import __version__, cli, compare, shipped
 from ft_toolkit.cli import app
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VERBS = {"finetune", "compare", "runs", "recipes", "doctor"}

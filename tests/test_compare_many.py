@@ -22,9 +22,9 @@ from ft_toolkit.judging.ranking import ranking
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.verdict import judge, kl_words
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.rescoring import compare_runs
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.seeds import finetune_seeds
 from ft_toolkit.session import Options, score_cache_path
 

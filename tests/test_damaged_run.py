@@ -17,8 +17,8 @@ from ft_toolkit.errors import LINE_CHARACTERS, FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 FILES = ("run.json", "recipe.yaml", "documents.parquet", "comparison.json", "adapter/adapter_config.json")

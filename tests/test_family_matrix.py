@@ -24,9 +24,9 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Adapter, Recipe
 from ft_toolkit.rescoring import compare_run
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document

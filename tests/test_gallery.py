@@ -13,9 +13,10 @@ from conftest import SHARED
 
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe, gallery, read_recipe
+from ft_toolkit.recipe import gallery, read_recipe
 from ft_toolkit.references import parse_base, parse_text
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.sharing.licences import OWN, TERMS, licence_of_base, licence_of_text
 

@@ -11,7 +11,8 @@ from huggingface_hub import HfApi, constants
 from test_gallery import ON_THE_HUB, RECIPES, licences, opening
 
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.recipe import Recipe, read_recipe
+from ft_toolkit.recipe import read_recipe
+from ft_toolkit.sections import Recipe
 from ft_toolkit.text.corpus import read_corpus
 
 pytestmark = [

@@ -20,8 +20,8 @@ from ft_toolkit.models.adapters import load_adapter
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import hash_weights
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 QUIET = Screen(quiet=True)

@@ -29,9 +29,10 @@ from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.language_model import LanguageModel, hash_weights, language_model_of
 from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.models.token_nll import TokenScorer, fuse_activations
-from ft_toolkit.recipe import Adapter, Recipe, read_recipe
+from ft_toolkit.recipe import read_recipe
 from ft_toolkit.rescoring import compare_runs
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_corpus

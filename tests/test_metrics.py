@@ -20,7 +20,7 @@ from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.models.adapters import attach_adapter, load_whole, save_adapter
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.recipe import Adapter, Recipe
+from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.corpus import Document
 

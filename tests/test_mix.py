@@ -19,8 +19,8 @@ from ft_toolkit.models.adapters import attach_adapter, save_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.mixing import write_mixed
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Adapter, Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 
 QUIET = Screen(quiet=True)

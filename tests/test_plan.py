@@ -22,7 +22,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.sizes import count, read_config, shape
 from ft_toolkit.plan import Devices, Workload, lines, need, parse_devices
-from ft_toolkit.recipe import Adapter, Recipe
+from ft_toolkit.sections import Adapter, Recipe
 
 METHODS = ("lora", "rslora", "dora", "lora+", "ia3", "full", "scratch")
 

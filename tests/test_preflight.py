@@ -17,7 +17,7 @@ from accelerate.utils import LoggerType
 from ft_toolkit import preflight
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.recipe import Recipe
+from ft_toolkit.sections import Recipe
 from ft_toolkit.training.accelerator import make_accelerator
 
 TinyRecipe = Callable[..., Recipe]

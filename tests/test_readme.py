@@ -16,7 +16,8 @@ from ft_toolkit.finetune import finetune
 from ft_toolkit.judging import verdict
 from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe, read_recipe
+from ft_toolkit.recipe import read_recipe
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,8 +10,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from ft_toolkit.errors import FtError, RecipeError
-from ft_toolkit.recipe import Recipe, Resolved, Training, find_recipe, gallery, read_recipe
+from ft_toolkit.recipe import Resolved, find_recipe, gallery, read_recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe, Training
 from ft_toolkit.text.corpus import read_corpus
 from ft_toolkit.text.splitting import split
 

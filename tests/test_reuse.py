@@ -13,10 +13,10 @@ from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.reuse import is_shown
 from ft_toolkit.run import Run
 from ft_toolkit.runtime import run_python
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 TinyRecipe = Callable[..., Recipe]

@@ -16,8 +16,8 @@ import yaml
 
 from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError, IntegrityFailed
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run, list_runs
+from ft_toolkit.sections import Recipe
 from ft_toolkit.stages import list_artefact
 
 TinyRecipe = Callable[..., Recipe]

@@ -10,8 +10,8 @@ import pytest
 
 from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.stages import Stages, artefact
 
 INPUTS = {"recipe's judging.general": None, "torch": "2.13.0"}

@@ -16,8 +16,8 @@ from ft_toolkit.artefacts import read_json
 from ft_toolkit.cli import app
 from ft_toolkit.finetune import finetune
 from ft_toolkit.metrics import DomainPerplexity
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[1] / "docs" / "comparison.schema.json").read_text())

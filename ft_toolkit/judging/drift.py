@@ -24,7 +24,7 @@ from ft_toolkit.judging.totals import Scored, count_words
 from ft_toolkit.models.divergence import DivergenceScorer
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.sampling import Ids, sample_ids
-from ft_toolkit.recipe import Judging
+from ft_toolkit.sections import Judging
 from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.splitting import sample

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # most of these import torch, which reading a protocol must n
 
     from ft_toolkit.judging.totals import Scored, TokenNll
     from ft_toolkit.models.language_model import LanguageModel
-    from ft_toolkit.recipe import Judging
+    from ft_toolkit.sections import Judging
     from ft_toolkit.text.blocks import Encoded
     from ft_toolkit.text.corpus import Document
 

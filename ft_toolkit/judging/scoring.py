@@ -26,9 +26,9 @@ from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Kind, 
 from ft_toolkit.judging.totals import Scored, count_words
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.references import parse_text
 from ft_toolkit.runtime import versions
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document, read_source

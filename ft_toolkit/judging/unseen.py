@@ -7,9 +7,9 @@ from itertools import groupby
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Judging
 from ft_toolkit.references import parse_text
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Judging
 from ft_toolkit.text.corpus import Document, faults_name, read_corpus, read_source
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 from ft_toolkit.text.readers import TABLE_ENDINGS

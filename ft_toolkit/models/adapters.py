@@ -26,7 +26,7 @@ from ft_toolkit.models.checkpoints import load_base, load_model
 from ft_toolkit.models.language_model import LanguageModel, for_scoring
 from ft_toolkit.models.scratch import fresh_model
 from ft_toolkit.models.untrusted import refuse_adapter
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 
 
 def attach_adapter(base: LanguageModel, plan: Adapter, seed: int) -> PeftModel | PreTrainedModel:

@@ -14,7 +14,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from ft_toolkit.models.adapters import attach_adapter, load_trained
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.tokenizers import saved_tokenizer
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.families import FAMILIES, Family, SpecialTokens, family_of, special_tokens
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.untrusted import refuse_config
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 
 _AUTO = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
 FEED_FORWARD_FIELDS = ("intermediate_size", "ffn_dim", "hidden_dim")  # four widths, unless a config.json says

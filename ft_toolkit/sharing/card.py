@@ -13,8 +13,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ft_toolkit.judging.percent import as_percent
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.references import TextReference, parse_text
+from ft_toolkit.sections import Recipe
 from ft_toolkit.sharing.effects import NOT_MEASURED, effect_lines, plain
 from ft_toolkit.sharing.licences import OWN, Licence
 from ft_toolkit.sharing.staging import BaseOnTheHub

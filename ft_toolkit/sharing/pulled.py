@@ -18,9 +18,9 @@ from ft_toolkit import strict_yaml
 from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError
 from ft_toolkit.network import hub_or_cache, step_seconds, within
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.references import RunReference, is_also_here, is_safe_base, is_safe_text, parse_run
 from ft_toolkit.run import SCHEMA, Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.sharing.staging import ADAPTER_FILES, BASE, MODEL_FILES, TOKENIZER_FILES
 
 WANTED = (

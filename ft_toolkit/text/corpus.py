@@ -24,8 +24,8 @@ from typing import Any
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.network import hub_or_cache, hub_reason
-from ft_toolkit.recipe import Corpus
 from ft_toolkit.references import TextReference, parse_text
+from ft_toolkit.sections import Corpus
 from ft_toolkit.text.readers import TABLE_ENDINGS, TEXT_ENDINGS, decode, ending_of, table_rows
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -93,7 +93,7 @@ def read_corpus(corpus: Corpus) -> Reading:
 
 
 def read_source(source: str, text: str = "text", unit: str | None = None) -> Reading:
-    """Read a source; see recipe.Corpus for the meaning of `text` and `unit` (documents)."""
+    """Read a source; see sections.Corpus for the meaning of `text` and `unit` (documents)."""
     documents: dict[str, Document] = {}
     empty = copies = 0
     for name, row, raw, file_sha256 in raw_documents(source, text, unit):

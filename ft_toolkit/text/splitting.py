@@ -9,8 +9,8 @@ from hashlib import sha256
 from typing import Literal
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.recipe import Split
 from ft_toolkit.run import Row
+from ft_toolkit.sections import Split
 from ft_toolkit.text.corpus import Document
 
 Part = Literal["train", "validation", "test"]

@@ -24,8 +24,8 @@ from ft_toolkit.errors import NumbersGoneWrong, told_when_stopped
 from ft_toolkit.models.adapters import set_dropout, trainable
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
-from ft_toolkit.recipe import Training
 from ft_toolkit.runtime import Noted, signals_noted
+from ft_toolkit.sections import Training
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Row, collate, mask
 from ft_toolkit.training.optimizers import set_learning_rate

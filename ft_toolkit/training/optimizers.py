@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.families import Family
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 
 MUON_LR_MULTIPLIER = 5.0  # Muon's rate over AdamW's: 0.015 beside 3e-3, docs/log.md
 B_LR_MULTIPLIER = 16.0  # LoRA+: B's rate over A's (Hayou et al. 2024, arXiv:2402.12354, section 4)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ft_toolkit.recipe import Training
+from ft_toolkit.sections import Training
 from ft_toolkit.text.blocks import Row
 
 

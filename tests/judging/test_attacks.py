@@ -33,7 +33,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 from ft_toolkit.text.corpus import Document, read_source
 
 ALL = ["loss", "min-k 20 %", "error zone"]

@@ -17,8 +17,8 @@ from ft_toolkit.cli import app
 from ft_toolkit.errors import LINE_CHARACTERS
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 INVISIBLE = "\u200b\u200d"  # characters, but no token of BERT's

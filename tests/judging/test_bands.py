@@ -32,8 +32,8 @@ from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
-from ft_toolkit.recipe import Adapter, Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.splitting import Parts
 

@@ -25,7 +25,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Adapter, Recipe
+from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines

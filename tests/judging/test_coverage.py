@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ft_toolkit.judging import statistics
-from ft_toolkit.recipe import Split
+from ft_toolkit.sections import Split
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.splitting import split
 

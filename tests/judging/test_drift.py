@@ -23,8 +23,8 @@ from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.model_pair import ModelPair, new_pair
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
-from ft_toolkit.recipe import Adapter, Judging
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Adapter, Judging
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document, read_source
 

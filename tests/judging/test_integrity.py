@@ -17,8 +17,8 @@ from ft_toolkit.judging.integrity import PISSA_NATS, Integrity, fingerprints, ob
 from ft_toolkit.models.adapters import attach_adapter, save_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel, hash_weights
-from ft_toolkit.recipe import Adapter, Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.corpus import Document, read_source
 

@@ -20,7 +20,7 @@ from ft_toolkit.models.adapters import attach_adapter
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 from ft_toolkit.text.corpus import Document, read_source
 
 

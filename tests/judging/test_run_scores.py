@@ -18,9 +18,9 @@ from ft_toolkit.compare import compare_from
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import How
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.rescoring import compare_runs
 from ft_toolkit.run import Run, read_json
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 
 QUIET = Screen(quiet=True)

@@ -25,8 +25,8 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Adapter
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Adapter
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
 

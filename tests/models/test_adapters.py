@@ -29,7 +29,7 @@ from ft_toolkit.models.adapters import attach_adapter, load_adapter, save_adapte
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 from ft_toolkit.text.blocks import collate, encode, mask, pack
 from ft_toolkit.text.corpus import Document, read_source
 

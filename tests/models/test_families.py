@@ -35,7 +35,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES, SpecialTokens, family_of, special_tokens
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 from ft_toolkit.text.blocks import Row, collate, encode, mask, pack
 from ft_toolkit.text.corpus import Document
 

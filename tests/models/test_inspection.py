@@ -16,7 +16,7 @@ from ft_toolkit.errors import LINE_CHARACTERS, FtError
 from ft_toolkit.models.adapters import attach_adapter
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.token_nll import TokenScorer
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 
 # architecture → a family whose sizes and tokenizer fit it, positions of its own rows, how it differs
 UNDERSTOOD: dict[str, tuple[str, dict[str, Any]]] = {

@@ -22,7 +22,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import CHUNK_WORDS, NO_TARGET, SummedLoss, TokenScorer, fuse_activations
-from ft_toolkit.recipe import Adapter
+from ft_toolkit.sections import Adapter
 
 LEAN_TOLERANCE = 1e-5
 

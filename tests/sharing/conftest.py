@@ -11,9 +11,9 @@ from hub_server import HubServer
 from huggingface_hub.utils import close_session
 
 from ft_toolkit.finetune import finetune
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
 from ft_toolkit.runtime import run_python
+from ft_toolkit.sections import Recipe
 from ft_toolkit.sharing.snippet import check_snippet
 from sharing.loopback import BASES, FAMILIES, QUIET, point_at
 

@@ -14,8 +14,8 @@ import pytest
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.sharing.card import Published, write_card
 from ft_toolkit.sharing.licences import Licence, Source
 from ft_toolkit.sharing.snippet import Place, loading_snippet

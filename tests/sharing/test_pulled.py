@@ -19,8 +19,8 @@ from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.finetune import finetune
 from ft_toolkit.metrics import DomainPerplexity
 from ft_toolkit.publish import push
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Recipe
 from ft_toolkit.sharing.pulled import open_run
 from sharing.loopback import BASES, QUIET, plan_of, point_at
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.recipe import Corpus
+from ft_toolkit.sections import Corpus
 from ft_toolkit.text.corpus import Document, identity, read_corpus, read_source
 
 # what a careless reader turns into a date, a missing value, 7 or 100000.0

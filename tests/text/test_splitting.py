@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.statistics import TOO_FEW_DOCUMENTS
-from ft_toolkit.recipe import Split
+from ft_toolkit.sections import Split
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.splitting import LEAST, LEAST_TEST, LEAST_TRAIN, LEAST_VALIDATION, Parts, sample, split
 

@@ -47,9 +47,9 @@ import ft_toolkit.rescoring  # noqa: F401
 from ft_toolkit import cli, finetune  # noqa: F401
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging import integrity
-from ft_toolkit.recipe import Recipe
 from ft_toolkit.run import Run
 from ft_toolkit.runtime import run_python
+from ft_toolkit.sections import Recipe
 from ft_toolkit.training import state
 from ft_toolkit.training.state import Checkpoints
 

@@ -26,7 +26,7 @@ from ft_toolkit.errors import FtError, NumbersGoneWrong
 from ft_toolkit.finetune import finetune
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel, hash_weights
-from ft_toolkit.recipe import Adapter, Recipe, Training
+from ft_toolkit.sections import Adapter, Recipe, Training
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import Row, encode, mask, pack
 from ft_toolkit.text.corpus import Document

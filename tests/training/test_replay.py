@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from two_processes import bench, texts_of_unequal_length
 
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.recipe import Recipe, Training
+from ft_toolkit.sections import Recipe, Training
 from ft_toolkit.text.blocks import NO_TARGET, Row
 from ft_toolkit.training.replay import replay_rows
 

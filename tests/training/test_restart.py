@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from two_processes import Bench, bench, texts_of_unequal_length
 
 from ft_toolkit.errors import NumbersGoneWrong
-from ft_toolkit.recipe import Adapter, Training
+from ft_toolkit.sections import Adapter, Training
 from ft_toolkit.training.loop import Journal
 from ft_toolkit.training.outcome import Outcome
 from ft_toolkit.training.restart import Restart

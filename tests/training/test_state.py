@@ -16,7 +16,7 @@ from two_processes import Bench, bench, texts_of_unequal_length
 
 from ft_toolkit.errors import NumbersGoneWrong, Terminated
 from ft_toolkit.models.adapters import trainable
-from ft_toolkit.recipe import Adapter, Training
+from ft_toolkit.sections import Adapter, Training
 from ft_toolkit.training import loop, state
 from ft_toolkit.training.loop import Journal
 from ft_toolkit.training.optimizers import make_optimizers

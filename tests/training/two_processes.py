@@ -23,8 +23,8 @@ from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.progress import Screen
-from ft_toolkit.recipe import Adapter, Recipe, Training
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Adapter, Recipe, Training
 from ft_toolkit.session import Options, Session
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.corpus import Document

@@ -1,0 +1,215 @@
+"""The sections of a recipe: every key, its type, its default and its meaning.
+
+Unknown keys are refused, all defaults are here, and nothing changes a recipe after it is read.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_LETTERS = 100  # a file system takes 255, and a number may stand behind it
+SEEDS = 2**63  # every generator takes these
+LEAST_RANK = 8  # of rank: auto, and what it stands for where no text is known
+
+
+def _seconds(value: object) -> object:
+    """`20m` becomes 1200.0; a bare number is refused, since its unit would be unclear."""
+    if value is None or isinstance(value, float):
+        return value
+    match = _DURATION.fullmatch(str(value))
+    if not match:
+        raise ValueError("a time with its unit, such as 90s, 20m or 1.5h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _share(value: object) -> object:
+    """`5%` becomes 0.05."""
+    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    return float(match[1]) / 100 if match else value
+
+
+def _folder_name(value: str) -> str:
+    if len(value) > NAME_LETTERS:
+        raise ValueError(f"a name of at most {NAME_LETTERS} letters")
+    if not _NAME.fullmatch(value):
+        raise ValueError("a name of letters, digits, '.', '_' and '-'")
+    return value
+
+
+class Section(BaseModel):
+    """Part of a recipe: refuses unknown keys, cannot change once read."""
+
+    # strict: by itself pydantic would take true for 1 and "3" for 3
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Split(Section):
+    validation: float = Field(0.1, gt=0, lt=1, description="share of documents that choose the best adapter")
+    test: float = Field(0.2, gt=0, lt=1, description="share of documents kept for the verdict")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=SEEDS,
+        description="another seed, another split; a part depends on it and on the document (or file) alone",
+    )
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Split:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test shares that leave something to train on")
+        return self
+
+
+class Corpus(Section):
+    source: str = Field(min_length=1, description="package:NAME, a file, a folder, a glob or hf:owner/name")
+    text: str = Field(
+        "text", min_length=1, description='rows with columns: a column, or a template like "{title}\\n{body}"'
+    )
+    documents: Literal["file", "paragraph", "line", "row"] | None = Field(
+        None, description="what one document is; by default a row of a table, else a file"
+    )
+    split: Split = Split()
+    license: str | None = Field(
+        None, description="of the text, as the Hub writes it: cc0-1.0, cc-by-4.0; own: it is yours to give"
+    )
+    language: str | None = Field(None, description="of the text, as in en or it; stands on the card")
+
+
+class Adapter(Section):
+    method: Literal["lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch"] = Field(
+        "lora", description="full trains the base itself; scratch its architecture from fresh weights"
+    )
+    rank: Literal["auto"] | Annotated[int, Field(gt=0, le=4096)] = Field(
+        "auto", description="rows of A, columns of B (arXiv:2106.09685); auto: by the tokens read, 8 to 64"
+    )
+    alpha: Literal["auto"] | Annotated[int, Field(gt=0, le=1_000_000)] = Field(
+        "auto", description="the update is scaled by alpha / rank; auto: twice the rank"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A, in training only")
+    targets: Literal["auto", "attention", "all-linear"] | list[str] = Field(
+        "auto", description="auto or all-linear: every matrix of the trunk; attention: its own; or names"
+    )
+
+    tokenizer: Literal["base", "train"] = Field(
+        "base", description="train: scratch learns a tokenizer of the base's kind from the training part"
+    )
+    tokens: list[str] = Field(
+        [], description="words whose pieces' embeddings are trained too, as they stand in the vocabulary"
+    )
+
+    @model_validator(mode="after")
+    def _tokens_go_with_lora(self) -> Adapter:
+        if self.tokens and self.method not in ("lora", "rslora", "dora", "lora+"):
+            raise ValueError("tokens only with lora, rslora, dora or lora+; full trains every row anyway")
+        return self
+
+    @model_validator(mode="after")
+    def _a_new_tokenizer_needs_fresh_weights(self) -> Adapter:
+        if self.tokenizer == "train" and self.method != "scratch":
+            raise ValueError("tokenizer: train only with method: scratch, since its rows mean other words")
+        return self
+
+    @property
+    def known_rank(self) -> int:
+        """The rank; for auto the least one, until auto.fill knows the text."""
+        return LEAST_RANK if self.rank == "auto" else self.rank
+
+    @property
+    def known_alpha(self) -> int:
+        return 2 * self.known_rank if self.alpha == "auto" else self.alpha
+
+    @property
+    def is_whole_model(self) -> bool:
+        """Whether the weights themselves are trained: such a run has a model/ in place of an adapter/."""
+        return self.method in ("full", "scratch")
+
+
+class Training(Section):
+    epochs: PositiveInt = Field(3, description="passes over the training part")
+    steps: PositiveInt | None = Field(None, description="optimizer steps, in place of epochs")
+    budget: Annotated[PositiveFloat | None, BeforeValidator(_seconds)] = Field(
+        None, description="stop cleanly after this much training time: 90s, 20m, 1.5h"
+    )
+    block_tokens: int | None = Field(
+        None, ge=8, description="tokens in a training row; by default 256, or the model's positions if fewer"
+    )
+    batch_tokens: PositiveInt = Field(4096, description="tokens in an optimizer step")
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        "auto", description="the peak, after the warm-up; auto: by method, width and steps (docs/auto.md)"
+    )
+    mask_fraction: float = Field(
+        0.15, gt=0, lt=1, description="masked models: share of the tokens masked in training"
+    )
+    replay: Annotated[float, BeforeValidator(_share)] = Field(
+        0.0, ge=0, lt=1, description="share of tokens with the base's own predictions, against forgetting: 5%"
+    )
+    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
+    patience: PositiveInt = Field(3, description="validations without improvement before stopping early")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="adapter initialisation, order of rows, masks, dropout")
+
+    @property
+    def peak(self) -> float:
+        """The peak learning rate as a number.
+
+        raises   ValueError for auto, which auto.fill replaces before a training starts
+        """
+        return float(self.learning_rate)
+
+
+class Judging(Section):
+    protocol: Literal["auto", "document", "rolling", "concatenated", "word-l2r", "pll", "covering"] = Field(
+        "auto", description="how text is scored; auto: document (causal), word-l2r (masked)"
+    )
+    window: PositiveInt | None = Field(None, description="tokens read at once; by default all positions")
+    stride: PositiveInt | None = Field(None, description="tokens a window moves on; by default half of it")
+    general: str | None = Field(
+        "package:general-probe", description="other text, to measure what was forgotten; null: none"
+    )
+    keep_text: bool = Field(True, description="keep the held-out documents' text in the run folder")
+
+
+class Publish(Section):
+    repo: str | None = Field(None, description="owner/name on the Hub, when ft push gets no --to")
+    private: bool = Field(True, description="false: the repository is public without --public")
+    license: str | None = Field(None, description="of the adapter; by default what its base and text allow")
+    tags: list[str] = Field(
+        [], description="more tags for the card; with medical it says that it is no medical advice"
+    )
+
+
+class Recipe(Section):
+    name: Annotated[str, AfterValidator(_folder_name)] = Field(
+        description="the run folder's name; by default the recipe file's"
+    )
+    base: str = Field(
+        min_length=1,
+        description="starter/gpt2, starter/bert, owner/name[@revision], a folder or a .gguf file",
+    )
+    corpus: Corpus
+    adapter: Adapter = Adapter()
+    training: Training = Training()
+    judging: Judging = Judging()
+    publish: Publish = Publish()
+
+    @model_validator(mode="after")
+    def _replay_needs_a_base(self) -> Recipe:
+        if self.training.replay and self.adapter.method == "scratch":
+            raise ValueError(
+                "training.replay without method: scratch, whose fresh weights have nothing to forget"
+            )
+        return self
