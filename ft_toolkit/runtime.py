@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any, Literal
@@ -118,13 +119,18 @@ def bfloat16_is_faster(device_type: str) -> bool:
     return False
 
 
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    found = {"python": platform.python_version()}
+@cache
+def _installed() -> dict[str, str]:
+    found = {}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
             found[library] = version(library)
     return found
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {"python": platform.python_version()} | _installed()
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def language_model_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTo
     family = family_for(model, where)
     special = special_tokens(family, tokenizer, where)
     rows = model.config.vocab_size
-    written = {id for id in tokenizer.get_vocab().values() if id not in tokenizer.all_special_ids}
+    written = {*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids}
     highest = max(written | {special.begin or 0, special.end or 0, special.mask or 0})
     if highest >= rows:  # a grown vocabulary would need new rows, which no adapter holds
         found = f"token {highest}, {tokenizer.convert_ids_to_tokens(highest)!r}"

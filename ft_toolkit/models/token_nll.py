@@ -30,6 +30,12 @@ class TokenScorer(nn.Module):
         super().__init__()
         self.model = model
         self.family = family
+        # once: walking through all modules at every step takes a tiny model longer than its forward
+        self._last_feed_forward = _last_feed_forward(self._bare.get_submodule(family.trunk), family)
+
+    @property
+    def _bare(self) -> Any:
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     def forward(
         self,
@@ -66,7 +72,7 @@ class TokenScorer(nn.Module):
         position_ids: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """(hidden states (n, D) before the projection, its weight (V, D), its bias, target ids (n,))."""
-        bare: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        bare = self._bare
         more: dict[str, Any] = {"use_cache": False} if self.family.objective == "causal" else {}
         if (
             position_ids is not None and self.family.packs
@@ -74,7 +80,7 @@ class TokenScorer(nn.Module):
             more["position_ids"] = position_ids + self.family.first_position(bare.config)
         trunk = bare.get_submodule(self.family.trunk)
         target_mask = targets != NO_TARGET
-        with _last_feed_forward_where(target_mask, trunk, self.family):
+        with _only_where(target_mask, self._last_feed_forward):
             hidden_states = trunk(
                 input_ids=input_ids, attention_mask=attention_mask, **more
             ).last_hidden_state
@@ -91,25 +97,31 @@ class TokenScorer(nn.Module):
         return hidden_states, output.weight, bias, targets[target_mask]
 
 
-@contextmanager
-def _last_feed_forward_where(target_mask: Tensor, trunk: Any, family: Family) -> Iterator[None]:
-    """Run a masked model's last feed-forward layer only at target positions; no other output of it is used.
-
-    target_mask   (B, T), true where a target is
+def _last_feed_forward(trunk: Any, family: Family) -> tuple[nn.Module, nn.Module] | None:
+    """The way in and the way out of a masked model's last feed-forward layer; None where all of it is needed.
 
     A causal model has targets nearly everywhere. Detected families have no known layer order, and layers that
-    share their matrices (albert) have no last one: for these nothing changes.
+    share their matrices (albert) have no last one.
     """
     if family.objective == "causal" or not family.feed_forward_out:
-        yield
-        return
+        return None
     ways_in, ways_out = (
         [module for name, module in trunk.named_modules() if f".{name}".endswith(f".{suffix}")]
         for suffix in (family.feed_forward[0], family.feed_forward_out[0])
     )
-    if len(ways_in) != trunk.config.num_hidden_layers:
+    return (ways_in[-1], ways_out[-1]) if len(ways_in) == trunk.config.num_hidden_layers else None
+
+
+@contextmanager
+def _only_where(target_mask: Tensor, feed_forward: tuple[nn.Module, nn.Module] | None) -> Iterator[None]:
+    """Run the last feed-forward layer only at target positions; no other output of it is used.
+
+    target_mask   (B, T), true where a target is
+    """
+    if feed_forward is None:
         yield
         return
+    way_in, way_out = feed_forward
 
     def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
         (hidden_states,) = inputs
@@ -123,7 +135,7 @@ def _last_feed_forward_where(target_mask: Tensor, trunk: Any, family: Family) ->
         whole = output.new_zeros(*target_mask.shape, output.shape[-1])
         return whole.masked_scatter(target_mask[..., None], output)
 
-    hooks = ways_in[-1].register_forward_pre_hook(take), ways_out[-1].register_forward_hook(put_back)
+    hooks = way_in.register_forward_pre_hook(take), way_out.register_forward_hook(put_back)
     try:
         yield
     finally:
