@@ -64,7 +64,7 @@ def trained(
         }
         recipe = Recipe.model_validate(values)
         found[family] = (
-            finetune(recipe, folder, options=Options(judge=False), screen=Screen(quiet=True)),
+            finetune(recipe, folder, options=Options(judge=False, gate=False), screen=Screen(quiet=True)),
             base,
         )
     return found

