@@ -99,8 +99,10 @@ def _opened(runs_folder: Path, it: Material, options: Options, session: Session)
         return Run.create(runs_folder, it.recipe, asked)
     run = Run.open(options.folder)
     if not run.is_unfinished(asked):
-        found = "one that came to its end" if run.is_ended else "one of another recipe"
-        raise FtError(run.folder, "an unfinished run of this recipe", found, "Use ft finetune.")
+        if not run.is_ended:
+            where, fix = run.folder / "recipe.yaml", "Restore the file, or use ft finetune."
+            raise FtError(where, "the recipe that this run began with", "another one", fix)
+        raise FtError(run.folder, "an unfinished run", "one that came to its end", "Use ft finetune.")
     return run.begun(it.recipe, asked)
 
 
