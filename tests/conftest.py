@@ -35,17 +35,21 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # a full collection, one after every training, no longer walks what the tests imported
 
 
+OF_RUNS = ("ft_toolkit.judging.integrity.run_python", "ft_toolkit.sharing.snippet.run_python")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def warm_gate() -> Iterator[None]:
-    """The fresh process of the gate begins with torch imported; cold_gate takes that back."""
-    with patch("ft_toolkit.judging.integrity.run_python", warm_python.run_python):
+def warm_processes() -> Iterator[None]:
+    """The gate and the check of the card's lines ask processes that begin with torch imported."""
+    with patch(OF_RUNS[0], warm_python.run_python), patch(OF_RUNS[1], warm_python.run_python):
         yield
 
 
 @pytest.fixture
-def cold_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fresh process of the gate is started as users' runs start it."""
-    monkeypatch.setattr("ft_toolkit.judging.integrity.run_python", run_python)
+def cold_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are started as users' runs start them."""
+    for place in OF_RUNS:
+        monkeypatch.setattr(place, run_python)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,19 @@ import ft_toolkit
 # From the ground up. A wing of a floor is written once, `text/*`; wings of one floor do not know each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "artefacts", "references", "recipe_faults", "shipped", "strict_yaml"),
-    ("recipe", "sections", "runtime", "progress", "run", "stages", "inputs", "session", "energy", "network", "auto"),
+    (
+        "recipe",
+        "sections",
+        "runtime",
+        "progress",
+        "run",
+        "stages",
+        "inputs",
+        "session",
+        "energy",
+        "network",
+        "auto",
+    ),
     ("text/*", "models/*"),
     ("judging/*",),
     ("training/*",),

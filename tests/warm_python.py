@@ -18,9 +18,19 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 
+from huggingface_hub import constants
+from huggingface_hub.hf_api import api
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["ft_toolkit.finetune", "ft_toolkit.rescoring"])
 _STREAMS = ("stdin", "stdout", "stderr")
+_OF_THE_HUB = (
+    "ENDPOINT",
+    "HUGGINGFACE_CO_URL_TEMPLATE",
+    "HF_HUB_CACHE",
+    "HF_XET_CACHE",
+    "HF_HUB_DISABLE_XET",
+)
 
 
 class WarmPython:
@@ -37,8 +47,11 @@ class WarmPython:
         for name, text in zip(_STREAMS, (asked, "", ""), strict=True):
             (self._folder / name).write_text(text)
         given = dict(os.environ) | dict(environment or {})
+        # huggingface_hub reads the environment when it is imported; in a fork that has been
+        hub = {name: getattr(constants, name) for name in _OF_THE_HUB}
+        hub["HF_HUB_OFFLINE"] = given.get("HF_HUB_OFFLINE") == "1"
         self.process: BaseProcess = _SERVER.Process(
-            target=_run, args=(arguments, given, Path.cwd(), self._folder), daemon=True
+            target=_run, args=(arguments, given, hub, Path.cwd(), self._folder), daemon=True
         )
         self.process.start()
 
@@ -79,7 +92,13 @@ def run_python(
     return CompletedProcess(["python", *arguments], done.code, done.output, done.said)
 
 
-def _run(arguments: tuple[str, ...], environment: dict[str, str], folder: Path, streams: Path) -> None:
+def _run(
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    hub: dict[str, object],
+    folder: Path,
+    streams: Path,
+) -> None:
     """What the fork does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in enumerate(_STREAMS):
@@ -88,6 +107,8 @@ def _run(arguments: tuple[str, ...], environment: dict[str, str], folder: Path, 
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    vars(constants).update(hub)
+    api.endpoint = constants.ENDPOINT
     kind, what, *rest = arguments
     if kind == "-c":
         sys.argv = ["-c", *rest]

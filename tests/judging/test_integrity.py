@@ -60,7 +60,7 @@ def test_a_fresh_process_gives_the_trained_scores_to_the_bit(
 
 
 def test_the_fresh_process_executes_no_file_of_the_working_folder(
-    trained: Callable[..., Trained], poisoned_folder: Path, cold_gate: None
+    trained: Callable[..., Trained], poisoned_folder: Path, cold_processes: None
 ) -> None:
     assert gate(trained()).passed
     assert not (poisoned_folder / "executed").exists()

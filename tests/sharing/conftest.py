@@ -14,7 +14,6 @@ from huggingface_hub.utils import close_session
 
 from ft_toolkit.finetune import finetune
 from ft_toolkit.run import Run
-from ft_toolkit.runtime import run_python
 from ft_toolkit.sections import Recipe
 from ft_toolkit.sharing.snippet import check_snippet
 from sharing.loopback import BASES, FAMILIES, QUIET, point_at
@@ -34,12 +33,6 @@ def hub(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monkey
     assert server.unanswered == []
 
 
-@pytest.fixture(autouse=True)
-def gate_with_our_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gate's fresh process starts as in users' runs: only then does it ask the Hub of these tests."""
-    monkeypatch.setattr("ft_toolkit.judging.integrity.run_python", run_python)
-
-
 @pytest.fixture(scope="session")
 def finished(
     checkpoints: dict[str, Path], small_corpus: Path, tmp_path_factory: pytest.TempPathFactory
@@ -56,7 +49,6 @@ def finished(
 
 def make_finished(folder: Path, checkpoints: dict[str, Path], corpus: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, HubServer() as server:
-        patch.setattr("ft_toolkit.judging.integrity.run_python", run_python)
         point_at(patch, server, folder / "cache")
         for family, objective in FAMILIES.items():
             commit = server.add("models", BASES[family], checkpoints[family])

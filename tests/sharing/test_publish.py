@@ -74,7 +74,7 @@ def test_a_push_imports_no_torch_and_asks_the_hub_within_three_seconds(
 
 
 def test_the_snippet_check_executes_no_file_of_the_working_folder(
-    hub: HubServer, finished_run: Callable[[str], Run], poisoned_folder: Path
+    hub: HubServer, finished_run: Callable[[str], Run], poisoned_folder: Path, cold_processes: None
 ) -> None:
     run = finished_run("gpt2")
     run.record(snippet_check={})
