@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft_toolkit import __version__, compare
+from ft_toolkit import __version__, audit, compare
 from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
 from ft_toolkit.runtime import prepare_process, termination_as_exception
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 recipes = typer.Typer(help="The recipes that ship, and what each value means.", rich_markup_mode=None)
 app.add_typer(recipes, name="recipes", invoke_without_command=True)
 app.command("compare")(compare.main)
+app.command("audit", epilog=audit.EXAMPLES)(audit.main)
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="training.epochs=5")]
 Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the run folders.")]
@@ -236,19 +237,6 @@ def mix(
 
     named = [story.split_weight(part) for part in parts]
     story.mix([story.Part(open_run(place, print), weight) for place, weight in named], to, device=device)
-
-
-@app.command(epilog="ft audit runs/quickstart    ft audit runs/quickstart --json > audit.json")
-@one_line_errors()
-def audit(
-    run: Annotated[Path, typer.Argument(help="A judged run, such as runs/quickstart.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
-) -> None:
-    """Tell whether a run remembers its training text, and on which tokens it gained; needs no model."""
-    from ft_toolkit import audit as story
-    from ft_toolkit.run import Run
-
-    story.audit(Run.open(run), as_json=as_json)
 
 
 @recipes.callback()

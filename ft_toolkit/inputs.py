@@ -31,6 +31,7 @@ def weights_inputs(recipe: Recipe, machine: Mapping[str, str], dataset: Mapping[
     """machine   device and precision, which change the last bits"""
     keys = _keys(recipe, "adapter", "training")
     libraries = _versions(*_TRAINING_LIBRARIES)
+    keys |= {"judging.canaries": recipe.judging.canaries} if recipe.judging.canaries else {}
     return keys | {"the base": base_sha256(recipe.base)} | libraries | dict(machine) | dict(dataset)
 
 
@@ -76,6 +77,7 @@ def decisive_sha256(recipe: Recipe) -> str:
     """Over what decides a training, wherever base and text are now: these are known by their own hashes."""
     corpus = {"text", "documents", "split"}
     sections: Any = {"adapter": True, "training": True, "corpus": corpus}
+    sections |= {"judging": {"canaries"}} if recipe.judging.canaries else {}
     return value_sha256(recipe.model_dump(mode="json", include=sections))
 
 
@@ -93,7 +95,7 @@ def recipe_asked_for(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:
 def _keys(recipe: Recipe, *sections: str) -> dict[str, Any]:
     values = recipe.model_dump(mode="json")
     flat = [pair for section in sections for pair in _flat(section, values[section])]
-    # texts as hashes: run.json names no folder of this machine
+    # strings are hashed: run.json names no local path
     return {key: value_sha256(value)[:16] if isinstance(value, str) else value for key, value in flat}
 
 

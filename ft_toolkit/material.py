@@ -19,6 +19,7 @@ from ft_toolkit.models.sizes import parameters_per_rank
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.sections import Recipe
 from ft_toolkit.text.blocks import Row, encode, pack
+from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Document, Reading, read_corpus
 from ft_toolkit.text.splitting import Parts, split
 from ft_toolkit.training.replay import replay_rows
@@ -70,7 +71,7 @@ def laid_out(recipe: Recipe, model: LanguageModel, parts: Parts) -> tuple[Recipe
     model   read for its tokenizer and shape alone: it needs no weights
     """
     block_tokens = recipe.training.block_tokens or min(BLOCK_TOKENS, model.positions)
-    rows = _training_rows(model, parts, block_tokens)
+    rows = _training_rows(model, with_canaries(parts.train, recipe.judging.canaries), block_tokens)
     plan = recipe.training.model_copy(update={"block_tokens": block_tokens})
     steps = planned_steps(rows, plan, model.family.packs)
     steps_per_epoch = len(batches(rows, plan, model.family.packs, epoch=0))
@@ -84,11 +85,11 @@ def laid_out(recipe: Recipe, model: LanguageModel, parts: Parts) -> tuple[Recipe
     return auto.fill(recipe.model_copy(update={"training": plan}), measure), rows, measure
 
 
-def _training_rows(model: LanguageModel, parts: Parts, block_tokens: int) -> list[Row]:
+def _training_rows(model: LanguageModel, texts: Sequence[Document], block_tokens: int) -> list[Row]:
     if block_tokens > model.positions:
         wanted = f"at most {model.positions} for {model.name}"
         raise FtError("training.block_tokens", wanted, block_tokens, "Lower it.")
-    documents = encode(parts.train, model.tokenizer)
+    documents = encode(texts, model.tokenizer)
     tokens = sum(len(document.ids) for document in documents)
     if tokens < block_tokens:
         wanted = f"at least one row of {block_tokens} training tokens"

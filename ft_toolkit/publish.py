@@ -14,6 +14,7 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.references import BaseReference, TextReference, parse_base, parse_text
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.card import Published, write_card
+from ft_toolkit.sharing.effects import memorisation_lines
 from ft_toolkit.sharing.hub import Destination, Pushed, connect, push_files, stated_licence
 from ft_toolkit.sharing.leaks import refuse_leaks
 from ft_toolkit.sharing.licences import Licence, Source, decide, licence_of_base, licence_of_text
@@ -85,6 +86,7 @@ class Plan:
             f"visibility   {visibility}",
             f"licence      {self.licence.id} ({sources}{rights})",
             *(f"rewritten    {words}" for words in self.rewritten),
+            *memorisation_lines(read_json(self.files["comparison.json"]), "memorised?   {}: {}"),
             *(f"  {path.stat().st_size:>12,}  {name}" for name, path in self.files.items()),
             f"  {size:>12,}  bytes in {len(self.files)} files, staged in {self.files['README.md'].parent}",
         ]

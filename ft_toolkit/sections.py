@@ -181,6 +181,7 @@ class Judging(Section):
         "package:general-probe", description="other text, to measure what was forgotten; null: none"
     )
     keep_text: bool = Field(True, description="keep the held-out documents' text in the run folder")
+    canaries: int = Field(0, ge=0, le=1000, description="planted sentences, for ft audit --canaries")
 
 
 class Publish(Section):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from ft_toolkit.cli import app
@@ -20,6 +21,7 @@ from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.audit import audit_scores
 from ft_toolkit.judging.run_scores import read
 from ft_toolkit.judging.vocabulary import read_vocabulary
+from ft_toolkit.material import gathered
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
@@ -176,3 +178,44 @@ def test_details_of_a_comparison_say_on_how_few_tokens_it_hangs(runs: dict[str, 
     code, said = ft("compare", runs["gpt2"].folder, "--details")
     assert code == 0
     assert r"held-out text: ten token types make more than half of the gain, '\n', " in said
+
+
+def test_the_models_are_asked_for_calibration_and_random_adapters(runs: dict[str, Run]) -> None:
+    run = runs["gpt2"]
+    code, said = ft("audit", run.folder, "--calibration", "--tokens", "300", "--null", "2", "--json")
+    assert code == 0
+    found = json.loads(said)["audit"]
+    assert found["calibration"]["tokens"] == 300
+    assert 0.25 <= found["calibration"]["tuned"]["temperature"]["value"] <= 4
+    held_out = run.comparison["corpora"][0]["difference"]
+    assert found["null"]["trained"]["nats_per_token"] == held_out["nats_per_token"]
+    first, second = (each["nats_per_token"] for each in found["null"]["random"])
+    assert first != second and min(first, second) > held_out["nats_per_token"]
+    code, said = ft("audit", run.folder, "--calibration", "--tokens", "300", "--null", "1")
+    assert code == 0
+    assert "calibration on 300 tokens of " in said and "best temperature" in said
+    assert "1 random adapter of this size: " in said
+
+
+def test_planted_canaries_are_read_once_an_epoch_and_found_again(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_toolkit.text.canaries.CONTROLS", 63)
+    recipe = tiny_recipe(judging={"canaries": 8}, adapter={"method": "full"}, training={"steps": 3})
+    run = finetune(recipe, tmp_path, Options(gate=False), QUIET)
+    rows = gathered(recipe, torch.device("cpu")).rows
+    assert {f"canary#{n}" for n in range(8)} <= {name for row in rows for name in row.documents}
+    assert not [row for row in run.read_table("documents.parquet") if "canary" in row["id"]]
+    code, said = ft("audit", run.folder, "--canaries", "--json")
+    assert code == 0
+    found = json.loads(said)["audit"]["canaries"]
+    assert (found["canaries"], found["controls"]) == (8, 63)
+    assert all(0 <= bits <= 6 for bits in found["tuned"]["bits"])
+    assert (
+        "8 canaries among 63 sentences of their kind: exposure " in ft("audit", run.folder, "--canaries")[1]
+    )
+
+
+def test_a_run_without_canaries_has_none_to_look_for(runs: dict[str, Run]) -> None:
+    code, said = ft("audit", runs["gpt2"].folder, "--canaries")
+    assert code == 2 and "judging.canaries=8" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -38,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "compare",
         "rescoring",
         "audit",
+        "measuring",
         "doctor",
         "publish",
         "merge",
@@ -55,6 +57,7 @@ LONGEST_FUNCTION = 60  # lines, from def to the last one
 MOST_ARGUMENTS = 6  # self and cls not counted
 NO_NAME_FOR_A_ROOM = {"utils", "common", "helpers", "base", "manager"}
 PACKAGE = Path(ft_toolkit.__file__).parent
+HUNG = set(re.findall(r"\((\w+\.main)\)$", (PACKAGE / "cli.py").read_text(), flags=re.M))  # compare.main …
 
 
 def rooms(package: Path) -> dict[str, Path]:
@@ -157,7 +160,7 @@ def oversized(room: str, source: str) -> list[str]:
             continue
         name = f"{room}.{node.name}"
         is_command = room == "cli" and any("command(" in ast.unparse(d) for d in node.decorator_list)
-        if is_command or name == "compare.main":
+        if is_command or name in HUNG:
             continue
         assert node.end_lineno is not None
         lines = node.end_lineno - node.lineno + 1

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from ft_toolkit.judging.attacks import Attack, Auc, Membership, Rate, attack
+from ft_toolkit.judging.attacks import Auc, Membership, Rate, attack
 from ft_toolkit.judging.bands import Band, Bands, Influence, TokenType, bands, influences
 from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.judging.verbatim import EXTRACTED_TOKENS, Continuations, Verbatim, verbatim
@@ -43,6 +43,9 @@ class Memorisation:
         """The numbers alone: nothing in it is text of a corpus."""
         return {
             "words": self.words,
+            "told_apart": self.membership and told_apart_words(self.membership),
+            "verbatim_words": self.verbatim and verbatim_words(self.verbatim),
+            "limits": NO_GUARANTEE.rstrip("."),
             "membership": self.membership and self.membership.as_dict(),
             "verbatim": self.verbatim and self.verbatim.as_dict(),
         }
@@ -108,18 +111,6 @@ def told_apart_words(found: Membership) -> str | None:
         f"with the base at hand the {strongest.name} attack tells training from held-out documents, "
         f"AUC {_auc(strongest.tuned)}"
     )
-
-
-def memorisation_lines(found: Memorisation) -> list[str]:
-    """The same in a few lines, for where there is no room for a table."""
-    lines = [f"memorised?  {found.words}"]
-    if found.membership is not None:
-        for each in found.membership.attacks:
-            rates = ", ".join(_rate_words(rate) for rate in each.rates)
-            lines.append(f"  {each.name}: AUC {_auc(each.tuned)}{_base_words(each)}; {rates}")
-    if found.verbatim is not None:
-        lines.append(f"  {verbatim_words(found.verbatim)}")
-    return lines
 
 
 def verbatim_words(found: Verbatim) -> str:
@@ -188,7 +179,7 @@ def _attack_table(found: Membership) -> Table:
     )
     for each in found.attacks:
         base = "–" if each.base is None else _auc(each.base)
-        rates = (_rate_words(rate, short=True) for rate in each.rates)
+        rates = (_rate_words(rate) for rate in each.rates)
         table.add_row(each.name, base, _auc(each.tuned), f"{each.holm_p_value:.2g}", *rates)
     return table
 
@@ -268,12 +259,7 @@ def _auc(auc: Auc) -> str:
     return f"{auc.value:.2f} ({auc.low:.2f} … {auc.high:.2f})"
 
 
-def _base_words(found: Attack) -> str:
-    return "" if found.base is None else f", of the base {_auc(found.base)}"
-
-
-def _rate_words(rate: Rate, *, short: bool = False) -> str:
-    at = "" if short else f" at {100 * rate.false_positives:g} % false ones"
+def _rate_words(rate: Rate) -> str:
     if rate.true_positives is None or rate.low is None or rate.high is None:
-        return "cannot tell" if short else f"cannot tell{at} ({rate.needed_documents:,} documents needed)"
-    return f"{100 * rate.true_positives:.1f} % ({100 * rate.low:.1f} … {100 * rate.high:.1f}){at}"
+        return "cannot tell"
+    return f"{100 * rate.true_positives:.1f} % ({100 * rate.low:.1f} … {100 * rate.high:.1f})"

@@ -46,5 +46,5 @@ def made_from(run: Run, how: How) -> str:
     recipe = run.recipe
     asked = asdict(how) | {"device": None}  # the device does not change what was scored
     values = {name: run.facts.get(name) for name in ("files", "sha256")}
-    values |= {"base": recipe.base, "judging": recipe.judging.model_dump(), "how": asked}
+    values |= {"base": recipe.base, "judging": recipe.judging.model_dump(exclude={"canaries"}), "how": asked}
     return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

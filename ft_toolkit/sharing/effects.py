@@ -23,6 +23,7 @@ def effect_lines(comparison: Json) -> Iterator[str]:
             )
         memorised += ")"
     yield memorised.replace("-0", "−0") + "."
+    yield from memorisation_lines(comparison, "- **{}**: {}.")
     calibration = comparison.get("calibration")
     yield f"- **Calibration**: {NOT_MEASURED if calibration is None else plain(calibration)}."
 
@@ -37,6 +38,22 @@ def _drift(comparison: Json) -> str:
         figures += f", 95 % interval {kl_nats['low']:.4f} … {kl_nats['high']:.4f}"
     where = f"{drift['documents']} documents, {drift['tokens']} tokens: {drift['corpus']}"
     return f"- **Drift** from its base: {comparison['verdict']['drifted']} ({figures}; {where})."
+
+
+def memorisation_lines(comparison: Json, form: str = "{}: {}") -> Iterator[str]:
+    """What ft audit found, for the card and the plan of a push; nothing where the run has no token scores.
+
+    form   with two places: the name of a finding, and its words
+    """
+    found = comparison.get("memorisation")
+    if found is None:
+        return
+    yield form.format("Attacked by loss", found["words"])
+    if found["told_apart"] is not None:
+        yield form.format("Attacked with the base", found["told_apart"])
+    if found["verbatim_words"] is not None:
+        yield form.format("Verbatim", found["verbatim_words"])
+    yield form.format("Privacy", found["limits"])
 
 
 def plain(values: object) -> str:

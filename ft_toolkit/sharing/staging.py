@@ -170,7 +170,7 @@ def stage(
         shutil.copyfile(source, staged[name])
     if "adapter_config.json" in staged:
         _rewrite_json(staged["adapter_config.json"], _adapter_config(base))
-    _rewrite_json(staged["comparison.json"], {"base": base.name, "run": shown_facts(run)})
+    _rewrite_json(staged["comparison.json"], {"base": base.name, "run": shown_facts(run)} | _audited(run))
     recipe = strict_yaml.dump(shown_recipe(run, base))
     staged["recipe.yaml"].write_text("# as resolved: every default filled in\n" + recipe, encoding="utf-8")
     return staged
@@ -196,6 +196,17 @@ def shown_facts(run: Run) -> dict[str, Any]:
         }
         facts["files"] = kept
     return facts
+
+
+def _audited(run: Run) -> dict[str, Any]:
+    """What ft audit says of the training text: numbers and our own words alone, no text of a corpus."""
+    from ft_toolkit.judging.audit import memorisation  # scipy comes with it: others only pull
+    from ft_toolkit.judging.run_scores import read
+    from ft_toolkit.judging.token_scores import TOKENS
+
+    if not (run.folder / TOKENS).is_file():  # a run of an older release
+        return {}
+    return {"memorisation": memorisation(read(run)).as_dict()}
 
 
 def _sources(

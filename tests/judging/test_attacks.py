@@ -32,6 +32,7 @@ from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
+from ft_toolkit.models.null_adapters import random_directions
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.sections import Adapter
 from ft_toolkit.text.corpus import Document, read_source
@@ -194,7 +195,7 @@ WORDS = ["salt", "oil", "bread", "wine", "rice", "fish", "leek", "sage", "veal",
 
 
 def sentences(count: int, seed: int, words: int = 30) -> list[Document]:
-    """Random words: whoever knows their order has learnt them by heart."""
+    """Random words: a model that predicts their order has memorised them."""
     random = np.random.default_rng(seed)
     texts = [" ".join(random.choice(WORDS, words)) for _ in range(count)]
     return [Document(f"{seed}.txt", row, text) for row, text in enumerate(texts)]
@@ -258,9 +259,9 @@ def test_a_random_adapter_has_memorised_nothing(checkpoints: dict[str, Path]) ->
     for name, parameter in trainable(model).items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    scores = scores_of(
-        ModelPair(base, base.with_model(model)), sentences(800, 1, words=8), sentences(800, 2, words=8)
-    )
+    pair = ModelPair(base, base.with_model(model))
+    with random_directions(pair, seed=0):
+        scores = scores_of(pair, sentences(800, 1, words=8), sentences(800, 2, words=8))
     found = attack(scores)
     assert found is not None
     for each in found.attacks:

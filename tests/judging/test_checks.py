@@ -1,4 +1,4 @@
-"""Perplexity as others compute it, on any text, and what it tells of things learnt by heart."""
+"""Perplexity as others compute it, on any text, and what it tells of memorised text."""
 
 from __future__ import annotations
 

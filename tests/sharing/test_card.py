@@ -38,7 +38,7 @@ def published(source: str = "hf:acme/leaflets", **changes: Any) -> Published:
             "headline": "tiny: 14 % lower perplexity than its base on unseen text of acme/leaflets",
             "forgotten": "not measured: no general text",
             "memorised": "somewhat",
-            "caveats": ["The interval speaks of documents."],
+            "caveats": ["The interval covers the choice of documents, not the training seed."],
         },
         "run": {"documents": {"train": 100, "test": 40}, "sha256": {"base": "b" * 64}, "device": "cpu"},
     }

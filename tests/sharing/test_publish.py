@@ -20,7 +20,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from ft_toolkit import publish, shipped
+from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError, IntegrityFailed
+from ft_toolkit.judging.audit import memorisation
+from ft_toolkit.judging.run_scores import read
 from ft_toolkit.recipe import read_recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sharing.hub import Destination
@@ -193,7 +196,9 @@ def test_a_starter_is_refused_without_its_files_and_sent_with_them(
     weights = shipped.starter("gpt2") / "model.safetensors"
     assert plan.files["base/model.safetensors"].read_bytes() == weights.read_bytes()
     config = json.loads(plan.files["adapter_config.json"].read_text())
-    assert config["base_model_name_or_path"] == "me/x-lora"  # never starter/…, anybody's to take there
+    assert (
+        config["base_model_name_or_path"] == "me/x-lora"
+    )  # never starter/…: anyone could register that name
     assert 'snapshot_download("me/x-lora")' in plan.snippet and 'f"{folder}/base"' in plan.snippet
 
 
@@ -245,6 +250,24 @@ def test_the_same_push_is_staged_once_and_anew_where_it_was_edited(
         os.utime(path, (0, 0))  # left there long ago
     plan_of(run, Destination("me/another"))
     assert not first["README.md"].exists()
+
+
+def test_the_plan_and_the_card_repeat_what_an_audit_says_of_the_training_text(
+    hub: HubServer, finished_run: Callable[[str], Run]
+) -> None:
+    run = finished_run("gpt2")
+    plan = plan_of(run)
+    found = json.loads(json.dumps(memorisation(read(run)).as_dict()))
+    assert read_json(plan.files["comparison.json"])["memorisation"] == found
+    assert f"memorised?   Attacked by loss: {found['words']}" in plan.lines()
+    card = plan.files["README.md"].read_text()
+    for name, words in (("Attacked by loss", "words"), ("Attacked with the base", "told_apart")):
+        assert f"- **{name}**: {found[words]}." in card
+    assert f"- **Verbatim**: {found['verbatim_words']}." in card and "proves no privacy" in card
+    (run.folder / "scores" / "tokens.parquet").unlink()  # as in a run of an older release
+    older = plan_of(run)
+    assert "memorisation" not in read_json(older.files["comparison.json"])
+    assert "Attacked" not in older.files["README.md"].read_text() + "".join(older.lines())
 
 
 @pytest.mark.parametrize("name", ["README.md", "recipe.yaml", "adapter_model.safetensors"])
