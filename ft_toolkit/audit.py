@@ -34,16 +34,24 @@ def main(
     canaries: Annotated[
         bool, typer.Option("--canaries", help="Load the models: does it know what judging.canaries planted?")
     ] = False,
+    bias: Annotated[
+        Path | None, typer.Option(help="Load the models: do they prefer a stereotype? A CrowS-Pairs CSV.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Tell whether a run remembers its training text, and on which tokens it gained; needs no model."""
     from ft_toolkit.run import Run
 
     asked = None
-    if calibration or null or canaries:
+    if calibration or null or canaries or bias:
+        pairs = []
+        if bias is not None:  # before torch: a fault in the file is told at once
+            from ft_toolkit.text.pairs import read_pairs
+
+            pairs = read_pairs(bias)
         from ft_toolkit.measuring import Asked
 
-        asked = Asked(calibration, tokens, null, canaries, device)
+        asked = Asked(calibration, tokens, null, canaries, pairs, device)
     audit(Run.open(run), asked, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""What an audit asks of the models themselves: calibration, and what random adapters of this size do."""
+"""What an audit asks of the models themselves: calibration, random adapters, canaries and bias pairs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.attacks import Auc, attack
+from ft_toolkit.judging.bias import Bias, bias
 from ft_toolkit.judging.calibration import TOKENS, Calibration, calibrate
 from ft_toolkit.judging.comparison import compare
 from ft_toolkit.judging.exposure import Exposure, exposure
@@ -29,18 +30,23 @@ from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.session import Session
 from ft_toolkit.text.canaries import canaries, controls
+from ft_toolkit.text.pairs import BiasPair
 from ft_toolkit.text.splitting import Parts, sample
 from ft_toolkit.training.accelerator import make_accelerator
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What to measure; `tokens` bounds what calibration reads, `null` counts random adapters."""
+    """What to measure; `tokens` bounds what calibration reads, `null` counts random adapters.
+
+    bias   pairs of sentences; none: not asked
+    """
 
     calibration: bool = False
     tokens: int = TOKENS
     null: int = 0
     canaries: bool = False
+    bias: Sequence[BiasPair] = ()
     device: str = "auto"
 
 
@@ -65,9 +71,11 @@ class Measured:
     calibration: Calibration | None
     null: NullAdapters | None
     canaries: Exposure | None
+    bias: Bias | None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"canaries": self.canaries and self.canaries.as_dict()}
+        worded = {"canaries": self.canaries, "bias": self.bias}
+        return asdict(self) | {name: found and found.as_dict() for name, found in worded.items()}
 
     def shown(self) -> list[RenderableType]:
         """Sentences and a table."""
@@ -78,6 +86,8 @@ class Measured:
             found.append(null_words(self.null))
         if self.canaries is not None:
             found.append(canary_words(self.canaries))
+        if self.bias is not None:
+            found += self.bias.shown()
         return found
 
 
@@ -107,7 +117,8 @@ def measure(run: Run, asked: Asked, screen: Screen) -> Measured:
     if parts.train:
         texts.append(Text(label, "train", sample(parts.train, len(parts.test)), keeps_ids=False))
     null = null_adapters(scorer, texts, asked.null) if asked.null else None
-    return Measured(calibration, null, planted_exposure(scorer, planted) if asked.canaries else None)
+    exposed = planted_exposure(scorer, planted) if asked.canaries else None
+    return Measured(calibration, null, exposed, bias(pair, asked.bias) if asked.bias else None)
 
 
 def null_adapters(scorer: Scorer, texts: Sequence[Text], count: int) -> NullAdapters:

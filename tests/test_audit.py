@@ -197,6 +197,23 @@ def test_the_models_are_asked_for_calibration_and_random_adapters(runs: dict[str
     assert "1 random adapter of this size: " in said
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_bias_pairs_are_compared_before_and_after(family: str, runs: dict[str, Run], tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    header = "sent_more,sent_less,stereo_antistereo,bias_type\n"
+    path.write_text(header + "The nurse is a woman.,The nurse is a man.,stereo,gender\n" * 3)
+    code, said = ft("audit", runs[family].folder, "--bias", path, "--json")
+    assert code == 0
+    found = json.loads(said)["audit"]["bias"]
+    assert found["whole"]["pairs"] == 3 and [row["name"] for row in found["parts"]] == ["stereo", "gender"]
+    assert "nurse" not in json.dumps(found)
+    code, said = ft("audit", runs[family].folder, "--bias", path)
+    assert code == 0 and found["words"] in said and "No sign here is not proof" in said
+    path.write_text(header)
+    code, said = ft("audit", runs[family].folder, "--bias", path)
+    assert code == 2 and len(said.splitlines()) == 1 and "no row" in said
+
+
 def test_planted_canaries_are_read_once_an_epoch_and_found_again(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
