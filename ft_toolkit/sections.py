@@ -27,7 +27,7 @@ SEEDS = 2**63  # every generator takes these
 LEAST_RANK = 8  # of rank: auto, and what it stands for where no text is known
 
 
-def _seconds(value: object) -> object:
+def duration_seconds(value: object) -> object:
     """`20m` becomes 1200.0; a bare number is refused, since its unit would be unclear."""
     if value is None or isinstance(value, float):
         return value
@@ -142,7 +142,7 @@ class Adapter(Section):
 class Training(Section):
     epochs: PositiveInt = Field(3, description="passes over the training part")
     steps: PositiveInt | None = Field(None, description="optimizer steps, in place of epochs")
-    budget: Annotated[PositiveFloat | None, BeforeValidator(_seconds)] = Field(
+    budget: Annotated[PositiveFloat | None, BeforeValidator(duration_seconds)] = Field(
         None, description="stop cleanly after this much training time: 90s, 20m, 1.5h"
     )
     block_tokens: int | None = Field(
