@@ -63,6 +63,9 @@ def finetune(
     reuse: Annotated[
         bool, typer.Option("--reuse", help="Reuse what the last run of this name made from the same inputs.")
     ] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out files that cannot be read, and list them.")
+    ] = False,
 ) -> None:
     """Train an adapter from a recipe, judge it and print the verdict; an unfinished run is resumed."""
     from ft_toolkit import preflight
@@ -70,7 +73,8 @@ def finetune(
     from ft_toolkit.recipe import read_recipe
     from ft_toolkit.session import Options
 
-    resolved = read_recipe(recipe, overrides or [])
+    skipping = ["corpus.skip_unreadable=true"] if skip_unreadable else []
+    resolved = read_recipe(recipe, [*(overrides or []), *skipping])
     preflight.check(resolved.recipe, runs, track or (), energy=energy)
     options = Options(device, tuple(track or ()), judge, True, energy, restart, reuse)
     if reuse and seeds == 1 and again.is_shown(resolved.recipe, runs, judge=judge):

@@ -41,6 +41,10 @@ class RecipeError(FtError):
         Exception.__init__(self, "\n".join(_place_shortened(fault) for fault in faults))
 
 
+class Unreadable(FtError):
+    """A file of a corpus that cannot be read; corpus.skip_unreadable leaves it out."""
+
+
 class GateNotMet(FtError):
     """A comparison that ran and missed a required result."""
 

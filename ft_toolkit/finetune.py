@@ -119,6 +119,8 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     if it.reading.not_nfc_documents:
         words = f"{it.reading.not_nfc_documents} documents are not in Unicode's NFC form (decomposed letters)"
         screen.say(f"{words}; they are read as they are")
+    for line in it.reading.unreadable:
+        screen.say(f"left out: {line}")
     if words := auto.words(it.asked, it.measure):
         screen.say(words)
     run.record(versions=versions(), device=str(session.accelerator.device))
@@ -137,6 +139,8 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
     stages.stage("dataset", dataset_inputs(it.asked, placed), make, lambda: None)
     sizes = {part: len(documents) for part, documents in it.parts}
     left_out = {"empty": it.reading.empty_documents, "copies": it.reading.copies}
+    if it.reading.unreadable:
+        left_out["unreadable"] = len(it.reading.unreadable)
     hashes = {**it.pair.base.sha256s, "corpus": hash_rows(rows, "sha256"), "split": placed}
     run.record(sha256=hashes, documents=sizes | left_out)
     words = ", ".join(f"{size} {part}" for part, size in sizes.items())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.references import parse_base, parse_text
-from ft_toolkit.sections import Recipe
+from ft_toolkit.sections import Corpus, Recipe
 from ft_toolkit.text.corpus import faults_name, raw_documents
 
 # accelerate's names; importing accelerate would import torch
@@ -68,12 +68,12 @@ def _check_text(recipe: Recipe) -> None:
     """Read the first document: its file is there and readable, its row has the columns."""
     corpus = recipe.corpus
     if parse_text(corpus.source).kind != "hub":  # that takes the network, or heavy libraries
-        next(raw_documents(corpus.source, corpus.text, corpus.documents), None)
+        next(raw_documents(corpus), None)
     general = recipe.judging.general
     if general is not None:
         with faults_name("judging.general"):
             if parse_text(general).kind != "hub":
-                next(raw_documents(general, "text", None), None)
+                next(raw_documents(Corpus(source=general)), None)
 
 
 def _check_base(recipe: Recipe) -> None:

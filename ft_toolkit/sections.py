@@ -5,6 +5,7 @@ Unknown keys are refused, all defaults are here, and nothing changes a recipe af
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_LETTERS = 100  # a file system takes 255, and a number may stand behind it
+Unit = Literal["file", "paragraph", "line", "row"]
 SEEDS = 2**63  # every generator takes these
 LEAST_RANK = 8  # of rank: auto, and what it stands for where no text is known
 
@@ -49,6 +51,18 @@ def _folder_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError("a name of letters, digits, '.', '_' and '-'")
     return value
+
+
+def _codec(value: str | None) -> str | None:
+    """An encoding by its name in Python, so that euc-kr and EUC_KR are one."""
+    if value is None:
+        return None
+    try:
+        found = codecs.lookup(value)
+        "".encode(found.name)  # a codec from bytes to bytes, such as zip, is no encoding
+    except (LookupError, ValueError):
+        raise ValueError("an encoding such as cp949, shift_jis or cp1252") from None
+    return found.name
 
 
 class Section(BaseModel):
@@ -80,9 +94,13 @@ class Corpus(Section):
     text: str = Field(
         "text", min_length=1, description='rows with columns: a column, or a template like "{title}\\n{body}"'
     )
-    documents: Literal["file", "paragraph", "line", "row"] | None = Field(
+    documents: Unit | None = Field(
         None, description="what one document is; by default a row of a table, else a file"
     )
+    encoding: Annotated[str | None, AfterValidator(_codec)] = Field(
+        None, description="of text files and tables, as in cp949; by default UTF-8, strictly"
+    )
+    skip_unreadable: bool = Field(False, description="leave out files that cannot be read, and list them")
     split: Split = Split()
     license: str | None = Field(
         None, description="of the text, as the Hub writes it: cc0-1.0, cc-by-4.0; own: it is yours to give"

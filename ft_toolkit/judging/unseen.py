@@ -12,7 +12,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Judging
 from ft_toolkit.text.corpus import Document, faults_name, read_corpus, read_source
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
-from ft_toolkit.text.readers import TABLE_ENDINGS
+from ft_toolkit.text.readers import is_table
 from ft_toolkit.text.splitting import Parts
 
 KNOWN_TEXT = "known_text.parquet"  # hashes of the word runs of the training and validation parts
@@ -32,8 +32,8 @@ def read_general(plan: Judging) -> list[Document]:
 def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Document]:
     """Text to judge on, split into documents as the runs' own was, so that a trained line is recognised."""
     corpus = runs[0].recipe.corpus
-    is_table = parse_text(source).kind == "hub" or source.lower().removesuffix(".gz").endswith(TABLE_ENDINGS)
-    unit = corpus.documents if corpus.documents in ("paragraph", "line") and not is_table else None
+    has_rows = parse_text(source).kind == "hub" or is_table(source)
+    unit = corpus.documents if corpus.documents in ("paragraph", "line") and not has_rows else None
     reading = read_source(source, corpus.text, unit)
     if reading.copies:
         screen.say(f"{source}: {reading.copies} copies left out")

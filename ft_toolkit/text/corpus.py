@@ -7,7 +7,6 @@ copies.
 
 from __future__ import annotations
 
-import glob
 import io
 import re
 import string
@@ -17,19 +16,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from itertools import groupby, takewhile
-from os.path import isdir, isfile  # False for a name that no file system holds, where pathlib raises
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
-from ft_toolkit.errors import FtError
+from ft_toolkit.errors import FtError, Unreadable
 from ft_toolkit.network import hub_or_cache, hub_reason
 from ft_toolkit.references import TextReference, parse_text
-from ft_toolkit.sections import Corpus
-from ft_toolkit.text.readers import TABLE_ENDINGS, TEXT_ENDINGS, decode, ending_of, table_rows
+from ft_toolkit.sections import Corpus, Unit
+from ft_toolkit.text.packed import File
+from ft_toolkit.text.readers import is_table, read_text, table_rows
+from ft_toolkit.text.sources import CHECK, files_of
 
+# source, row, text, and the identity of the file that the text is a piece of
+Raw = tuple[str, int, str, str | None]
+_HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CHECK = "Check corpus.source."
 
 
 def identity(text: str) -> str:
@@ -77,6 +78,7 @@ class Reading:
     documents: list[Document]
     empty_documents: int
     copies: int
+    unreadable: tuple[str, ...] = ()  # why each file was left out that could not be read
 
     @property
     def not_nfc_documents(self) -> int:
@@ -89,15 +91,11 @@ def read_corpus(corpus: Corpus) -> Reading:
 
     raises   FtError naming the file (and byte, line or column) for what cannot be read as asked
     """
-    return read_source(corpus.source, corpus.text, corpus.documents)
-
-
-def read_source(source: str, text: str = "text", unit: str | None = None) -> Reading:
-    """Read a source; see sections.Corpus for the meaning of `text` and `unit` (documents)."""
     documents: dict[str, Document] = {}
     empty = copies = 0
-    for name, row, raw, file_sha256 in raw_documents(source, text, unit):
-        document = Document(name, row, _clean(raw, f"{name}, row {row}"), file_sha256)
+    unreadable: list[str] = []
+    for name, row, text, file_sha256 in raw_documents(corpus, unreadable):
+        document = Document(name, row, text, file_sha256)
         if not document.text.strip():
             empty += 1
         elif document.sha256 in documents:
@@ -105,9 +103,15 @@ def read_source(source: str, text: str = "text", unit: str | None = None) -> Rea
         else:
             documents[document.sha256] = document
     if not documents:
-        found = f"{empty} empty documents" if empty else "nothing"
-        raise FtError(f"corpus {source}", "at least one document with text", found, _CHECK)
-    return Reading(list(documents.values()), empty, copies)
+        counts = {"empty documents": empty, "unreadable files": len(unreadable)}
+        found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise FtError(f"corpus {corpus.source}", "at least one document with text", found or "nothing", CHECK)
+    return Reading(list(documents.values()), empty, copies, tuple(unreadable))
+
+
+def read_source(source: str, text: str = "text", unit: Unit | None = None) -> Reading:
+    """Read a source as a recipe without other keys would; see sections.Corpus for the meaning of each."""
+    return read_corpus(Corpus(source=source, text=text, documents=unit))
 
 
 @contextmanager
@@ -133,78 +137,58 @@ def pieces(text: str, unit: str) -> Iterator[str]:
                 yield "\n".join(group)
 
 
-def raw_documents(source: str, text: str, unit: str | None) -> Iterator[tuple[str, int, str, str | None]]:
-    """(source, row, text, identity of the file that the text is a piece of)"""
-    reference = parse_text(source)
+def raw_documents(corpus: Corpus, unreadable: list[str] | None = None) -> Iterator[Raw]:
+    """Every document of a source, also empty ones and copies.
+
+    unreadable   receives a line for each file that corpus.skip_unreadable leaves out
+    raises       Unreadable for such a file where it is not to be left out
+    """
+    reference = parse_text(corpus.source)
     if reference.kind == "hub":
-        for split_name, row, raw in _hub_rows(reference, text):
-            yield split_name, row, raw, None
+        for split_name, row, raw in _hub_rows(reference, corpus.text):
+            yield split_name, row, _clean(raw, f"{split_name}, row {row}"), None
         return
-    root, files = _files(reference.path, source)
-    for path in files:
-        relative = path.relative_to(root).as_posix()
-        if ending_of(path) in TABLE_ENDINGS:
-            if unit not in (None, "row"):
-                raise FtError(f"{path}: corpus.documents", "row, for a table", unit, "Leave documents out.")
-            fill = _template(text)
-            for row, columns in enumerate(table_rows(path)):
-                yield relative, row, fill(columns, f"{path}, row {row}"), None
-        elif unit == "row":
-            raise FtError(
-                f"{path}: corpus.documents", "file, paragraph or line, for text", unit, "Change it."
-            )
-        else:
-            whole = decode(path)
-            file_sha256 = identity(whole) if unit in ("paragraph", "line") else None
-            for row, raw in enumerate(pieces(whole, unit or "file")):
-                yield relative, row, raw, file_sha256
+    for open_file in files_of(corpus, reference):
+        if not corpus.skip_unreadable:
+            yield from _documents(open_file(), corpus)
+            continue
+        try:
+            documents = list(_documents(open_file(), corpus))  # all of a file, or nothing of it
+        except Unreadable as fault:
+            if unreadable is not None:
+                unreadable.append(str(fault))
+            continue
+        yield from documents
 
 
-def _files(path: Path, source: str) -> tuple[Path, list[Path]]:
-    """The corpus root, and the files below it in a fixed order; no folder below it is entered by a link."""
-    if isfile(path):
-        if ending_of(path) not in TEXT_ENDINGS + TABLE_ENDINGS:
-            wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
+def _documents(file: File, corpus: Corpus) -> Iterator[Raw]:
+    unit = corpus.documents
+    if is_table(file.name):
+        if unit not in (None, "row"):
+            found = f"{unit}"
             raise FtError(
-                path, f"a file ending in {wanted} (or .gz after it)", path.name, "Convert or rename it."
+                f"{file.place}: corpus.documents", "row, for a table", found, "Leave documents out."
             )
-        return path.parent, [path]
-    if isdir(path):
-        root, found = path, sorted(path.rglob("*"))
-    elif glob.has_magic(source):
-        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-        found = sorted(Path(match) for match in glob.glob(source, recursive=True))
+        fill = _template(corpus.text)
+        for row, columns in enumerate(table_rows(file, corpus.encoding)):
+            where = f"{file.place}, row {row}"
+            yield file.name, row, _clean(fill(columns, where), where), None
+    elif unit == "row":
+        wanted = "file, paragraph or line, for text"
+        raise FtError(f"{file.place}: corpus.documents", wanted, unit, "Change it.")
     else:
-        raise FtError(f"corpus {source}", "a file, folder or glob", "nothing there", _CHECK)
-    files = [
-        f
-        for f in found
-        if f.is_file() and ending_of(f) in TEXT_ENDINGS + TABLE_ENDINGS and not _hidden(f, root)
-    ]
-    if not files:
-        wanted = " ".join(TEXT_ENDINGS + TABLE_ENDINGS)
-        raise FtError(f"corpus {source}", f"files ending in {wanted}", "none", _CHECK)
-    inside = root.resolve()
-    for file in files:
-        # a link in someone else's folder could point to any file of this machine
-        if not file.resolve().is_relative_to(inside):
-            target = f"a link to {file.resolve()}"
-            raise FtError(
-                file, "a file inside the corpus folder", target, "Copy the file there, or unlink it."
-            )
-    return root, files
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+        whole = read_text(file, corpus.encoding)
+        file_sha256 = identity(whole) if unit in ("paragraph", "line") else None
+        for row, raw in enumerate(pieces(whole, unit or "file")):
+            yield file.name, row, _clean(raw, f"{file.place}, row {row}"), file_sha256
 
 
 def _clean(raw: str, where: str) -> str:
     text = _line_feeds(raw.removeprefix("\ufeff"))
     if "\0" in text:
-        raise FtError(where, "text", "a NUL character", "Is this a binary file?")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise FtError(where, "text", "half a surrogate pair", "Fix the \\u escapes of this row.")
+        raise Unreadable(where, "text", "a NUL character", "Is this a binary file?")
+    if _HALF_SURROGATE.search(text):
+        raise Unreadable(where, "text", "half a surrogate pair", "Fix the \\u escapes of this row.")
     return text
 
 

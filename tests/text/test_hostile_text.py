@@ -16,7 +16,7 @@ import pytest
 
 from ft_toolkit.errors import LINE_CHARACTERS, FtError
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.readers import ALWAYS_UNPACKED_BYTES, UNPACKED_RATIO
+from ft_toolkit.text.packed import ALWAYS_UNPACKED_BYTES, UNPACKED_RATIO
 
 MOST_SECONDS, MOST_BYTES = 5, 2**30
 MEGABYTE = "a " * 2**19

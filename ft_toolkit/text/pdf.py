@@ -1,0 +1,132 @@
+"""PDF pages as running text: paragraphs of whole words, without the headers and footers of pages."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from ft_toolkit.errors import Unreadable
+from ft_toolkit.text.packed import File, named
+
+EDGE_LINES = 2  # at the top and the bottom of a page, where headers, footers and page numbers are
+REPEATED_PAGES = 3  # that have the same line there
+SHORT_LINE = 0.75  # of the usual line's characters: a shorter one ends its paragraph
+_NUMBER = re.compile(r"\d+|\b[ivxlcdm]+\b", re.IGNORECASE)
+_BULLET = re.compile(r"\s*(?:[•◦▪‣·*–—-]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s")
+_HYPHENATED = re.compile(r"(\w+)[-\u2010\u00ad]$")
+_FIRST_WORD = re.compile(r"\w+")
+_ENDS_SENTENCE = re.compile(r"[.!?:;…。！？]['\"”’)\]]*$")
+_NO_SPACES = re.compile(
+    r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]"
+)  # kana and Chinese characters
+_LIGATURES = str.maketrans(
+    {
+        "\ufb00": "ff",
+        "\ufb01": "fi",
+        "\ufb02": "fl",
+        "\ufb03": "ffi",
+        "\ufb04": "ffl",
+        "\ufb05": "st",
+        "\ufb06": "st",
+    }
+)
+
+
+def pdf_text(file: File, encoding: str | None = None) -> str:
+    """raises   Unreadable for a damaged, encrypted or scanned file; FtError without pypdf"""
+    pages: list[str] = []
+    with named(file.place, "a PDF"):
+        import pypdf
+
+        logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every oddity that it reads past
+        reader = pypdf.PdfReader(io.BytesIO(file.data))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise Unreadable(file.place, "a PDF without a password", "an encrypted one", "Save it without.")
+        for page in reader.pages:
+            pages.append(page.extract_text())
+            file.allowance.take(len(pages[-1]))
+    if pages and not any(page.strip() for page in pages):
+        found = f"{len(pages)} pages without any, perhaps scanned"
+        raise Unreadable(file.place, "a PDF with text", found, "Recognise its text first (OCR).")
+    return running_text(pages)
+
+
+def running_text(pages: Sequence[str]) -> str:
+    """Pages of lines as paragraphs with a blank line between them.
+
+    A line at a page's edge goes if three pages have it, numbers apart (every page of a shorter file). A word
+    cut at a line's end is put together, unless the file writes it with its hyphen elsewhere.
+    """
+    lines = [[line.rstrip() for line in page.translate(_LIGATURES).split("\n")] for page in pages]
+    kept = _without_edges(lines)
+    text = "\n".join(line for page in kept for line in page)
+    words = Counter(_FIRST_WORD.findall(text.casefold()))
+    lengths = sorted(len(line) for page in kept for line in page if line.strip())
+    usual = lengths[int(0.8 * (len(lengths) - 1))] if lengths else 0
+    return "\n\n".join(_paragraphs(kept, SHORT_LINE * usual, words, text.casefold()))
+
+
+def _without_edges(pages: Sequence[list[str]]) -> list[list[str]]:
+    pages = [_trimmed(page) for page in pages]
+    pages_with: Counter[str] = Counter()
+    for page in pages:
+        edges = [*page[:EDGE_LINES], *page[-EDGE_LINES:]]
+        pages_with.update({_shape(line) for line in edges})
+    filled = sum(bool(page) for page in pages)
+    least = min(REPEATED_PAGES, max(2, filled))
+    repeated = {shape for shape, count in pages_with.items() if count >= least and shape}
+    found = []
+    for page in pages:
+        for _ in range(EDGE_LINES):
+            page = _trimmed(page)
+            if page and _shape(page[0]) in repeated:
+                page = page[1:]
+            if page and _shape(page[-1]) in repeated:
+                page = page[:-1]
+        found.append(_trimmed(page))
+    return found
+
+
+def _trimmed(page: list[str]) -> list[str]:
+    """Without blank lines at its ends."""
+    filled = [number for number, line in enumerate(page) if line.strip()]
+    return page[filled[0] : filled[-1] + 1] if filled else []
+
+
+def _shape(line: str) -> str:
+    """A line without its numbers: `Page 3 of 10` and `Page 4 of 10` are one."""
+    return _NUMBER.sub("#", " ".join(line.casefold().split()))
+
+
+def _paragraphs(pages: Iterable[list[str]], short: float, words: Counter[str], text: str) -> Iterator[str]:
+    so_far, ends = "", False
+    for page in pages:
+        for place, line in enumerate(page):
+            if not line.strip():
+                ends = ends or place > 0
+                continue
+            if so_far and (ends or _BULLET.match(line)):
+                yield so_far
+                so_far = ""
+            so_far = _joined(so_far, line.strip(), words, text)
+            ends = len(line) < short and not _HYPHENATED.search(line)
+        # a paragraph goes on over the page, unless its last line was short or ended a sentence
+        ends = ends or bool(_ENDS_SENTENCE.search(so_far))
+    if so_far:
+        yield so_far
+
+
+def _joined(so_far: str, line: str, words: Counter[str], text: str) -> str:
+    cut = _HYPHENATED.search(so_far)
+    head = _FIRST_WORD.match(line)
+    if cut and head and line[0].islower():
+        whole = f"{cut[1]}{head[0]}".casefold()
+        with_hyphen = f"{cut[1]}-{head[0]}".casefold()
+        keeps = not so_far.endswith("\u00ad") and whole not in words and with_hyphen in text
+        return (so_far if keeps else so_far[:-1]) + line
+    if not so_far or (_NO_SPACES.match(so_far[-1]) and _NO_SPACES.match(line[0])):
+        return so_far + line
+    return f"{so_far} {line}"
