@@ -24,6 +24,7 @@ from ft_toolkit.models.adapters import save_adapter
 from ft_toolkit.models.model_pair import ModelPair, load_pair
 from ft_toolkit.preflight import check as check_before
 from ft_toolkit.progress import Screen
+from ft_toolkit.reporting.report import write_report
 from ft_toolkit.rescoring import judge_run
 from ft_toolkit.reuse import show_again
 from ft_toolkit.run import Run, now
@@ -257,12 +258,14 @@ def _stage_comparison(
 
 
 def _ended(run: Run, session: Session, started: float) -> None:
-    """Record the run's end and remove its checkpoints."""
-    if session.is_main:  # before `ended_at`: a run that says it ended has no checkpoints
+    """Write the report, remove the checkpoints, and record the run's end."""
+    run.record(wall_seconds=round(time.monotonic() - started, 1))  # the report shows it
+    if session.is_main:  # before `ended_at`: a run that says it ended has a report, and no checkpoints
+        session.screen.say(f"report: {write_report(run)}")
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     # both at once: a run that was killed between them would count as ended, and not go on
     judged = {"finished_at": now()} if artefact(run, "comparison") else {}
-    run.record(**judged, ended_at=now(), wall_seconds=round(time.monotonic() - started, 1))
+    run.record(**judged, ended_at=now())
 
 
 def _validation_words(run: Run) -> str:

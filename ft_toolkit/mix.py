@@ -46,6 +46,7 @@ def mix(parts: Sequence[Part], to: Path, *, device: str = "auto", screen: Screen
     from ft_toolkit.models.checkpoints import load_base
     from ft_toolkit.models.mixing import write_mixed
     from ft_toolkit.models.model_pair import load_pair
+    from ft_toolkit.reporting.report import write_report
     from ft_toolkit.rescoring import judge_run
     from ft_toolkit.runtime import prepare_torch, versions
     from ft_toolkit.session import Session
@@ -83,6 +84,7 @@ def mix(parts: Sequence[Part], to: Path, *, device: str = "auto", screen: Screen
         _prove(made, pair.tuned, base, text)
         judge_run(made, pair, text, session)
         made.record(finished_at=now(), ended_at=now())
+        session.screen.say(f"report: {write_report(made)}")
     finally:
         made.unlock()
     return made

@@ -23,6 +23,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.foreign import load_foreign, other_name
 from ft_toolkit.models.model_pair import ModelPair, load_pair
 from ft_toolkit.progress import Screen
+from ft_toolkit.reporting.report import write_report
 from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.sections import Judging
@@ -86,6 +87,7 @@ def compare_runs(
             comparison, scores = _judged(run, scorer, parts, how, keeps=is_first)
             if is_first:
                 _finished(run, how)
+                session.screen.say(f"report: {write_report(run)}")
             found.append(comparison)
         keep(found[-1], scores)
     show_ranking(found, session.screen, common_text=bool(on))

@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("text/*", "models/*"),
     ("judging/*",),
     ("training/*",),
-    ("sharing/*",),
+    ("sharing/*", "reporting/*"),
     (
         "finetune",
         "material",

@@ -56,6 +56,14 @@ class Vocabulary:
         """Whether these are the tokens of that text: whether this is the tokenizer that read it."""
         return bool(np.array_equal(self._tokenizer.encode(text, add_special_tokens=False).ids, ids))
 
+    def spans(self, text: str, ids: NDArray[np.int32]) -> list[tuple[int, int]] | None:
+        """Where each token stands in its text, as (first, behind the last) character.
+
+        Tokens that are bytes of one character all have that character. None where these are not its tokens.
+        """
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return list(found.offsets) if np.array_equal(found.ids, ids) else None
+
     def kinds(self, ids: NDArray[np.int32]) -> NDArray[np.int8]:
         """The kind of each token of one document, an index into KINDS; (n,) in the document's order.
 
