@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ft_toolkit.judging.token_scores import TokenScores
     from ft_toolkit.run import Run
 
+STRONGEST = 2  # times an adapter as it was trained
 JSON_SCHEMA = 5  # of what --json prints: docs/comparison.schema.json
 
 
@@ -55,6 +56,9 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     base: Annotated[str | None, typer.Option(help="With --adapter: what it was made for.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter's folder, made elsewhere.")] = None,
+    strength: Annotated[
+        str | None, typer.Option(help="One run: its adapter at these strengths, such as 0,0.25,0.5,0.75,1.")
+    ] = None,
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score again, even where the run's own scores would do.")
     ] = False,
@@ -68,6 +72,9 @@ def main(
         from ft_toolkit.judging.saving import Judged, refuse_taken, save
         from ft_toolkit.sharing.pulled import open_run
 
+        prepare_process()
+        screen = Screen(quiet=as_json)
+        how = How(protocol, window, stride, exact, precision, device)
         if out is not None:
             refuse_taken(out)
         judged: list[Judged] = []
@@ -76,10 +83,19 @@ def main(
         def keep(comparison: Comparison, scores: TokenScores) -> None:
             judged.append((comparison, scores))
 
+        if strength is not None:
+            apart = {"--on": on, "--out": out, "--details": details, "--base": base, "--adapter": adapter}
+            apart |= {"--fail-if-worse": fail_if_worse, "--require-gain": require_gain}
+            asked = _strengths(strength, runs or [], [name for name, value in apart.items() if value])
+            from ft_toolkit.strength import frontier  # torch comes with it
+
+            points = frontier(open_run(asked[0], screen.say), asked[1], how, screen=screen, rescore=rescore)
+            if as_json:
+                json.dump(points.as_dict(), sys.stdout, indent=2)
+                print()
+            points.show(screen)
+            return
         gain = required_gain(require_gain) if require_gain is not None else None
-        prepare_process()
-        screen = Screen(quiet=as_json)
-        how = How(protocol, window, stride, exact, precision, device)
         if adapter is not None or base is not None:
             if runs:
                 wanted = "runs, or --base and --adapter"
@@ -110,6 +126,26 @@ def main(
             json.dump(whole, sys.stdout, indent=2)
             print()
         enforce(found, fail_if_worse=fail_if_worse, gain_percent=gain)
+
+
+def _strengths(text: str, runs: Sequence[str], others: Sequence[str]) -> tuple[str, list[float]]:
+    """The one run, and the strengths in rising order, each once.
+
+    text     `0,0.5,1`
+    others   options that were given, too, and that say nothing of a strength
+    raises   FtError for another number of runs, such options, or anything but numbers of 0 to STRONGEST
+    """
+    if len(runs) != 1 or others:
+        found = ", ".join([f"{len(runs)} runs", *others])
+        raise FtError("--strength", "one run and none of the other options", found, "Leave them out.")
+    try:
+        strengths = sorted({float(each) for each in text.split(",")})
+    except ValueError:
+        strengths = []
+    if not strengths or not all(0 <= each <= STRONGEST for each in strengths):  # NaN is not either
+        wanted = f"numbers of 0 to {STRONGEST}, such as 0,0.25,0.5,0.75,1"
+        raise FtError("--strength", wanted, text, "Separate them by commas.")
+    return runs[0], strengths
 
 
 def compare_from(run: Run) -> Comparison:

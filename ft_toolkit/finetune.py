@@ -19,7 +19,7 @@ from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weig
 from ft_toolkit.judging.integrity import Live, fingerprints, observe, prove, require
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.unseen import keep_known_text, read_general
-from ft_toolkit.material import Material, gathered, validation_score
+from ft_toolkit.material import VALIDATION_DOCUMENTS, Material, gathered, validation_score
 from ft_toolkit.models.adapters import save_adapter
 from ft_toolkit.models.model_pair import ModelPair, load_pair
 from ft_toolkit.preflight import check as check_before
@@ -46,7 +46,6 @@ _EARLY = {
 }
 DEFAULT = Options()
 T = TypeVar("T")
-VALIDATION_DOCUMENTS = 64  # more would take as long as the training itself
 
 
 def finetune(

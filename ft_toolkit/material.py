@@ -26,6 +26,7 @@ from ft_toolkit.training.replay import replay_rows
 from ft_toolkit.training.schedule import batches, planned_steps
 
 BLOCK_TOKENS = 256  # by default, unless the model has fewer positions
+VALIDATION_DOCUMENTS = 64  # more would take as long as the training itself
 
 
 @dataclass(frozen=True)

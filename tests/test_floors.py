@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "seeds",
         "compare",
         "rescoring",
+        "strength",
         "audit",
         "measuring",
         "doctor",

@@ -42,7 +42,7 @@ def write_mixed(folders: Sequence[Path], weights: Sequence[float], to: Path) -> 
     """
     configs = [read_json(folder / "adapter_config.json") for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
-        _refuse_other_kinds(folder, config)
+        refuse_other_kinds(folder, config)
     adapters = [load_file(folder / "adapter_model.safetensors") for folder in folders]
     config = dict(configs[0])
     if len(folders) == 1:
@@ -84,7 +84,8 @@ def _scale(config: Mapping[str, Any]) -> float:
     return float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _refuse_other_kinds(folder: Path, config: Mapping[str, Any]) -> None:
+def refuse_other_kinds(folder: Path, config: Mapping[str, Any]) -> None:
+    """raises   FtError for an adapter whose update is not s B A, naming what makes it another"""
     kind = str(config.get("peft_type"))
     found = next((key for key in _NOT_A_SUM if config.get(key)), None)
     if config.get("trainable_token_indices"):
@@ -95,4 +96,4 @@ def _refuse_other_kinds(folder: Path, config: Mapping[str, Any]) -> None:
         found = found or "target_modules that are no list"
     if kind != "LORA" or found:
         wanted = "a LoRA adapter whose update is a plain product of matrices"
-        raise FtError(folder, wanted, found or kind, "Mix lora, rslora, lora+ or pissa adapters.")
+        raise FtError(folder, wanted, found or kind, "This needs lora, rslora, lora+ or pissa.")

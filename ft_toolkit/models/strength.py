@@ -1,0 +1,36 @@
+"""A trained LoRA at another strength: its update multiplied by a number, as a changed alpha would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+
+from ft_toolkit.artefacts import read_json
+from ft_toolkit.models.mixing import refuse_other_kinds
+
+
+@contextmanager
+def at_strength(model: PeftModel, strength: float) -> Iterator[None]:
+    """Inside, the active adapter's update is multiplied: 0 is the base, 1 the adapter as it was trained.
+
+    PEFT computes strength * alpha / rank in the order in which an adapter that ft mix wrote has it, so both
+    give the same numbers.
+    """
+    name = str(model.active_adapter)
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    try:
+        for layer in layers:
+            layer.set_scale(name, strength)
+        yield
+    finally:
+        for layer in layers:
+            layer.set_scale(name, 1)
+
+
+def refuse_fixed_strength(folder: Path) -> None:
+    """raises   FtError for an adapter that has no strength: DoRA, (IA)³, trained rows of embeddings"""
+    refuse_other_kinds(folder, read_json(folder / "adapter_config.json"))
