@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_toolkit.artefacts import file_sha256, folder_sha256s, value_sha256
-from ft_toolkit.references import parse_base
+from ft_toolkit.references import BaseReference, parse_base
 from ft_toolkit.runtime import versions
 from ft_toolkit.sections import Recipe
 
@@ -51,17 +51,34 @@ def base_sha256(name: str) -> str | None:
     base = parse_base(name)
     if base.kind == "gguf":
         return file_sha256(Path(base.place))
-    folder = base.folder
+    folder = base.folder or _cached_folder(base)
     if folder is None:
-        from huggingface_hub import try_to_load_from_cache
-
-        config = try_to_load_from_cache(base.place, "config.json", revision=base.revision)
-        if not isinstance(config, str):
-            return None
-        folder = Path(config).parent
+        return None
     files = folder_sha256s(folder, folder)
     wanted = (".json", ".safetensors", ".txt", ".model")  # weights, config and tokenizer; no README
     return value_sha256({name: digest for name, digest in files.items() if name.endswith(wanted)})
+
+
+def base_bytes(name: str) -> int | None:
+    """Size of a base's weights on disk; None for a Hub id that is not in the cache."""
+    base = parse_base(name)
+    if base.kind == "gguf":
+        return Path(base.place).stat().st_size
+    folder = base.folder or _cached_folder(base)
+    return None if folder is None else weights_bytes(folder)
+
+
+def weights_bytes(folder: Path) -> int:
+    """Size of the weights in a checkpoint's or an adapter's folder."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _cached_folder(base: BaseReference) -> Path | None:
+    """Where the Hub's cache has a base."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(base.place, "config.json", revision=base.revision)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def asked_for(recipe: Recipe, *, judge: bool) -> dict[str, Any]:

@@ -20,9 +20,20 @@ def is_shown(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> bool:
 
     returns   False where something has to be made; finetune then says which and why
     """
+    run = current_run(recipe, runs_folder, judge=judge)
+    if run is None:
+        return False
+    screen = Screen()
+    screen.say(f"{run.folder}: recipe, corpus, base and versions are as they were; nothing is made again")
+    show_again(run, screen)
+    return True
+
+
+def current_run(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> Run | None:
+    """The newest run of this name, if it is finished and all that it was made from is as it was."""
     run = latest_ended(runs_folder, recipe.name)
     if run is None or run.facts.get("asked") != asked_for(recipe, judge=judge) or not run.is_finished:
-        return False
+        return None
     stages, kept = Stages(run), artefact(run, "weights")
     reading = read_corpus(recipe.corpus)
     parts = split(reading.documents, recipe.corpus.split, reading.copies)
@@ -31,16 +42,12 @@ def is_shown(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> bool:
     general = recipe.judging.general
     texts = hash_documents(read_source(general).documents if general else [])
     above = stages.made_of("dataset", "weights")
-    if not (
+    is_current = (
         stages.is_current("dataset", dataset_inputs(recipe, placed))
         and stages.is_current("weights", weights_inputs(recipe, machine, stages.made_of("dataset")))
         and stages.is_current("comparison", comparison_inputs(recipe, texts, above))
-    ):
-        return False
-    screen = Screen()
-    screen.say(f"{run.folder}: recipe, corpus, base and versions are as they were; nothing is made again")
-    show_again(run, screen)
-    return True
+    )
+    return run if is_current else None
 
 
 def show_again(run: Run, screen: Screen) -> None:

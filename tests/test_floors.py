@@ -50,6 +50,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "metrics",
         "preflight",
         "reuse",
+        "ladder",
         "trials",
         "tune",
     ),

@@ -19,15 +19,17 @@ COUNTED_CHARACTERS = 5_000_000  # of larger training texts whole documents are c
 Counts = NDArray[np.int64]  # (V,) how often a text has each token
 
 
-def training_counts(model: LanguageModel, documents: Sequence[Document]) -> Counts | None:
+def training_counts(
+    model: LanguageModel, documents: Sequence[Document], most_characters: float = COUNTED_CHARACTERS
+) -> Counts | None:
     """Token counts of the training text, (V,); None where there is no training text.
 
-    Of a text beyond COUNTED_CHARACTERS a sample of documents is counted, chosen by a hash of their text.
+    Of a text beyond most_characters a sample of documents is counted, chosen by a hash of their text.
     """
     from ft_toolkit.text.blocks import encode
 
     counted: list[Document] = []
-    left = COUNTED_CHARACTERS
+    left = most_characters
     for document in sample(documents, len(documents)):
         if left <= 0:
             break
@@ -44,3 +46,14 @@ def count_bits(counts: Counts, ids: NDArray[np.int32]) -> NDArray[np.int8]:
     inside = ids < len(counts)
     found = np.where(inside, counts[np.where(inside, ids, 0)], 0)
     return np.frexp(found.astype(np.float64))[1].astype(np.int8)  # the exponent is the bit length
+
+
+def unigram_nats(counts: Counts, ids: NDArray[np.int32]) -> NDArray[np.float64]:
+    """NLL in nats of each token, (n,), under the frequencies of a text, one added to each count of (V,).
+
+    source   Laplace 1814; Jurafsky & Martin, Speech and Language Processing, chapter 3
+    """
+    inside = ids < len(counts)
+    found = np.where(inside, counts[np.where(inside, ids, 0)], 0).astype(np.float64)
+    nats: NDArray[np.float64] = np.log(counts.sum() + len(counts)) - np.log1p(found)
+    return nats

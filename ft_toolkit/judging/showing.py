@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ft_toolkit.inputs import weights_bytes
 from ft_toolkit.judging.comparison import Comparison
 from ft_toolkit.judging.ranking import ranking
 from ft_toolkit.judging.verdict import gap_line, judge, verdict_table
@@ -24,9 +25,8 @@ def show(comparison: Comparison, trained: Path, screen: Screen) -> None:
         screen.result(gap_line(comparison, verdict))
     for caveat in verdict.caveats:
         screen.result(caveat, style="dim")
-    size = sum(weights.stat().st_size for weights in trained.glob("*.safetensors"))
     kind = "adapter" if (trained / "adapter_config.json").is_file() else "model"
-    screen.say(f"{kind}: {trained} ({size / 1e6:.1f} MB)")
+    screen.say(f"{kind}: {trained} ({weights_bytes(trained) / 1e6:.1f} MB)")
 
 
 def show_ranking(found: Sequence[Comparison], screen: Screen, *, common_text: bool) -> None:
