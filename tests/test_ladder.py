@@ -18,7 +18,8 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging import protocols
 from ft_toolkit.judging.frequency import unigram_nats
 from ft_toolkit.judging.run_scores import read
-from ft_toolkit.ladder import Ladder, ladder, show
+from ft_toolkit.judging.rungs import Ladder, show
+from ft_toolkit.ladder import ladder
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.progress import Screen
