@@ -140,7 +140,12 @@ def _standing(run: Run) -> str:
             return str(run.comparison["verdict"]["headline"])
     except FtError as error:
         return f"damaged: {Path(error.where).name}: expected {error.expected}, found {error.found}"
-    return "trained, not judged: ft compare finishes it" if "training" in run.facts else "unfinished"
+    trained = run.facts.get("training", {})
+    if "failed" in run.facts or not trained:
+        return str(run.facts.get("failed", "unfinished"))
+    base, best = trained.get("base_validation_nats"), trained.get("best_validation_nats")
+    figures = f" (validation {base:.4f} → {best:.4f} nats)" if base and best else ""
+    return f"trained, not judged{figures}: ft compare finishes it"
 
 
 @app.command()

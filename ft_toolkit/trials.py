@@ -51,6 +51,7 @@ class Ground:
     measure: Measure
     folder: Path  # of the trials' runs
     device: str
+    has_both_parts: bool = True  # attention and feed-forward matrices, each known as such
 
     def settings(self) -> list[Settings]:
         """Every combination, those that change least of the recipe first."""
@@ -61,7 +62,8 @@ class Ground:
             most = max(adapter.known_rank, self.measure.width // 4)
             wanted = (max(1, round(adapter.known_rank * factor)) for factor in RANK_FACTORS)
             ranks = [rank for rank in dict.fromkeys(wanted) if rank <= most]
-            targets.append("attention" if targets[0] in ("auto", "all-linear") else "all-linear")
+            if self.has_both_parts:
+                targets.append("attention" if targets[0] in ("auto", "all-linear") else "all-linear")
         # replay protects what the validation part does not show: one that was asked for stays
         may_replay = not replay and adapter.method != "scratch"
         replays = [replay, REPLAY] if may_replay else [replay]
@@ -72,7 +74,6 @@ class Ground:
 
     def recipe_of(self, settings: Settings, steps: int) -> Recipe:
         """The recipe with these settings, every number written out."""
-
         own, changes = self.filled.adapter, dict[str, Any]()
         if settings.rank is not None:
             alpha = max(1, round(own.known_alpha * settings.rank / own.known_rank))  # the same alpha / rank
@@ -102,7 +103,9 @@ def read_ground(recipe: Recipe, runs_folder: Path, device: str, screen: Screen) 
     machine = {"device": accelerator.device.type, "precision": accelerator.mixed_precision}
     made_from = weights_inputs(recipe, machine, {}) | dataset_inputs(recipe, placed)
     folder = _folder(runs_folder, recipe.name, made_from, screen)
-    return Ground(recipe, it.recipe, it.measure, folder, device)
+    family = it.pair.base.family
+    has_both_parts = bool(family.attention and family.feed_forward)
+    return Ground(recipe, it.recipe, it.measure, folder, device, has_both_parts)
 
 
 def _folder(runs_folder: Path, name: str, made_from: Mapping[str, Any], screen: Screen) -> Path:

@@ -99,14 +99,19 @@ def test_a_misspelt_recipe_is_told_what_there_is(
 def test_runs_lists_each_run_with_its_verdict_or_how_far_it_came(
     tiny_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    for name in ("begun", "judged", "trained"):
+    for name in ("begun", "gone", "judged", "trained", "tried"):
         Run.create(tmp_path, tiny_recipe(name=name))
+    Run(tmp_path / "gone").record(failed="step 3: expected finite losses")
+    nats = {"base_validation_nats": 5.0, "best_validation_nats": 4.25}
+    Run(tmp_path / "tried").record(training={"steps": 3} | nats)
     Run(tmp_path / "trained").record(training={"steps": 3})
     Run(tmp_path / "judged").write_json("comparison.json", {"verdict": {"headline": "judged: 5 % lower"}})
     assert ft("runs", "--runs", str(tmp_path)).stdout.splitlines() == [
         f"{tmp_path}/begun  unfinished",
+        f"{tmp_path}/gone  step 3: expected finite losses",
         f"{tmp_path}/judged  judged: 5 % lower",
         f"{tmp_path}/trained  trained, not judged: ft compare finishes it",
+        f"{tmp_path}/tried  trained, not judged (validation 5.0000 → 4.2500 nats): ft compare finishes it",
     ]
 
 
