@@ -171,12 +171,12 @@ def _unigram(
 
 
 def _rung(run: Run, totals: list[Totals], base: LanguageModel, against_base: Difference) -> Rung:
-    from ft_toolkit.compare import compare_from
     from ft_toolkit.inputs import weights_bytes
     from ft_toolkit.judging.rungs import Rung
+    from ft_toolkit.judging.statistics import Estimate
 
     method, folder = run.recipe.adapter.method, run.trained_folder
-    drift = compare_from(run).drift
+    drift = run.comparison["drift"]
     if run.recipe.adapter.is_whole_model:
         parameters = sum(parameter.numel() for parameter in base.model.parameters())
     else:
@@ -185,7 +185,7 @@ def _rung(run: Run, totals: list[Totals], base: LanguageModel, against_base: Dif
         method,
         totals,
         against_base,
-        drift.kl_nats if drift else None,
+        Estimate(**drift["kl_nats"]) if drift else None,
         parameters,
         weights_bytes(folder),
         str(run.folder),

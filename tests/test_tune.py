@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,8 @@ def test_what_a_method_lacks_is_not_tried_and_replay_that_was_asked_for_stays() 
     assert len(ground(adapter={"method": "full"}).settings()) == 6
     assert len(ground(adapter={"method": "scratch"}).settings()) == 3
     assert {one.replay for one in ground(training={"replay": 0.1}).settings()} == {0.1}
+    one_part = replace(ground(), has_both_parts=False)
+    assert {one.targets for one in one_part.settings()} == {"auto"}
     for method in ("full", "scratch", "ia3", "rslora"):
         each = ground(adapter={"method": method})
         recipes = [each.recipe_of(settings, 72) for settings in each.settings()]
