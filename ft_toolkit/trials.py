@@ -51,6 +51,7 @@ class Ground:
     measure: Measure
     folder: Path  # of the trials' runs
     device: str
+    metric: str = "perplexity"  # or pseudo-perplexity
     has_both_parts: bool = True  # attention and feed-forward matrices, each known as such
 
     def settings(self) -> list[Settings]:
@@ -104,8 +105,9 @@ def read_ground(recipe: Recipe, runs_folder: Path, device: str, screen: Screen) 
     made_from = weights_inputs(recipe, machine, {}) | dataset_inputs(recipe, placed)
     folder = _folder(runs_folder, recipe.name, made_from, screen)
     family = it.pair.base.family
+    metric = "perplexity" if family.objective == "causal" else "pseudo-perplexity"
     has_both_parts = bool(family.attention and family.feed_forward)
-    return Ground(recipe, it.recipe, it.measure, folder, device, has_both_parts)
+    return Ground(recipe, it.recipe, it.measure, folder, device, metric, has_both_parts)
 
 
 def _folder(runs_folder: Path, name: str, made_from: Mapping[str, Any], screen: Screen) -> Path:
@@ -147,7 +149,7 @@ def run_of(recipe: Recipe, ground: Ground) -> Run:
     return run
 
 
-def row_of(run: Run, settings: Settings) -> dict[str, Any]:
+def row_of(run: Run, settings: Settings, metric: str) -> dict[str, Any]:
     """A trial as trials.jsonl keeps it."""
     recipe, trained = run.recipe, run.facts.get("training", {})
     base, nats = trained.get("base_validation_nats"), trained.get("best_validation_nats")
@@ -160,6 +162,7 @@ def row_of(run: Run, settings: Settings) -> dict[str, Any]:
         "targets": None if settings.rank is None else _targets_words(settings.targets),
         "replay": recipe.training.replay,
         "steps": recipe.training.steps,
+        "metric": metric,
         "base_validation_nats": base,
         "validation_nats": None if failed else nats,
         "best_step": trained.get("best_step"),

@@ -90,7 +90,7 @@ def tune(asked: Asked, runs_folder: Path, device: str = "auto", screen: Screen |
     with _told_where(ground.folder, kept), screen.stage("tuning", round(seconds)) as advance:
 
         def try_one(settings: Settings, steps: int) -> Tried[Settings]:
-            row = row_of(run_of(ground.recipe_of(settings, steps), ground), settings)
+            row = row_of(run_of(ground.recipe_of(settings, steps), ground), settings, ground.metric)
             kept.append(row)
             write_lines(ground.folder / "trials.jsonl", kept)
             screen.say(f"trial {len(kept)}: {_words(row)}")
@@ -217,7 +217,7 @@ def _change(row: Mapping[str, Any]) -> str:
     from ft_toolkit.judging.verdict import signed_percent
 
     base, nats = row["base_validation_nats"], row["validation_nats"]
-    return f"{base:.4f} → {nats:.4f} nats a token, perplexity {signed_percent(nats - base)}"
+    return f"{base:.4f} → {nats:.4f} nats a token, {row['metric']} {signed_percent(nats - base)}"
 
 
 def _table(
