@@ -119,6 +119,9 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     if it.reading.not_nfc_documents:
         words = f"{it.reading.not_nfc_documents} documents are not in Unicode's NFC form (decomposed letters)"
         screen.say(f"{words}; they are read as they are")
+    if it.reading.redacted:
+        words = ", ".join(f"{count} × {kind}" for kind, count in sorted(it.reading.redacted.items()))
+        screen.say(f"personal data replaced: {words}; what has no pattern, such as names, is still there")
     for line in it.reading.unreadable:
         screen.say(f"left out: {line}")
     if words := auto.words(it.asked, it.measure):

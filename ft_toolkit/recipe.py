@@ -36,6 +36,18 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Resolved:
     """
     path = find_recipe(name)
     values, origins = _read_chain(path, ())
+    return _resolved(values, origins, path, overrides)
+
+
+def source_recipe(source: str, base: str, overrides: Sequence[str] = ()) -> Resolved:
+    """A recipe of a corpus alone, everything else by default."""
+    values = {"name": "corpus", "base": base, "corpus": {"source": source}}
+    return _resolved(values, {}, Path("ft corpus"), overrides)
+
+
+def _resolved(
+    values: dict[str, Any], origins: dict[str, str], path: Path, overrides: Sequence[str]
+) -> Resolved:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:

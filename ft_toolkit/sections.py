@@ -100,6 +100,9 @@ class Corpus(Section):
     encoding: Annotated[str | None, AfterValidator(_codec)] = Field(
         None, description="of text files and tables, as in cp949; by default UTF-8, strictly"
     )
+    redact: bool = Field(
+        False, description="replace e-mail addresses, phone and identity numbers before anything sees them"
+    )
     skip_unreadable: bool = Field(False, description="leave out files that cannot be read, and list them")
     split: Split = Split()
     license: str | None = Field(

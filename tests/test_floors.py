@@ -38,6 +38,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "material",
         "seeds",
         "compare",
+        "corpus_look",
+        "corpus_words",
         "rescoring",
         "strength",
         "audit",

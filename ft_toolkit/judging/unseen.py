@@ -9,7 +9,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
 from ft_toolkit.references import parse_text
 from ft_toolkit.run import Run
-from ft_toolkit.sections import Judging
+from ft_toolkit.sections import Corpus, Judging
 from ft_toolkit.text.corpus import Document, faults_name, read_corpus, read_source
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 from ft_toolkit.text.readers import is_table
@@ -34,7 +34,11 @@ def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Documen
     corpus = runs[0].recipe.corpus
     has_rows = parse_text(source).kind == "hub" or is_table(source)
     unit = corpus.documents if corpus.documents in ("paragraph", "line") and not has_rows else None
-    reading = read_source(source, corpus.text, unit)
+    reading = read_corpus(
+        Corpus(
+            source=source, text=corpus.text, documents=unit, encoding=corpus.encoding, redact=corpus.redact
+        )
+    )
     if reading.copies:
         screen.say(f"{source}: {reading.copies} copies left out")
     return reading.documents

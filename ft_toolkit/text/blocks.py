@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.screening import outside_repeated_lines
+
+if TYPE_CHECKING:  # ft corpus packs rows without either
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 NO_TARGET = -100
 JOINT = "\n\n"  # between documents that are read as one text
@@ -150,6 +151,8 @@ def mask(row: Row, seed: int, epoch: int, mask_id: int, replacement_ids: Ids, fr
 
 def collate(rows: Sequence[Row], objective: Literal["causal", "masked"], *, packed: bool = True) -> Batch:
     """Pad rows on the right; no token sees another document's, a later one's (causal) or padding."""
+    import torch
+
     width = max(len(row.input_ids) for row in rows)
     segments = torch.from_numpy(np.stack([_padded(row.segments, width, -1) for row in rows]))
     ids = np.stack([_padded(row.input_ids, width, 0) for row in rows])

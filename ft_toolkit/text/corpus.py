@@ -11,9 +11,10 @@ import io
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby
@@ -24,6 +25,7 @@ from ft_toolkit.network import hub_or_cache, hub_reason
 from ft_toolkit.references import TextReference, parse_text
 from ft_toolkit.sections import Corpus, Unit
 from ft_toolkit.text.packed import File
+from ft_toolkit.text.personal import redact
 from ft_toolkit.text.readers import is_table, read_text, table_rows
 from ft_toolkit.text.sources import CHECK, files_of
 
@@ -78,7 +80,10 @@ class Reading:
     documents: list[Document]
     empty_documents: int
     copies: int
-    unreadable: tuple[str, ...] = ()  # why each file was left out that could not be read
+    unreadable: Sequence[str] = ()  # why each file was left out that could not be read
+    redacted: Mapping[str, int] = field(default_factory=dict)  # pieces of personal data, by their kind
+    empty: Sequence[str] = ()  # ids
+    copied: Sequence[tuple[str, str]] = ()  # the id of each copy, and of the document that was kept
 
     @property
     def not_nfc_documents(self) -> int:
@@ -92,21 +97,26 @@ def read_corpus(corpus: Corpus) -> Reading:
     raises   FtError naming the file (and byte, line or column) for what cannot be read as asked
     """
     documents: dict[str, Document] = {}
-    empty = copies = 0
+    empty: list[str] = []
+    copied: list[tuple[str, str]] = []
     unreadable: list[str] = []
+    redacted: Counter[str] = Counter()
     for name, row, text, file_sha256 in raw_documents(corpus, unreadable):
+        if corpus.redact:
+            text, replaced = redact(text)
+            redacted.update(replaced)
         document = Document(name, row, text, file_sha256)
         if not document.text.strip():
-            empty += 1
+            empty.append(document.id)
         elif document.sha256 in documents:
-            copies += 1
+            copied.append((document.id, documents[document.sha256].id))
         else:
             documents[document.sha256] = document
     if not documents:
-        counts = {"empty documents": empty, "unreadable files": len(unreadable)}
+        counts = {"empty documents": len(empty), "unreadable files": len(unreadable)}
         found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         raise FtError(f"corpus {corpus.source}", "at least one document with text", found or "nothing", CHECK)
-    return Reading(list(documents.values()), empty, copies, tuple(unreadable))
+    return Reading(list(documents.values()), len(empty), len(copied), unreadable, redacted, empty, copied)
 
 
 def read_source(source: str, text: str = "text", unit: Unit | None = None) -> Reading:
