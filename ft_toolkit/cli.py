@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft_toolkit import __version__, audit, compare, corpus_look, ladder, tune
+from ft_toolkit import __version__, audit, compare, corpus_look, ladder, report, tune
 from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
 from ft_toolkit.runtime import prepare_process, termination_as_exception
 
@@ -28,6 +28,9 @@ app.command("audit", epilog=audit.EXAMPLES)(audit.main)
 app.command("tune")(tune.main)
 app.command("ladder")(ladder.main)
 app.command("corpus")(corpus_look.main)
+app.command("report", epilog="ft report runs/quickstart    ft report runs/quickstart --out page.html")(
+    report.main
+)
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="training.epochs=5")]
 Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the run folders.")]

@@ -44,6 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "strength",
         "audit",
         "measuring",
+        "report",
         "doctor",
         "publish",
         "merge",

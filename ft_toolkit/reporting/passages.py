@@ -14,8 +14,8 @@ from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores
 from ft_toolkit.judging.vocabulary import Vocabulary
 from ft_toolkit.reporting.figures import evenly
 
-PASSAGES = 24
-PASSAGE_TOKENS = 300
+PASSAGES = 12
+PASSAGE_TOKENS = 400
 MARKED = 0.1  # the share of the shown tokens that counts as most gained, and as most lost
 # Nats from which a shade is used: the token is 1.25, 2, 4 or 16 times as likely.
 SHADES = (math.log(1.25), math.log(2), math.log(4), math.log(16))
@@ -28,10 +28,12 @@ _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t
 class Piece:
     """Some text; where it was scored, the nats that it took under both models.
 
+    blank   the space before it, where the token brings one along
     shade   from -4 (16 times less likely under the tuned model) to 4 (16 times as likely)
     """
 
     text: str
+    blank: str = ""
     base_nats: float | None = None
     tuned_nats: float | None = None
     shade: int = 0
@@ -131,7 +133,9 @@ def _pieces(
         start = max(start, end) if stop > start else end  # a token of blanks alone may have no span
         if start > end:
             pieces.append(Piece(text[end:start].translate(_PICTURES)))
-        pieces.append(replace(own, text=text[start:stop].translate(_PICTURES)))
+        written = text[start:stop].translate(_PICTURES)
+        shown = written.lstrip(" ") or written
+        pieces.append(replace(own, text=shown, blank=written[: len(written) - len(shown)]))
         end = max(end, stop)
     return pieces
 
@@ -141,16 +145,17 @@ def _piece(text: str, base: float, tuned: float, is_rare: bool) -> Piece:
         return Piece(text)
     gain = base - tuned
     shade = sum(abs(gain) >= edge for edge in SHADES)
-    return Piece(text, float(base), float(tuned), shade if gain > 0 else -shade, is_rare)
+    return Piece(text, "", float(base), float(tuned), shade if gain > 0 else -shade, is_rare)
 
 
 def _joined(one: Piece, other: Piece) -> Piece:
     if one.base_nats is None or one.tuned_nats is None:
-        return replace(other, text=one.text)
+        return replace(other, text=one.text, blank=one.blank)
     if other.base_nats is None or other.tuned_nats is None:
         return one
     sums = one.base_nats + other.base_nats, one.tuned_nats + other.tuned_nats
-    return _piece(one.text, *sums, one.is_rare or other.is_rare)
+    joined = _piece(one.text, *sums, one.is_rare or other.is_rare)
+    return replace(joined, blank=one.blank)
 
 
 def _marked(passages: list[Passage]) -> list[Passage]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from ft_toolkit.judging.vocabulary import read_vocabulary
 from ft_toolkit.reporting import tables
 from ft_toolkit.reporting.figures import dot_plot, evenly, learning_curve
 from ft_toolkit.reporting.page import language, page
-from ft_toolkit.reporting.passages import RARE_WORDS, TokenMap, token_map
+from ft_toolkit.reporting.passages import PASSAGE_TOKENS, RARE_WORDS, token_map
 from ft_toolkit.run import Run
 
 DOTS = 1000
@@ -47,7 +49,6 @@ def report(run: Run) -> str:
     values |= {"language": language(run.recipe.corpus.language), "trained": run.facts.get("training")}
     values |= {"corpus_facts": tables.corpus_facts(run), "cost_facts": tables.cost_facts(run)}
     values |= {"making_facts": tables.making_facts(run), "curve": None, "judged": None, "scored": None}
-    values |= {"finished": run.facts.get("finished_at", run.facts.get("ended_at"))}
     if values["trained"] and (run.folder / "metrics.jsonl").is_file():
         lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         trained = values["trained"]
@@ -86,8 +87,7 @@ def _scored(run: Run, scores: TokenScores, comparison: Comparison) -> Values:
     corpus = next((each for each in scores.corpora if each.kind == "held-out"), None)
     rows = run.read_table("documents.parquet")
     keeps_text = run.recipe.judging.keep_text
-    # an id is a file's name: where no text may be seen, a number takes its place
-    names = {row["id"]: row["id"] if keeps_text else f"document {n}" for n, row in enumerate(rows, 1)}
+    names = _names([row["id"] for row in rows], keeps_text)
     continued = verbatim(scores)
     found: Values = {
         "membership": membership_words(attack(scores)),
@@ -116,18 +116,27 @@ def _scored(run: Run, scores: TokenScores, comparison: Comparison) -> Values:
     if known is None:
         return found | {"no_map": str(vocabulary)}
     texts = {row["id"]: row["text"] for row in rows if row["text"] is not None}
-    drawn_map: TokenMap | None = token_map(corpus, known, texts, names)
+    drawn_map = token_map(corpus, known, texts, names)
     return found | {
         "map": drawn_map,
         "no_map": None if drawn_map else "no kept text fits the scores",
         "rare_words": RARE_WORDS,
+        "passage_tokens": PASSAGE_TOKENS,
     }
+
+
+def _names(ids: Sequence[str], keeps_text: bool) -> dict[str, str]:
+    """What each document is called: a file by its name; where no text may be seen, a number."""
+    if not keeps_text:  # a file's name may be a word of its text
+        return {each: f"document {number}" for number, each in enumerate(ids, 1)}
+    files = Counter(each.rpartition("#")[0] for each in ids)
+    return {each: each.removesuffix("#0") if files[each.rpartition("#")[0]] == 1 else each for each in ids}
 
 
 def _documents(corpus: CorpusScores, names: dict[str, str]) -> list[tables.DocumentRow]:
     """Those with a scored token, the one that gained most first."""
     rows = [
-        tables.DocumentRow(names.get(one.id, one.id), base.tokens, base.nats_per_token, tuned.nats_per_token)
+        tables.DocumentRow(names[one.id], base.tokens, base.nats_per_token, tuned.nats_per_token)
         for one, (base, tuned) in zip(corpus.documents, corpus.totals(), strict=True)
         if base.tokens
     ]

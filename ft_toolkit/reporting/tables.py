@@ -17,7 +17,6 @@ from ft_toolkit.judging.verdict import (
     interval_words,
     kl_words,
     row_name,
-    signed,
     signed_percent,
 )
 from ft_toolkit.references import parse_base, parse_text
@@ -103,7 +102,7 @@ def band_rows(division: Sequence[Band], whole: Band) -> list[Row]:
     rows = []
     for band, strip in zip(division, drawn, strict=True):
         share = f"{band.tokens:,} ({100 * band.tokens / whole.tokens:.0f} %)"
-        nats = f"{signed(-band.gain_nats, 1)} nats in all"
+        nats = f"{-band.gain_nats:+,.1f} nats in all".replace("-", "−")
         rows.append(_row(band.name, share, band.difference, strip, nats))
     return rows
 
@@ -223,6 +222,8 @@ def making_facts(run: Run) -> list[Fact]:
         ("peak learning rate", f"{rate:g}" if isinstance(rate, float) else str(rate)),
         ("seed", str(recipe.training.seed)),
     ]
+    if "started_at" in run.facts:
+        found.append(("begun", f"{run.facts['started_at'][:16].replace('T', ' ')} UTC"))
     if trained:
         ended = _ENDS.get(trained["stopped_by"], trained["stopped_by"])
         steps = f"{trained['steps']:,} of {trained['planned_steps']:,} ({ended})"
