@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 WIDTH, HEIGHT = 480, 330  # of a chart, in units of its viewBox
-LEFT, RIGHT, TOP, BOTTOM = 58, 468, 12, 282  # of the area inside the axes
-CURVE_POINTS = 600  # of a longer training the mean of neighbouring steps is drawn
+LEFT, RIGHT, TOP, BOTTOM = 76, 468, 12, 282  # of the area inside the axes
+CURVE_POINTS = 150  # of a longer training the mean of neighbouring steps is drawn
 STRIP_WIDTH = 180  # of the line with an interval in a row of a table
 _STRIP_MARGIN = 8
 _LARGEST_NATS = 700.0  # of which a float still holds the perplexity
@@ -69,6 +69,7 @@ class Curve:
     best: tuple[float, float] | None
     x_ticks: list[Tick]
     y_ticks: list[Tick]
+    mean_of: int  # steps in a point of the training loss
     words: str  # the same for those who do not see it
 
 
@@ -119,6 +120,7 @@ def learning_curve(metrics: Sequence[dict[str, Any]], base_nats: float, best_ste
     values = [nats for _, nats in [*losses, *checks]]
     x = Axis(0, max(step for step, _ in [*losses, *checks]), LEFT, RIGHT)
     y = padded(values, BOTTOM, TOP)
+    mean_of = math.ceil(len(losses) / CURVE_POINTS)
     points = [(x.at(step), y.at(nats), f"step {step:,}: {nats:.3f} nats a token") for step, nats in checks]
     best = next(((x.at(step), y.at(nats)) for step, nats in checks if step == best_step), None)
     words = (
@@ -126,12 +128,13 @@ def learning_curve(metrics: Sequence[dict[str, Any]], base_nats: float, best_ste
         f"steps. Validation loss {base_nats:.2f} before training, {min(v for _, v in checks):.2f} at best."
     )
     return Curve(
-        _points((x.at(step), y.at(nats)) for step, nats in thinned(losses, CURVE_POINTS)),
+        _points((x.at(step), y.at(nats)) for step, nats in means(losses, mean_of)),
         points,
         _points((place, height) for place, height, _ in points),
         best,
         x.ticks(),
         y.ticks(),
+        mean_of,
         words,
     )
 
@@ -176,9 +179,8 @@ def padded(values: Sequence[float], start: float, end: float, margin: float = 0.
     return Axis(low - room, high + room, start, end)
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most so many points: the means of neighbours."""
-    size = math.ceil(len(points) / most)
+def means(points: Sequence[tuple[float, float]], size: int) -> list[tuple[float, float]]:
+    """The means of so many neighbours each."""
     cuts = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(x for x, _ in cut) / len(cut), sum(y for _, y in cut) / len(cut)) for cut in cuts]
 

@@ -33,7 +33,7 @@ def page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": signed_percent, "perplexity": perplexity}
+    environment.filters |= {"percent": _percent, "perplexity": perplexity}
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(
@@ -45,6 +45,10 @@ def page(template: str, **values: Any) -> str:
         script=Markup(script),  # noqa: S704  # likewise
         script_sha256=digest,
     )
+
+
+def _percent(nats_per_token: float) -> str:
+    return signed_percent(nats_per_token).replace(" ", "\u00a0")  # the sign stays on the number's line
 
 
 def language(name: str | None) -> str | None:

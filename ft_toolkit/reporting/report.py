@@ -16,7 +16,7 @@ from ft_toolkit.judging.comparison import Comparison
 from ft_toolkit.judging.run_scores import read
 from ft_toolkit.judging.token_scores import TOKENS, CorpusScores, TokenScores
 from ft_toolkit.judging.verbatim import verbatim
-from ft_toolkit.judging.verdict import gap_line, judge
+from ft_toolkit.judging.verdict import gap_line, judge, kl_words
 from ft_toolkit.judging.vocabulary import read_vocabulary
 from ft_toolkit.reporting import tables
 from ft_toolkit.reporting.figures import dot_plot, evenly, learning_curve
@@ -77,6 +77,7 @@ def _judged(comparison: Comparison, name: str) -> Values:
         "subjects": comparison.subjects,
         "general": comparison.of_kind("general"),
         "drift": tables.drift_words(comparison, verdict),
+        "drift_nats": comparison.drift and kl_words(comparison.drift.kl_nats)[0],
         "gap": gap_line(comparison, verdict).removeprefix("memorised?  "),
         "caveats": verdict.caveats,
     }
