@@ -92,6 +92,7 @@ def test_a_finished_run_holds_all_that_a_later_stage_reads(finished: Finished) -
         "known_text.parquet",
         "metrics.jsonl",
         "comparison.json",
+        "report.html",
         "adapter",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",

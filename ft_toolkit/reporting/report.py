@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_toolkit.artefacts import written_whole
+from ft_toolkit.artefacts import RESTORE, reason_of, written_whole
+from ft_toolkit.errors import FtError
 from ft_toolkit.judging.attacks import attack
 from ft_toolkit.judging.audit import membership_words, verbatim_words
 from ft_toolkit.judging.bands import corpus_bands
@@ -19,7 +20,7 @@ from ft_toolkit.judging.verbatim import verbatim
 from ft_toolkit.judging.verdict import gap_line, judge, kl_words
 from ft_toolkit.judging.vocabulary import read_vocabulary
 from ft_toolkit.reporting import tables
-from ft_toolkit.reporting.figures import dot_plot, evenly, learning_curve
+from ft_toolkit.reporting.figures import Curve, dot_plot, evenly, learning_curve
 from ft_toolkit.reporting.page import language, page
 from ft_toolkit.reporting.passages import PASSAGE_TOKENS, RARE_WORDS, token_map
 from ft_toolkit.run import Run
@@ -49,18 +50,28 @@ def report(run: Run) -> str:
     values |= {"language": language(run.recipe.corpus.language), "trained": run.facts.get("training")}
     values |= {"corpus_facts": tables.corpus_facts(run), "cost_facts": tables.cost_facts(run)}
     values |= {"making_facts": tables.making_facts(run), "curve": None, "judged": None, "scored": None}
-    if values["trained"] and (run.folder / "metrics.jsonl").is_file():
-        lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        trained = values["trained"]
-        values["curve"] = learning_curve(
-            [json.loads(line) for line in lines], trained["base_validation_nats"], trained["best_step"]
-        )
+    values["curve"] = curve_of(run)
     if (run.folder / "comparison.json").is_file():
         comparison = Comparison.from_dict(run.comparison)
         values["judged"] = _judged(comparison, run.folder.name)
         if (run.folder / TOKENS).is_file():
             values["scored"] = _scored(run, read(run), comparison)
     return page("report.html", **values)
+
+
+def curve_of(run: Run) -> Curve | None:
+    """The learning curve; None where nothing was trained.
+
+    raises   FtError for a damaged metrics.jsonl
+    """
+    path, trained = run.folder / "metrics.jsonl", run.facts.get("training")
+    if not trained or not path.is_file():
+        return None
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return learning_curve(lines, trained["base_validation_nats"], trained["best_step"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise FtError(path, "a JSON object a line", reason_of(error), RESTORE) from None
 
 
 def _judged(comparison: Comparison, name: str) -> Values:

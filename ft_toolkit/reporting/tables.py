@@ -78,7 +78,7 @@ class WordRow:
 def perplexity(nats_per_token: float) -> str:
     """With as many digits as can be read."""
     value = math.exp(min(nats_per_token, 700.0))
-    return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+    return f"{value:,.1f}" if value < 1e6 else f"{value:.1e}"
 
 
 def corpus_rows(comparison: Comparison, verdict: Verdict) -> list[Row]:

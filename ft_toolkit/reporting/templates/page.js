@@ -22,13 +22,15 @@ function show(token) {
   readout.style.top = `${above > 4 ? above : at.bottom + 6}px`;
 }
 const hide = () => { if (readout) readout.textContent = ""; };
+// moving the focus scrolls: what is said moves along
+const moved = () => document.activeElement.matches("b[data-n]") ? show(document.activeElement) : hide();
 for (const text of document.querySelectorAll(".text")) {
   const tokens = [...text.querySelectorAll("b[data-n]")];
   text.addEventListener("mouseover", (event) => { const token = event.target.closest("b[data-n]"); token ? show(token) : hide(); });
   text.addEventListener("mouseleave", hide);
   text.addEventListener("focusin", (event) => { if (event.target.matches("b[data-n]")) show(event.target); });
   text.addEventListener("focusout", hide);
-  text.addEventListener("scroll", hide);
+  text.addEventListener("scroll", moved);
   text.addEventListener("click", (event) => { const token = event.target.closest("b[data-n]"); if (token) { token.tabIndex = -1; token.focus(); } });
   text.addEventListener("keydown", (event) => {
     const filter = text.closest("[data-filter]").dataset.filter;
@@ -42,7 +44,7 @@ for (const text of document.querySelectorAll(".text")) {
     own[next].focus();
   });
 }
-addEventListener("scroll", hide, { passive: true });
+addEventListener("scroll", moved, { passive: true });
 for (const input of document.querySelectorAll(".filters input"))
   input.addEventListener("change", () => { document.getElementById("map").dataset.filter = input.value; });
 // Tables that sort by a column.
