@@ -144,11 +144,13 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
     left_out = {"empty": it.reading.empty_documents, "copies": it.reading.copies}
     if it.reading.unreadable:
         left_out["unreadable"] = len(it.reading.unreadable)
+    left_out["near_duplicates"] = it.parts.near_duplicates
     hashes = {**it.pair.base.sha256s, "corpus": hash_rows(rows, "sha256"), "split": placed}
     run.record(sha256=hashes, documents=sizes | left_out)
     words = ", ".join(f"{size} {part}" for part, size in sizes.items())
-    dropped = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
-    by = "file" if any(document.file_sha256 for document in it.reading.documents) else "text"
+    dropped = ", ".join(f"{count} {what.replace('_', '-')}" for what, count in left_out.items() if count)
+    is_cut = any(document.whole_sha256 for document in it.reading.documents)
+    by = it.recipe.corpus.split.group or ("file" if is_cut else "text")
     session.screen.say(
         f"documents: {words} (by a hash of each {by}){f'; {dropped} left out' if dropped else ''}"
     )

@@ -20,6 +20,8 @@ _AUTO = {
     "rank": ("adapter", "auto"),
     "alpha": ("adapter", "auto"),
 }
+# keys of corpus that older runs do not have: at their defaults they leave a recipe's hash as it was
+_LATER = {"near_duplicates": 0.8, "keep_duplicates": False}
 
 
 def dataset_inputs(recipe: Recipe, documents_sha256: str) -> dict[str, Any]:
@@ -92,10 +94,16 @@ def asked_for(recipe: Recipe, *, judge: bool) -> dict[str, Any]:
 
 def decisive_sha256(recipe: Recipe) -> str:
     """Over what decides a training, wherever base and text are now: these are known by their own hashes."""
-    corpus = {"text", "documents", "split"}
+    corpus = {"text", "documents", "split", *_LATER}
     sections: Any = {"adapter": True, "training": True, "corpus": corpus}
     sections |= {"judging": {"canaries"}} if recipe.judging.canaries else {}
-    return value_sha256(recipe.model_dump(mode="json", include=sections))
+    values = recipe.model_dump(mode="json", include=sections)
+    for key, default in _LATER.items():
+        if values["corpus"][key] == default:
+            del values["corpus"][key]
+    if values["corpus"]["split"]["group"] is None:
+        del values["corpus"]["split"]["group"]
+    return value_sha256(values)
 
 
 def recipe_asked_for(recipe: Recipe, asked: Mapping[str, Any]) -> Recipe:

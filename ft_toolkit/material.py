@@ -20,8 +20,8 @@ from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.sections import Recipe
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.canaries import with_canaries
-from ft_toolkit.text.corpus import Document, Reading, read_corpus
-from ft_toolkit.text.splitting import Parts, split
+from ft_toolkit.text.corpus import Document, Reading
+from ft_toolkit.text.splitting import Parts, read_parts
 from ft_toolkit.training.replay import replay_rows
 from ft_toolkit.training.schedule import batches, planned_steps
 
@@ -45,8 +45,7 @@ class Material:
 def gathered(recipe: Recipe, device: torch.device) -> Material:
     """Read, load and check; text that could not be judged is refused now, before hours of training."""
     general = read_general(recipe.judging)
-    reading = read_corpus(recipe.corpus)
-    parts = split(reading.documents, recipe.corpus.split, reading.copies)
+    reading, parts = read_parts(recipe.corpus)
     base = load_base(recipe.base, device)
     choose_protocol(base, recipe.judging.protocol, recipe.judging.window, recipe.judging.stride)
     if general and not encode(general, base.tokenizer):

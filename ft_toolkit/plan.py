@@ -175,16 +175,14 @@ def _measured(recipe: Recipe) -> Measure | None:
     from ft_toolkit.models.checkpoints import base_config
     from ft_toolkit.models.sizes import without_weights
     from ft_toolkit.references import parse_base, parse_text
-    from ft_toolkit.text.corpus import read_corpus
-    from ft_toolkit.text.splitting import split
+    from ft_toolkit.text.splitting import read_parts
 
     folder = parse_base(recipe.base).folder
     if folder is None or parse_text(recipe.corpus.source).kind == "hub":
         return None
     with suppress(Exception):  # a plan may come before text and tokenizer; ft finetune names their faults
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        reading = read_corpus(recipe.corpus)
-        parts = split(reading.documents, recipe.corpus.split, reading.copies)
+        parts = read_parts(recipe.corpus)[1]
         return laid_out(recipe, without_weights(base_config(recipe.base), tokenizer), parts)[2]
     return None
 

@@ -11,8 +11,8 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
 from ft_toolkit.stages import Stages, artefact, latest_ended
-from ft_toolkit.text.corpus import read_corpus, read_source
-from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, split
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, read_parts
 
 
 def is_shown(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> bool:
@@ -35,9 +35,7 @@ def current_run(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> Run
     if run is None or run.facts.get("asked") != asked_for(recipe, judge=judge) or not run.is_finished:
         return None
     stages, kept = Stages(run), artefact(run, "weights")
-    reading = read_corpus(recipe.corpus)
-    parts = split(reading.documents, recipe.corpus.split, reading.copies)
-    placed = hash_rows(document_rows(parts), "sha256", "split")
+    placed = hash_rows(document_rows(read_parts(recipe.corpus)[1]), "sha256", "split")
     machine = {key: kept.made_from[key] for key in ("device", "precision")} if kept else {}
     general = recipe.judging.general
     texts = hash_documents(read_source(general).documents if general else [])

@@ -81,6 +81,11 @@ class Split(Section):
         lt=SEEDS,
         description="another seed, another split; a part depends on it and on the document (or file) alone",
     )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="a column: rows where it is equal, such as one patient's, share a part",
+    )
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Split:
@@ -105,6 +110,13 @@ class Corpus(Section):
     )
     skip_unreadable: bool = Field(False, description="leave out files that cannot be read, and list them")
     split: Split = Split()
+    near_duplicates: float | None = Field(
+        0.8,
+        ge=0.5,
+        le=1,
+        description="Jaccard similarity of 5-word runs from which texts share a part; null: off",
+    )
+    keep_duplicates: bool = Field(False, description="true: training reads copies and near-duplicates, too")
     license: str | None = Field(
         None, description="of the text, as the Hub writes it: cc0-1.0, cc-by-4.0; own: it is yours to give"
     )

@@ -80,7 +80,7 @@ MUTANTS = (
     Mutant(
         "pieces of a file taken for independent",
         "ft_toolkit/text/corpus.py",
-        "return self.file_sha256 or self.sha256",
+        "return self.near_group or self.whole_sha256 or self.sha256",
         "return self.sha256",
         ("tests/text/test_splitting.py",),
     ),

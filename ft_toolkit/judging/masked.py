@@ -23,7 +23,8 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging.totals import Scored, finite
 from ft_toolkit.models.families import SpecialTokens
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
-from ft_toolkit.text.blocks import Encoded, scrambled, token_keys, unit
+from ft_toolkit.text.blocks import Encoded, token_keys
+from ft_toolkit.text.draws import scrambled, unit
 
 BATCH_TOKENS = 2048
 

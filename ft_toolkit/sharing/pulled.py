@@ -154,8 +154,7 @@ def _refuse_local_base(run: Run, where: str) -> None:
 def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
     """Read a public training text again, so that it is never scored as unseen."""
     from ft_toolkit.judging.unseen import keep_known_text
-    from ft_toolkit.text.corpus import read_corpus
-    from ft_toolkit.text.splitting import Parts, document_rows, hash_rows, split
+    from ft_toolkit.text.splitting import Parts, document_rows, hash_rows, read_parts
 
     rows: list[dict[str, Any]] = []
     parts = Parts([], [], [])
@@ -164,7 +163,7 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
     try:
         if not is_public:
             raise FtError(source, "text that is public", "none", "Name the text with --on.")
-        parts = split(read_corpus(run.recipe.corpus).documents, run.recipe.corpus.split)
+        parts = read_parts(run.recipe.corpus)[1]
         rows = document_rows(parts)
     except FtError:
         rows = []

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.draws import mixed, scrambled, unit
 from ft_toolkit.text.screening import outside_repeated_lines
 
 if TYPE_CHECKING:  # ft corpus packs rows without either
@@ -137,9 +138,9 @@ def mask(row: Row, seed: int, epoch: int, mask_id: int, replacement_ids: Ids, fr
     """
     draw = scrambled(scrambled(row.token_keys, seed), epoch)
     chosen = (unit(draw) < fraction) & (row.targets != NO_TARGET)
-    kind = unit(_mixed(draw))
+    kind = unit(mixed(draw))
     random_ids = replacement_ids[
-        _mixed(draw ^ np.uint64(0x5851F42D4C957F2D)) % np.uint64(len(replacement_ids))
+        mixed(draw ^ np.uint64(0x5851F42D4C957F2D)) % np.uint64(len(replacement_ids))
     ]
     shown = np.where(kind < 0.8, np.int32(mask_id), np.where(kind < 0.9, random_ids, row.input_ids))
     return replace(
@@ -177,7 +178,7 @@ def collate(rows: Sequence[Row], objective: Literal["causal", "masked"], *, pack
 def token_keys(document: Encoded) -> NDArray[np.uint64]:
     """One number for each (document, position): the seed of every draw about that token."""
     with np.errstate(over="ignore"):
-        return _mixed(np.arange(len(document.ids), dtype=np.uint64) + np.uint64(document.key))
+        return mixed(np.arange(len(document.ids), dtype=np.uint64) + np.uint64(document.key))
 
 
 def _tokenised(
@@ -268,22 +269,3 @@ def _framed(ids: NDArray[T], begin: int | None, end: int | None) -> NDArray[T]:
 
 def _padded(values: Ids, width: int, filler: int) -> Ids:
     return np.pad(values, (0, width - len(values)), constant_values=filler)
-
-
-def scrambled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """A seeded draw for every key: uniform 64-bit numbers that depend on key and seed alone."""
-    return _mixed(keys ^ _mixed(np.array([seed], dtype=np.uint64)))
-
-
-def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output function (Steele, Lea & Flood 2014): similar keys give unrelated numbers."""
-    with np.errstate(over="ignore"):
-        z = keys + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-def unit(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Seeded draws as numbers in [0, 1)."""
-    return (keys >> np.uint64(11)).astype(np.float64) / 2**53

@@ -29,7 +29,7 @@ from ft_toolkit.text.personal import redact
 from ft_toolkit.text.readers import is_table, read_text, table_rows
 from ft_toolkit.text.sources import CHECK, files_of
 
-# source, row, text, and the identity of the file that the text is a piece of
+# source, row, text, and a hash of the file or of the split.group that the text is a piece of
 Raw = tuple[str, int, str, str | None]
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -51,7 +51,8 @@ class Document:
     source: str
     row: int
     text: str
-    file_sha256: str | None = None  # of the file that this is a paragraph or line of; None for a whole file
+    whole_sha256: str | None = None  # of the file (or the split.group) that this is a piece of
+    near_group: str | None = None  # the group of its near-duplicates (screening.py)
 
     @property
     def id(self) -> str:
@@ -70,7 +71,7 @@ class Document:
     @property
     def group(self) -> str:
         """The unit of splitting and resampling: pieces of one file are not independent."""
-        return self.file_sha256 or self.sha256
+        return self.near_group or self.whole_sha256 or self.sha256
 
 
 @dataclass(frozen=True)
@@ -96,27 +97,29 @@ def read_corpus(corpus: Corpus) -> Reading:
 
     raises   FtError naming the file (and byte, line or column) for what cannot be read as asked
     """
-    documents: dict[str, Document] = {}
+    documents: list[Document] = []
+    known: dict[str, str] = {}  # the first document's id, by the text's identity
     empty: list[str] = []
     copied: list[tuple[str, str]] = []
     unreadable: list[str] = []
     redacted: Counter[str] = Counter()
-    for name, row, text, file_sha256 in raw_documents(corpus, unreadable):
+    for name, row, text, whole_sha256 in raw_documents(corpus, unreadable):
         if corpus.redact:
             text, replaced = redact(text)
             redacted.update(replaced)
-        document = Document(name, row, text, file_sha256)
+        document = Document(name, row, text, whole_sha256)
         if not document.text.strip():
             empty.append(document.id)
-        elif document.sha256 in documents:
-            copied.append((document.id, documents[document.sha256].id))
+        elif document.sha256 in known and not corpus.keep_duplicates:
+            copied.append((document.id, known[document.sha256]))
         else:
-            documents[document.sha256] = document
+            documents.append(document)
+            known.setdefault(document.sha256, document.id)
     if not documents:
         counts = {"empty documents": len(empty), "unreadable files": len(unreadable)}
         found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         raise FtError(f"corpus {corpus.source}", "at least one document with text", found or "nothing", CHECK)
-    return Reading(list(documents.values()), len(empty), len(copied), unreadable, redacted, empty, copied)
+    return Reading(documents, len(empty), len(copied), unreadable, redacted, empty, copied)
 
 
 def read_source(source: str, text: str = "text", unit: Unit | None = None) -> Reading:
@@ -155,8 +158,8 @@ def raw_documents(corpus: Corpus, unreadable: list[str] | None = None) -> Iterat
     """
     reference = parse_text(corpus.source)
     if reference.kind == "hub":
-        for split_name, row, raw in _hub_rows(reference, corpus.text):
-            yield split_name, row, _clean(raw, f"{split_name}, row {row}"), None
+        for split_name, row, raw, whole_sha256 in _hub_rows(reference, corpus.text, corpus.split.group):
+            yield split_name, row, _clean(raw, f"{split_name}, row {row}"), whole_sha256
         return
     for open_file in files_of(corpus, reference):
         if not corpus.skip_unreadable:
@@ -182,7 +185,11 @@ def _documents(file: File, corpus: Corpus) -> Iterator[Raw]:
         fill = _template(corpus.text)
         for row, columns in enumerate(table_rows(file, corpus.encoding)):
             where = f"{file.place}, row {row}"
-            yield file.name, row, _clean(fill(columns, where), where), None
+            whole_sha256 = _group_sha256(columns, corpus.split.group, where)
+            yield file.name, row, _clean(fill(columns, where), where), whole_sha256
+    elif corpus.split.group is not None:
+        wanted = f"a table with a column {corpus.split.group}"
+        raise FtError(f"{file.place}: corpus.split.group", wanted, "a text file", "Leave it out.")
     elif unit == "row":
         wanted = "file, paragraph or line, for text"
         raise FtError(f"{file.place}: corpus.documents", wanted, unit, "Change it.")
@@ -206,7 +213,9 @@ def _line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _hub_rows(reference: TextReference, text: str) -> Iterator[tuple[str, int, str]]:
+def _hub_rows(
+    reference: TextReference, text: str, group: str | None
+) -> Iterator[tuple[str, int, str, str | None]]:
     """Rows of a Hub dataset, every split of it: the parts are ours to choose, by hash."""
     import datasets
 
@@ -229,7 +238,8 @@ def _hub_rows(reference: TextReference, text: str) -> Iterator[tuple[str, int, s
     fill = _template(text)
     for split_name, rows in builder.as_dataset().items():
         for row, columns in enumerate(rows):
-            yield split_name, row, fill(columns, f"{reference.source}, {split_name} row {row}")
+            where = f"{reference.source}, {split_name} row {row}"
+            yield split_name, row, fill(columns, where), _group_sha256(columns, group, where)
 
 
 def _template(text: str) -> Callable[[dict[str, Any], str], str]:
@@ -251,10 +261,16 @@ def _template(text: str) -> Callable[[dict[str, Any], str], str]:
     return fill
 
 
-def _cell(row: dict[str, Any], column: str, where: str) -> str:
+def _group_sha256(row: dict[str, Any], column: str | None, where: str) -> str | None:
+    """A hash of what rows that belong together share, so that no name of a patient is in the run folder."""
+    value = "" if column is None else _cell(row, column, where, "corpus.split.group").strip()
+    return sha256(f"split.group {value}".encode()).hexdigest() if value else None
+
+
+def _cell(row: dict[str, Any], column: str, where: str, key: str = "corpus.text") -> str:
     if column not in row:
-        present = ", ".join(str(key) for key in row)
-        raise FtError(f"{where}: corpus.text", f"column {column}", f"columns {present}", "Set corpus.text.")
+        present = ", ".join(str(name) for name in row)
+        raise FtError(f"{where}: {key}", f"column {column}", f"columns {present}", f"Set {key}.")
     value = row[column]
     if value is None:
         return ""

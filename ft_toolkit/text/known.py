@@ -6,30 +6,18 @@ the same domain shares hardly any of them, a copy nearly all. Of each run a hash
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable
-from functools import lru_cache
-from hashlib import blake2b
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ft_toolkit.text.blocks import scrambled
 from ft_toolkit.text.corpus import Document, identity, pieces
+from ft_toolkit.text.ngrams import Hashes, ngrams, word_hashes
 
 RUN_WORDS = 13
 KNOWN_FRACTION = 0.5  # a document with at least this share of training text counts as known
 KEPT_RUNS = 2**21  # 16 MB; of a larger corpus the runs of the smallest hashes are kept, a random sample
 LEAST_SAMPLED_RUNS = 8  # with fewer sampled runs a document's share cannot be estimated
-# Thai, Lao, Myanmar, Khmer, kana and Chinese characters stand without spaces: each counts as a word
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff"
-)
-_PUNCTUATION = "!-/:-@\\[-`{-~\u00a1-\u00bf\u2010-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20"
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}{_PUNCTUATION}]+")
-Runs = NDArray[np.uint64]
+Runs = Hashes
 
 
 def word_runs(documents: Iterable[Document], most: int = KEPT_RUNS) -> Runs:
@@ -63,17 +51,4 @@ def known_fraction(text: str, identities: frozenset[str], runs: Runs, most: int 
 
 def _runs(text: str) -> Runs:
     """A hash of each run of RUN_WORDS words, without case and punctuation."""
-    words = _WORD.findall(unicodedata.normalize("NFC", text).casefold())
-    hashes = np.array([_hash(word) for word in words], dtype=np.uint64)
-    count = len(hashes) - RUN_WORDS + 1
-    if count < 1:
-        return np.empty(0, dtype=np.uint64)
-    found = hashes[:count]
-    for offset in range(1, RUN_WORDS):  # the order of the words counts
-        found = scrambled(found, offset) ^ hashes[offset : offset + count]
-    return scrambled(found, RUN_WORDS)
-
-
-@lru_cache(maxsize=2**16)
-def _hash(word: str) -> int:
-    return int.from_bytes(blake2b(word.encode(), digest_size=8).digest())
+    return ngrams(word_hashes(text), RUN_WORDS)

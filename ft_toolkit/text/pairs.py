@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.text.readers import TABLE_ENDINGS, ending_of, table_rows
+from ft_toolkit.text.packed import unpacked_file
+from ft_toolkit.text.readers import is_table, table_rows
 
 COLUMNS = ("sent_more", "sent_less", "bias_type", "stereo_antistereo")
 DIRECTIONS = ("stereo", "antistereo")
@@ -36,10 +37,10 @@ def read_pairs(path: Path) -> list[BiasPair]:
     where, wanted = f"--bias {path}", f"a table with the columns {', '.join(COLUMNS)}"
     if not path.is_file():
         raise FtError(where, wanted, "no such file", "Give a CSV file in the form of CrowS-Pairs.")
-    if ending_of(path) not in TABLE_ENDINGS:
+    if not is_table(path):
         raise FtError(where, wanted, f"a {path.suffix or 'nameless'} file", "Save it as .csv.")
     found = []
-    for number, row in enumerate(table_rows(path), start=1):
+    for number, row in enumerate(table_rows(unpacked_file(path, path.name)), start=1):
         missing = next((name for name in COLUMNS if name not in row), None)
         if missing is not None:
             raise FtError(where, wanted, f"no column {missing}", "Name the columns in the first line.")

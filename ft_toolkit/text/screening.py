@@ -1,14 +1,239 @@
-"""Lines that occur in two or more documents: a model memorises them, so they are reported apart."""
+"""What documents of a corpus share: near-duplicates, which must not straddle parts, and repeated lines.
+
+Near-duplicates are found as in Lee et al. 2022 (arXiv:2107.06499): MinHash signatures of the sets of runs of
+five words propose pairs, the exact Jaccard similarity of the two sets decides, and what hangs together
+through such pairs is one cluster. Characters of scripts without spaces count as words; a text of fewer than
+five words is compared as a whole.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.draws import mixed
+from ft_toolkit.text.ngrams import Hashes, folded, ngrams, text_hash, word_hashes
+
+SHINGLE_WORDS = 5
+# A band of r equal values out of r proposes a pair: of similarity s with probability 1 - (1 - s^r)^bands, the
+# S-curve. The more values in a band, the fewer unlike pairs are proposed, and the more bands are needed. 108
+# values are 18 bands of 6 at the threshold of 0.8: 0.9958 of the pairs at 0.8 itself, 0.9999 at 0.87, 0.25
+# at 0.5; 16 bands (96 values) would leave 0.992, and sampling 0.99.
+SIGNATURE_VALUES = 108
+LEAST_RECALL = 0.995
+# Standard errors that a signature's estimate may be below the threshold before the exact similarity is asked
+_ESTIMATE_ERRORS = 3.0
+_WORDS_AT_ONCE = 2**16
+_SHINGLES_AT_ONCE = 1024  # times 108 values of 4 bytes stay in a core's cache
+_KEPT_SETS = 1024
+SEED = 1
+Signatures = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Documents in the groups that they are split by, and which of them are second to another.
+
+    second     ids of near-duplicates, or kept copies, of another of their group: training reads that alone
+    copies     ids of kept exact copies of another: held-out text counts the first
+    left_out   how many documents are in no part, as near-duplicates of one in another file or split.group
+    """
+
+    documents: list[Document]
+    second: frozenset[str]
+    copies: frozenset[str]
+    left_out: int
+
+
+def screen(documents: Sequence[Document], threshold: float | None, *, keep: bool = False) -> Screened:
+    """Give near-duplicates one group, named after the smallest of their hashes: no other document moves it.
+
+    Pieces of files (or rows of a split.group) are left out like copies where their near-duplicate is in
+    another one: to unite the files would chain all that share a heading.
+
+    threshold   Jaccard similarity from which two documents are near-duplicates; None: exact copies alone
+    keep        nothing is left out: groups of pieces are united, too
+    """
+    from scipy.cluster.hierarchy import DisjointSet
+
+    united = DisjointSet(document.group for document in documents)
+    second: set[int] = set()
+    elsewhere: set[int] = set()
+    for cluster in _clusters(documents, threshold):
+        first, *others = sorted(cluster, key=lambda number: documents[number].sha256)
+        groups = {number: documents[number].group for number in cluster}
+        if keep or all(documents[number].whole_sha256 is None for number in cluster):
+            for number in others:
+                united.merge(groups[first], groups[number])
+            second.update(others)
+        else:
+            inside = {number for number in others if groups[number] == groups[first]}
+            second |= inside
+            elsewhere |= set(others) - inside
+    name = {group: min(some) for some in united.subsets() if len(some) > 1 for group in some}
+    found: list[Document] = []
+    copies: set[str] = set()
+    known: set[str] = set()
+    for number, document in enumerate(documents):
+        if number in elsewhere:
+            continue
+        if document.sha256 in known:
+            copies.add(document.id)
+        known.add(document.sha256)
+        group = name.get(document.group)
+        found.append(replace(document, near_group=group) if group else document)
+    return Screened(found, frozenset(documents[n].id for n in second), frozenset(copies), len(elsewhere))
+
+
+def _clusters(documents: Sequence[Document], threshold: float | None) -> list[list[int]]:
+    """Numbers of the documents that hang together as near-duplicates or copies; at least two in each."""
+    clusters = _Clusters(len(documents))
+    place: dict[str, int] = {}
+    for number, document in enumerate(documents):
+        first = place.setdefault(document.sha256, number)
+        clusters.unite(first, number)
+    if threshold is not None and len(documents) > 1:
+        _unite_near(documents, clusters, threshold)
+    return [sorted(members) for members in clusters.members.values()]
+
+
+class _Clusters:
+    """Numbers in clusters; `label` has the cluster of each, so that many are looked up at once."""
+
+    def __init__(self, count: int) -> None:
+        self.label = np.arange(count)
+        self.members: dict[int, list[int]] = {}  # of clusters of two and more
+
+    def unite(self, one: int, other: int) -> None:
+        large, small = int(self.label[one]), int(self.label[other])
+        if large == small:
+            return
+        sizes = [len(self.members.get(label, [label])) for label in (large, small)]
+        if sizes[0] < sizes[1]:
+            large, small = small, large
+        moved = self.members.pop(small, [small])
+        self.members.setdefault(large, [large]).extend(moved)
+        self.label[moved] = large
+
+
+def _unite_near(documents: Sequence[Document], clusters: _Clusters, threshold: float) -> None:
+    """Unite documents whose Jaccard similarity is at least the threshold."""
+    signatures = signatures_of(documents)
+    error = np.sqrt(threshold * (1 - threshold) / SIGNATURE_VALUES)
+    least_equal = (threshold - _ESTIMATE_ERRORS * error) * SIGNATURE_VALUES
+    count, values = bands(threshold)
+
+    @lru_cache(maxsize=_KEPT_SETS)
+    def shingles(number: int) -> Hashes:
+        return shingle_set(documents[number].text)
+
+    for band in range(count):
+        for bucket in _buckets(signatures[:, band * values : (band + 1) * values], clusters):
+            while len(bucket) > 1 and (clusters.label[bucket] != clusters.label[bucket[0]]).any():
+                first, bucket = bucket[0], bucket[1:]
+                others = bucket[clusters.label[bucket] != clusters.label[first]]
+                equal = signatures[others] == signatures[first]
+                is_asked = equal.sum(axis=1) >= least_equal
+                # who agrees in an earlier band, too, was compared there
+                earlier = equal[:, : band * values].reshape(len(others), band, values)
+                asked = others[is_asked & ~earlier.all(axis=2).any(axis=1)]
+                found = jaccards(shingles(int(first)), [shingles(other) for other in asked.tolist()])
+                for other in asked[found >= threshold].tolist():
+                    clusters.unite(int(first), other)
+
+
+def _buckets(band: Signatures, clusters: _Clusters) -> Iterator[NDArray[np.int64]]:
+    """Documents that agree in all values of a band and are not all in one cluster yet.
+
+    datasketch's MinHashLSH holds a Python set for each bucket, gigabytes for a million documents; sorting
+    the bands one by one finds the same buckets.
+    """
+    keys = np.zeros(len(band), dtype=np.uint64)
+    for column in band.T:
+        keys = mixed(keys ^ column)
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]) != 0)
+    labels = clusters.label[order]
+    is_open = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
+    ends = np.append(starts[1:], len(order))
+    for start, end in zip(starts[is_open].tolist(), ends[is_open].tolist(), strict=True):
+        yield order[start:end]
+
+
+def bands(threshold: float) -> tuple[int, int]:
+    """(bands, values in each): as many values as LEAST_RECALL at the threshold leaves room for."""
+    for values in range(SIGNATURE_VALUES, 0, -1):
+        count = SIGNATURE_VALUES // values
+        if 1 - (1 - threshold**values) ** count >= LEAST_RECALL:
+            return count, values
+    return SIGNATURE_VALUES, 1
+
+
+def signatures_of(documents: Sequence[Document]) -> Signatures:
+    """(documents, SIGNATURE_VALUES): the smallest value of each permutation of a document's shingles."""
+    from datasketch import MinHash
+
+    signatures = np.empty((len(documents), SIGNATURE_VALUES), dtype=np.uint32)
+    sketch = MinHash(SIGNATURE_VALUES, SEED, hashfunc=lambda hashes: hashes)
+    for number, hashes in enumerate(_shingles_of(document.text for document in documents)):
+        sketch.clear()
+        halves = (hashes >> np.uint64(32)).astype(np.uint32)
+        for start in range(0, len(halves), _SHINGLES_AT_ONCE):
+            # one "value", an array of hashes: passed on as it is, all of them are permuted at once
+            sketch.update_batch([halves[start : start + _SHINGLES_AT_ONCE]])
+        signatures[number] = sketch.hashvalues
+    return signatures
+
+
+def shingle_set(text: str) -> Hashes:
+    """The different shingles of a text, sorted."""
+    return np.unique(next(_shingles_of([text])))
+
+
+def jaccards(one: Hashes, others: Sequence[Hashes]) -> NDArray[np.float64]:
+    """(others,) shared shingles by all shingles of two texts.
+
+    one, others   as shingle_set gives them
+    """
+    if not others:
+        return np.empty(0)
+    sizes = np.array([len(each) for each in others])
+    joined = np.concatenate(others)
+    is_shared = one[np.searchsorted(one, joined).clip(max=len(one) - 1)] == joined
+    shared = np.add.reduceat(is_shared.astype(np.int64), np.cumsum(sizes) - sizes)
+    found: NDArray[np.float64] = shared / (len(one) + sizes - shared)
+    return found
+
+
+def _shingles_of(texts: Iterable[str]) -> Iterator[Hashes]:
+    """The shingles of each text, many texts at once: most are too short for a call of numpy of their own."""
+    waiting: list[tuple[str, Hashes]] = []
+    size = 0
+    for text in texts:
+        waiting.append((text, word_hashes(text)))
+        size += len(waiting[-1][1])
+        if size >= _WORDS_AT_ONCE:
+            yield from _shingles_at_once(waiting)
+            waiting, size = [], 0
+    yield from _shingles_at_once(waiting)
+
+
+def _shingles_at_once(texts: Sequence[tuple[str, Hashes]]) -> Iterator[Hashes]:
+    if not texts:
+        return
+    found, start = ngrams(np.concatenate([words for _, words in texts]), SHINGLE_WORDS), 0
+    for text, words in texts:
+        if len(words) >= SHINGLE_WORDS:
+            yield found[start : start + len(words) - SHINGLE_WORDS + 1]
+        else:  # a few words say little without their punctuation: 1 + 1 is not 1 - 1
+            yield np.array([text_hash(" ".join(folded(text).split()))], dtype=np.uint64)
+        start += len(words)
 
 
 def repeated_lines(documents: Iterable[Document]) -> frozenset[str]:

@@ -10,8 +10,9 @@ from typing import Literal
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.run import Row
-from ft_toolkit.sections import Split
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.sections import Corpus, Split
+from ft_toolkit.text.corpus import Document, Reading, read_corpus
+from ft_toolkit.text.screening import screen
 
 Part = Literal["train", "validation", "test"]
 # Fewest independent documents of each part. A test part under 8 has no interval (statistics.py); in a
@@ -23,11 +24,15 @@ BOOK_CHARACTERS = 20_000  # a document longer than this, some ten pages, can be 
 
 @dataclass(frozen=True)
 class Parts:
-    """The three parts of a corpus: train, validation and test."""
+    """The three parts of a corpus: train, validation and test.
+
+    near_duplicates   how many were left out, since they count once
+    """
 
     train: list[Document]
     validation: list[Document]
     test: list[Document]
+    near_duplicates: int = 0
 
     def __iter__(self) -> Iterator[tuple[Part, list[Document]]]:
         yield "train", self.train
@@ -35,11 +40,31 @@ class Parts:
         yield "test", self.test
 
 
+def read_parts(corpus: Corpus) -> tuple[Reading, Parts]:
+    """Read a recipe's text and split it; near-duplicates share a part, and count once in training.
+
+    raises   FtError for what cannot be read, or is too little
+    """
+    reading = read_corpus(corpus)
+    screened = screen(reading.documents, corpus.near_duplicates, keep=corpus.keep_duplicates)
+    parts = split(screened.documents, corpus.split, reading.copies)
+    train = parts.train
+    if not corpus.keep_duplicates:
+        train = [document for document in train if document.id not in screened.second]
+    validation, test = (
+        [document for document in held if document.id not in screened.copies]
+        for held in (parts.validation, parts.test)
+    )
+    left_out = screened.left_out + len(parts.train) - len(train)
+    return reading, Parts(train, validation, test, left_out)
+
+
 def split(documents: Sequence[Document], plan: Split, copies: int = 0) -> Parts:
     """Assign each document to a part by a hash of the seed and its group: adding one never moves another.
 
-    A group is a document, or all pieces of one file. Where a part would have too few groups, the
-    groups with the nearest hashes are moved into it; only then does a part depend on other documents.
+    A group is a document with its near-duplicates, or all pieces of one file. Where a part would have too
+    few groups, the groups with the nearest hashes are moved into it; only then does a part depend on other
+    documents.
 
     copies   how many documents were left out as copies, for the message
     raises   FtError when there are too few groups for all three parts
@@ -47,7 +72,7 @@ def split(documents: Sequence[Document], plan: Split, copies: int = 0) -> Parts:
     places = {group: _place(group, plan.seed) for group in dict.fromkeys(d.group for d in documents)}
     ranked = sorted(places, key=lambda group: places[group])
     if len(ranked) < LEAST:
-        raise _too_few(documents, len(ranked), copies)
+        raise _too_few(documents, len(ranked), copies, plan.group)
     values = [places[group] for group in ranked]
     test_end = bisect_left(values, plan.test)
     validation_end = bisect_left(values, plan.test + plan.validation)
@@ -103,13 +128,18 @@ def _place(group: str, seed: int) -> float:
     return int.from_bytes(sha256(f"{seed}:{group}".encode()).digest()[:8]) / 2**64
 
 
-def _too_few(documents: Sequence[Document], groups: int, copies: int) -> FtError:
+def _too_few(documents: Sequence[Document], groups: int, copies: int, column: str | None) -> FtError:
     wanted = (
         f"{LEAST} documents ({LEAST_TRAIN} to train, {LEAST_VALIDATION} to choose, {LEAST_TEST} to judge)"
     )
     found = f"{groups}, without {copies} copies" if copies else f"{groups}"
     fix = f"Add {LEAST - groups} more."
-    if any(document.file_sha256 for document in documents):
+    twins = len({document.sha256 for document in documents if document.near_group})
+    if column is not None:
+        wanted = wanted.replace("documents", f"values of {column}", 1)
+        found = f"{found}, of {len(documents)} rows"
+        fix = "Rows of one value stay in one part: add rows of others, or leave split.group out."
+    elif any(document.whole_sha256 for document in documents):
         wanted = wanted.replace("documents", "files", 1)
         found = f"{found}, of {len(documents)} pieces"
         fix = "Pieces of a file stay in one part: cut it in files, or put independent lines in a .jsonl."
@@ -117,4 +147,7 @@ def _too_few(documents: Sequence[Document], groups: int, copies: int) -> FtError
         fix = "Cut it, one file a chapter (documents: paragraph keeps a file in one part)."
     elif copies:
         fix = f"Add {LEAST - groups} more; a copy is no second document."
+    elif twins:
+        found = f"{found}, since {twins} documents have near-duplicates"
+        fix = f"Add {LEAST - groups} more; a near-duplicate is no second document."
     return FtError("corpus", f"at least {wanted}", found, fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -12,9 +13,19 @@ from hypothesis import strategies as st
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.statistics import TOO_FEW_DOCUMENTS
-from ft_toolkit.sections import Split
+from ft_toolkit.sections import Corpus, Split
 from ft_toolkit.text.corpus import Document, read_source
-from ft_toolkit.text.splitting import LEAST, LEAST_TEST, LEAST_TRAIN, LEAST_VALIDATION, Parts, sample, split
+from ft_toolkit.text.splitting import (
+    LEAST,
+    LEAST_TEST,
+    LEAST_TRAIN,
+    LEAST_VALIDATION,
+    Parts,
+    document_rows,
+    read_parts,
+    sample,
+    split,
+)
 
 
 def numbered(count: int) -> list[Document]:
@@ -141,3 +152,98 @@ def test_a_sample_is_chosen_by_text_and_not_by_the_order_of_files() -> None:
     # the first hundred files are one topic: 64 draws of 200 without replacement, four standard errors
     assert sum(int(d.source.removesuffix(".txt")) < 100 for d in chosen) == pytest.approx(32, abs=14)
     assert sample(documents[:3], 64) == sample(documents[:3], 3)
+
+
+# --- near-duplicates and split.group ------------------------------------------------------------------
+
+
+def story(number: int) -> str:
+    """A text of sixty words that no other has."""
+    draw = random.Random(number)
+    return " ".join(f"word{draw.randrange(10**9)}" for _ in range(60))
+
+
+def write_rows(folder: Path, rows: list[dict[str, str]]) -> str:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "rows.jsonl")
+
+
+def write_twins(folder: Path) -> str:
+    """A hundred texts, each of the first forty with three near-duplicates and a copy."""
+    edits = ("{} with an end", "A beginning, {}", "{}!!")
+    rows = [{"text": edit.format(story(n))} for edit in edits for n in range(40)]
+    copies = [{"text": story(n)} for n in range(40)]
+    return write_rows(folder, [*({"text": story(n)} for n in range(100)), *rows, *copies])
+
+
+def numbers(documents: list[Document]) -> list[int]:
+    """Which story each document tells."""
+    of_words = {story(n).split()[30]: n for n in range(100)}
+    return [
+        next(of_words[word] for word in document.text.split() if word in of_words) for document in documents
+    ]
+
+
+def test_near_duplicates_never_straddle_parts_and_count_once_in_training(tmp_path: Path) -> None:
+    reading, parts = read_parts(Corpus(source=write_twins(tmp_path)))
+    train, validation, test = (numbers(held) for _, held in parts)
+    assert not set(train) & set(validation) and not set(train) & set(test) and not set(validation) & set(test)
+    assert reading.copies == 40
+    assert len(train) == len(set(train))
+    assert parts.near_duplicates == 100 + 120 - len(train) - len(validation) - len(test) > 0
+    assert Counter(numbers(parts.test)).most_common(1)[0][1] == 4  # each is judged, as one group
+    rows = document_rows(parts)
+    assert len({row["group"] for row in rows}) == 100
+    again = read_parts(Corpus(source=str(tmp_path / "rows.jsonl"), near_duplicates=None))[1]
+    everywhere = [set(numbers(held)) for _, held in again]
+    assert everywhere[0] & everywhere[2]  # what screening is for
+
+
+def test_kept_duplicates_are_trained_on_and_still_never_straddle(tmp_path: Path) -> None:
+    reading, parts = read_parts(Corpus(source=write_twins(tmp_path), keep_duplicates=True))
+    train, validation, test = (Counter(numbers(held)) for _, held in parts)
+    assert reading.copies == parts.near_duplicates == 0
+    assert max(train.values()) == 5 and max(test.values()) == 4  # a held-out copy counts once
+    assert not train.keys() & test.keys() and not train.keys() & validation.keys()
+
+
+def test_documents_without_near_duplicates_are_split_as_ever(tmp_path: Path) -> None:
+    source = write_rows(tmp_path, [{"text": story(n)} for n in range(100)])
+    plain = place_of(split(read_source(source).documents, Split()))
+    assert place_of(read_parts(Corpus(source=source))[1]) == plain
+    some = [{"text": f"{story(n)} {end}"} for n in range(100, 140) for end in ("one", "two")]
+    more = write_rows(tmp_path, [*({"text": story(n)} for n in range(100)), *some])
+    beside = place_of(read_parts(Corpus(source=more))[1])
+    assert {key: beside[key] for key in plain} == plain  # twins of others move nobody
+
+
+def test_the_rows_of_a_patient_never_straddle_parts(tmp_path: Path) -> None:
+    rows = [{"text": story(n), "patient_id": str(n % 50)} for n in range(300)]
+    corpus = Corpus(source=write_rows(tmp_path, rows), split=Split(group="patient_id"))
+    parts = read_parts(corpus)[1]
+    patients = [{rows[document.row]["patient_id"] for document in held} for _, held in parts]
+    assert sum(sizes(parts)) == 300 and sum(map(len, patients)) == 50
+    assert all(len(row["group"]) == 64 for row in document_rows(parts))  # a hash, no name
+    for row in rows[::7]:
+        row["patient_id"] = ""  # no patient: by its own text
+    write_rows(tmp_path, rows)
+    assert len({row["group"] for row in document_rows(read_parts(corpus)[1])}) == 50 + len(rows[::7])
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    source = write_rows(tmp_path, [{"text": story(n), "patient": "7"} for n in range(30)])
+    with pytest.raises(
+        FtError, match=r"row 0: corpus\.split\.group: expected column patient_id, found columns"
+    ):
+        read_parts(Corpus(source=source, split=Split(group="patient_id")))
+    with pytest.raises(FtError, match=r"20 values of patient .* found 1, of 30 rows"):
+        read_parts(Corpus(source=source, split=Split(group="patient")))
+    (tmp_path / "note.txt").write_text("a note")
+    with pytest.raises(FtError, match=r"corpus\.split\.group: expected a table with a column patient, found"):
+        read_parts(Corpus(source=str(tmp_path / "note.txt"), split=Split(group="patient")))
+
+
+def test_near_duplicates_are_told_that_they_are_one(tmp_path: Path) -> None:
+    source = write_rows(tmp_path, [{"text": f"{story(n // 3)} {n}"} for n in range(30)])
+    with pytest.raises(FtError, match=r"found 10, since 30 documents have near-duplicates\. Add 10 more"):
+        read_parts(Corpus(source=source))
