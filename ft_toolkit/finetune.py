@@ -146,7 +146,8 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
         left_out["unreadable"] = len(it.reading.unreadable)
     left_out["near_duplicates"] = it.parts.near_duplicates
     hashes = {**it.pair.base.sha256s, "corpus": hash_rows(rows, "sha256"), "split": placed}
-    run.record(sha256=hashes, documents=sizes | left_out)
+    overlap = {name: found.as_dict() for name, found in it.overlap.items()}
+    run.record(sha256=hashes, documents=sizes | left_out, overlap=overlap)
     words = ", ".join(f"{size} {part}" for part, size in sizes.items())
     dropped = ", ".join(f"{count} {what.replace('_', '-')}" for what, count in left_out.items() if count)
     is_cut = any(document.whole_sha256 for document in it.reading.documents)
@@ -154,6 +155,10 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
     session.screen.say(
         f"documents: {words} (by a hash of each {by}){f'; {dropped} left out' if dropped else ''}"
     )
+    if (test := overlap["test"])["with_8gram"]:
+        shared = f"{test['with_8gram']} share an 8-gram, {test['with_13gram']} a 13-gram"
+        said = f"of {test['documents']} test documents {shared}, {test['tainted']} mostly"
+        session.screen.say(f"overlap with training text: {said}")
     read = min(sizes["validation"], VALIDATION_DOCUMENTS)
     session.screen.say(f"validation: reads {read} of {sizes['validation']} documents, chosen by hash")
 

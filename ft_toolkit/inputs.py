@@ -9,7 +9,7 @@ from typing import Any
 from ft_toolkit.artefacts import file_sha256, folder_sha256s, value_sha256
 from ft_toolkit.references import BaseReference, parse_base
 from ft_toolkit.runtime import versions
-from ft_toolkit.sections import Recipe
+from ft_toolkit.sections import NEAR_DUPLICATES, Recipe
 
 _TRAINING_LIBRARIES = ("ft-toolkit", "torch", "transformers", "peft", "tokenizers")
 
@@ -21,7 +21,7 @@ _AUTO = {
     "alpha": ("adapter", "auto"),
 }
 # keys of corpus that older runs do not have: at their defaults they leave a recipe's hash as it was
-_LATER = {"near_duplicates": 0.8, "keep_duplicates": False}
+_LATER = {"near_duplicates": NEAR_DUPLICATES, "keep_duplicates": False}
 
 
 def dataset_inputs(recipe: Recipe, documents_sha256: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ft_toolkit.sections import Recipe
 from ft_toolkit.text.blocks import Row, encode, pack
 from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Document, Reading
+from ft_toolkit.text.overlap import Overlap, marked
 from ft_toolkit.text.splitting import Parts, read_parts
 from ft_toolkit.training.replay import replay_rows
 from ft_toolkit.training.schedule import batches, planned_steps
@@ -40,12 +41,14 @@ class Material:
     pair: ModelPair  # nothing is learnt yet
     rows: list[Row]
     measure: auto.Measure  # what `auto` was decided by
+    overlap: dict[str, Overlap]  # of validation, test and general text with the training text
 
 
 def gathered(recipe: Recipe, device: torch.device) -> Material:
     """Read, load and check; text that could not be judged is refused now, before hours of training."""
     general = read_general(recipe.judging)
     reading, parts = read_parts(recipe.corpus)
+    parts, overlap = marked(parts, general)
     base = load_base(recipe.base, device)
     choose_protocol(base, recipe.judging.protocol, recipe.judging.window, recipe.judging.stride)
     if general and not encode(general, base.tokenizer):
@@ -62,7 +65,7 @@ def gathered(recipe: Recipe, device: torch.device) -> Material:
             rows += replay_rows(
                 alone, rows, plan.replay, plan.block_tokens or BLOCK_TOKENS, plan.seed, plan.mask_fraction
             )
-    return Material(recipe, filled, reading, parts, pair, rows, measure)
+    return Material(recipe, filled, reading, parts, pair, rows, measure, overlap)
 
 
 def laid_out(recipe: Recipe, model: LanguageModel, parts: Parts) -> tuple[Recipe, list[Row], auto.Measure]:

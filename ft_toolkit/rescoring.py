@@ -26,11 +26,12 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.reporting.report import write_report
 from ft_toolkit.run import Run, now
 from ft_toolkit.runtime import prepare_torch
-from ft_toolkit.sections import Judging
+from ft_toolkit.sections import NEAR_DUPLICATES, Judging
 from ft_toolkit.session import Session
 from ft_toolkit.stages import Stages, list_artefact
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
+from ft_toolkit.text.screening import screen as screened
 from ft_toolkit.text.splitting import Parts, hash_documents
 from ft_toolkit.training.accelerator import make_accelerator
 
@@ -131,7 +132,7 @@ def compare_adapter(
     pair = ModelPair(base, base.with_model(model))
     scorer = Scorer(pair, protocol_of(base, Judging(), how), session)
     subject = scorer.subject(folder.resolve().name, knows_training_text=False)
-    others = [(source, read_source(source).documents) for source in on]
+    others = [(source, screened(read_source(source).documents, NEAR_DUPLICATES).documents) for source in on]
     scores = TokenScores(subject, _score_others(scorer, others, Judging()))
     comparison = shown(scores, folder, session.screen)
     keep(comparison, scores)
@@ -182,7 +183,7 @@ def _judged(
     corpora = [
         *score_parts(scorer, run.recipe, parts),
         *score_drift(scorer, judging, read_general(judging)),
-        *score_divergence(scorer, label, parts.test, keeps_ids=judging.keep_text),
+        *score_divergence(scorer, label, parts.clean_test, keeps_ids=judging.keep_text),
     ]
     scores = TokenScores(scorer.subject(run.folder.name), corpora, made_from(run, how))
     comparison = compare(scores)

@@ -26,6 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_LETTERS = 100  # a file system takes 255, and a number may stand behind it
 Unit = Literal["file", "paragraph", "line", "row"]
 SEEDS = 2**63  # every generator takes these
+NEAR_DUPLICATES = 0.8  # Jaccard similarity, as in Lee et al. 2022 (arXiv:2107.06499)
 LEAST_RANK = 8  # of rank: auto, and what it stands for where no text is known
 
 

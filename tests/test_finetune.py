@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 import yaml
@@ -22,15 +24,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_toolkit import cli, shipped
 from ft_toolkit.artefacts import read_json
+from ft_toolkit.compare import compare_from
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
+from ft_toolkit.judging.unseen import recovered
 from ft_toolkit.progress import Screen
 from ft_toolkit.rescoring import compare_run
 from ft_toolkit.run import Run
-from ft_toolkit.sections import Recipe
+from ft_toolkit.sections import Corpus, Recipe
 from ft_toolkit.session import Options
+from ft_toolkit.text.splitting import read_parts
 
 TinyRecipe = Callable[..., Recipe]
+SCHEMA = json.loads((Path(__file__).resolve().parents[1] / "docs" / "comparison.schema.json").read_text())
 COLUMNS = ["corpus", "split", "document", "group", "side", "nll_nats", "tokens", "bytes", "words"]
 
 
@@ -168,6 +174,32 @@ def test_copies_are_left_out_of_every_part_and_counted(
     said = (run.folder / "run.log").read_text()
     assert "24 copies left out" in said
     assert "validation: reads 4 of 4 documents, chosen by hash" in said
+
+
+def test_a_test_document_that_stands_in_training_text_is_judged_apart_from_the_clean_ones(
+    small_corpus: Path, tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "notes"
+    shutil.copytree(small_corpus, folder)
+    corpus = Corpus(source=str(folder))
+    _, plain = read_parts(corpus)
+    seen = plain.test[0]
+    for beside in plain.train:  # the first joint text that lands in training and moves nobody
+        (folder / "joined.md").write_text(f"{seen.text}\n{beside.text}\n{plain.train[-1].text}")
+        _, parts = read_parts(corpus)
+        if [d.id for d in parts.test] == [d.id for d in plain.test] and len(parts.train) > len(plain.train):
+            break
+    recipe = tiny_recipe(corpus={"source": str(folder)}, training={"steps": 1})
+    run = finetune(recipe, tmp_path / "runs", Options(gate=False), Screen(quiet=True))
+    comparison = run.comparison
+    kinds = {part["kind"]: part["difference"]["documents"] for part in comparison["corpora"]}
+    assert (kinds["held-out"], kinds["tainted"]) == (len(plain.test) - 1, 1)
+    assert any("Tainted: 1 of 8 test" in caveat for caveat in comparison["verdict"]["caveats"])
+    assert run.facts["overlap"]["test"] | {"copies": 0, "tainted": 1} == run.facts["overlap"]["test"]
+    assert "overlap with training text: of 8 test documents" in (run.folder / "run.log").read_text()
+    assert compare_from(run).as_dict() | {"verdict": comparison["verdict"]} == comparison
+    assert recovered(run, Screen(quiet=True)).tainted_test == [seen]
+    jsonschema.validate({"schema": 6, "comparisons": [compare_from(run).as_dict()]}, SCHEMA)
 
 
 def test_a_corpus_that_is_too_small_is_refused_before_a_run_folder_exists(

@@ -24,7 +24,8 @@ from ft_toolkit.judging.statistics import (
 from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Kind, Subject, TokenScores
 from ft_toolkit.judging.totals import Totals, corpus_totals
 
-SCHEMA = 5
+SCHEMA = 6
+READ_SCHEMAS = (5, SCHEMA)  # 5 had no kind "tainted"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Comparison(Subject):
         raises   FtError for one of another schema, or a damaged one
         """
         try:
-            if values["schema"] != SCHEMA:
+            if values["schema"] not in READ_SCHEMAS:
                 wanted, found = f"schema {SCHEMA}", f"schema {values['schema']}"
                 raise FtError("comparison.json", wanted, found, "Judge the run again with this ft-toolkit.")
             gap = values["gap"] and {k: v for k, v in values["gap"].items() if k != "excess_nats"}
@@ -155,7 +156,11 @@ def compare(scores: TokenScores) -> Comparison:
         for s in scores.corpora
         if s.kind not in ("drift", "divergence")
     ]
-    tested = [i for i, c in enumerate(compared) if c.kind != "train" and c.difference.p_value is not None]
+    tested = [
+        i
+        for i, c in enumerate(compared)
+        if c.kind not in ("train", "tainted") and c.difference.p_value is not None
+    ]
     adjusted = holm([compared[i].difference.p_value or 0.0 for i in tested])
     for i, p_value in zip(tested, adjusted, strict=True):
         compared[i] = replace(compared[i], holm_p_value=p_value)

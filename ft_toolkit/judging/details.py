@@ -15,9 +15,9 @@ def detail_lines(comparison: Comparison) -> list[str]:
     for corpus in comparison.corpora:
         base, difference = corpus.base, corpus.difference
         words = "written without spaces" if base.words is None else f"{base.words:,} words"
-        files = f" of {difference.groups} files" if unit(difference) == "files" else ""
+        groups = f" in {difference.groups} groups" if unit(difference) == "groups" else ""
         lines += [
-            f"{row_name(corpus)}: {difference.documents} documents{files}, {base.tokens:,} tokens scored, "
+            f"{row_name(corpus)}: {difference.documents} documents{groups}, {base.tokens:,} tokens scored, "
             f"{base.bytes:,} bytes, {words}",
             f"  {', '.join(_figures(corpus, metric))}",
             f"  {', '.join(_tested(corpus))}",

@@ -24,6 +24,7 @@ from ft_toolkit.judging.protocols import (
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Kind, Side, Subject
 from ft_toolkit.judging.totals import Scored, count_words
+from ft_toolkit.judging.unseen import read_general
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.references import parse_text
@@ -31,7 +32,7 @@ from ft_toolkit.runtime import versions
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.screening import repeated_lines
 from ft_toolkit.text.splitting import Parts, sample
 
@@ -167,18 +168,22 @@ def _unknown_fraction(base: LanguageModel, documents: Sequence[Encoded]) -> floa
 def score_parts(scorer: Scorer, recipe: Recipe, parts: Parts) -> list[CorpusScores]:
     """Score what every run is judged on: held-out text, general text, and as much training text as held-out.
 
+    Held-out documents that mostly stand in the training text are scored apart.
+
     parts   of the recipe's corpus; without training documents the third is left out
     """
     label, keeps_ids = source_label(recipe.corpus.source), recipe.judging.keep_text
     repeated = repeated_lines([*parts.test, *parts.train])
     counts = training_counts(scorer.pair.base, parts.train)
-    texts = [Text(label, "held-out", parts.test, repeated, keeps_ids, counts)]
+    texts = [Text(label, "held-out", parts.clean_test, repeated, keeps_ids, counts)]
+    if parts.tainted_test:
+        texts.append(Text(label, "tainted", parts.tainted_test, repeated, keeps_ids, counts))
     if recipe.judging.general is not None:
-        general = read_source(recipe.judging.general).documents
+        general = read_general(recipe.judging)
         name = source_label(recipe.judging.general)
         texts.append(Text(name, "general", general, repeated, keeps_ids, counts))
     if parts.train:  # its text is never kept
-        trained = sample(parts.train, len(parts.test))
+        trained = sample(parts.train, len(parts.clean_test))
         texts.append(Text(label, "train", trained, repeated, keeps_ids=False, train_counts=counts))
     return [score_both(scorer, text) for text in texts]
 

@@ -29,7 +29,8 @@ SCHEMA = 1
 TOKENS, DOCUMENTS = "scores/tokens.parquet", "scores/documents.parquet"
 # In "drift" and "divergence" no NLL is kept: adapter_nats is KL(base ‖ tuned) of the predictions at a token,
 # base_nats is 0, and adapter_top1 says whether their likeliest word is the same.
-Kind = Literal["held-out", "general", "train", "other", "drift", "divergence"]
+# "tainted" is held-out text that mostly stands in the training text, too.
+Kind = Literal["held-out", "tainted", "general", "train", "other", "drift", "divergence"]
 _METADATA = b"ft_toolkit"
 # The nats are float32 stored as float64: split into byte planes, the low planes are zeros and compress away.
 _ENCODING: dict[str, Any] = {

@@ -9,10 +9,11 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
 from ft_toolkit.references import parse_text
 from ft_toolkit.run import Run
-from ft_toolkit.sections import Corpus, Judging
+from ft_toolkit.sections import NEAR_DUPLICATES, Corpus, Judging, Split
 from ft_toolkit.text.corpus import Document, faults_name, read_corpus, read_source
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 from ft_toolkit.text.readers import is_table
+from ft_toolkit.text.screening import screen as screened
 from ft_toolkit.text.splitting import Parts
 
 KNOWN_TEXT = "known_text.parquet"  # hashes of the word runs of the training and validation parts
@@ -26,22 +27,41 @@ def read_general(plan: Judging) -> list[Document]:
     if plan.general is None:
         return []
     with faults_name("judging.general"):
-        return read_source(plan.general).documents
+        return screened(read_source(plan.general).documents, NEAR_DUPLICATES).documents
 
 
 def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Document]:
-    """Text to judge on, split into documents as the runs' own was, so that a trained line is recognised."""
+    """Text to judge on, split into documents as the runs' own was, so that a trained line is recognised.
+
+    Its near-duplicates share a group, and so do rows of one split.group where it has that column.
+    """
     corpus = runs[0].recipe.corpus
     has_rows = parse_text(source).kind == "hub" or is_table(source)
     unit = corpus.documents if corpus.documents in ("paragraph", "line") and not has_rows else None
-    reading = read_corpus(
-        Corpus(
-            source=source, text=corpus.text, documents=unit, encoding=corpus.encoding, redact=corpus.redact
-        )
+    group = corpus.split.group if has_rows else None
+    other = Corpus(
+        source=source,
+        text=corpus.text,
+        documents=unit,
+        encoding=corpus.encoding,
+        redact=corpus.redact,
+        split=Split(group=group),
     )
-    if reading.copies:
-        screen.say(f"{source}: {reading.copies} copies left out")
-    return reading.documents
+    try:
+        reading = read_corpus(other)
+    except FtError as error:
+        if not error.where.endswith("corpus.split.group"):
+            raise
+        screen.say(f"{source}: not every row has a column {group}: rows count as independent")
+        reading = read_corpus(other.model_copy(update={"split": Split()}))
+    found = screened(reading.documents, corpus.near_duplicates)
+    for count, what in (
+        (reading.copies, "copies"),
+        (found.left_out, "near-duplicates of other files or groups"),
+    ):
+        if count:
+            screen.say(f"{source}: {count} {what} left out")
+    return found.documents
 
 
 def keep_known_text(run: Run, parts: Parts) -> None:
@@ -101,7 +121,7 @@ def recovered(run: Run, screen: Screen) -> Parts:
     if lost and texts:
         names = ", ".join(lost[:3])
         screen.say(f"{len(lost)} documents changed or are missing since training: {names}; kept text is used")
-    parts = Parts([], [], [])
+    parts = Parts([], [], [], tainted=frozenset(row["id"] for row in rows if row.get("tainted")))
     held = dict(parts)
     for row, digest in zip(rows, exact, strict=True):
         text = texts.get(digest) or row["text"]

@@ -55,8 +55,9 @@ def judge(comparison: Comparison) -> Verdict:
     ]
     if any(subject.difference.method == "t, few documents" for subject in subjects):
         caveats.append(f"Few {_units(subjects)}: the interval is Student's t on their differences.")
-    if _units(subjects) == "files":
-        caveats.append("Pieces of one file are not independent: the interval is over files.")
+    if _units(subjects) == "groups":
+        alike = "pieces of a file, near-duplicates, rows of one split.group"
+        caveats.append(f"Documents of a group ({alike}) are not independent: the interval is over groups.")
     if metric == "pseudo-perplexity":
         words = comparison.protocol.words()
         caveats.append(f"Pseudo-perplexity by {words}: comparable only with itself on this tokenizer.")
@@ -64,6 +65,8 @@ def judge(comparison: Comparison) -> Verdict:
         caveats.append("Documents share context in this protocol: the interval is approximate.")
     if comparison.protocol.precision == "bfloat16":
         caveats.append(f"Scored in bfloat16: trust the differences, not the {metric} itself.")
+    if tainted := comparison.of_kind("tainted"):
+        caveats.append(tainted_words(subjects[0], tainted[0]))
     if not comparison.knows_training_text:
         caveats.append("What this adapter was trained on is unknown: it may have memorised this text.")
     if comparison.own_tokenizer_sha256 is not None:
@@ -141,13 +144,23 @@ def memorised_words(gap: Gap) -> str:
     return "much" if gap.excess_nats >= MEMORISED_MUCH_NATS else "somewhat"
 
 
+def tainted_words(clean: CorpusComparison, tainted: CorpusComparison) -> str:
+    """How much of the held-out text is not unseen."""
+    documents = tainted.difference.documents
+    what = "mostly stand in the training text (70 % of their 8-grams)"
+    if tainted.base == clean.base:  # no document was clean
+        return f"Tainted: all {documents} test documents {what}: this is no result on unseen text."
+    whole = documents + clean.difference.documents
+    return f"Tainted: {documents} of {whole} test documents {what}; the result is without them."
+
+
 def unit(difference: Difference) -> str:
     """What the interval is over."""
-    return "documents" if difference.groups == difference.documents else "files"
+    return "documents" if difference.groups == difference.documents else "groups"
 
 
 def _units(subjects: Sequence[CorpusComparison]) -> str:
-    """The same of several texts: files, if any of them was read in pieces."""
+    """The same of several texts: groups, if any of them has a group of several documents."""
     return max((unit(subject.difference) for subject in subjects), default="documents")
 
 
@@ -235,6 +248,7 @@ def interval_words(difference: Difference) -> str:
 
 def row_name(corpus: CorpusComparison) -> str:
     names = {"held-out": "held-out text", "general": "general text", "train": "training text"}
+    names["tainted"] = "  tainted"
     return names.get(corpus.kind, corpus.corpus)
 
 

@@ -24,6 +24,7 @@ _LANGUAGES_OF_PACKAGES = {"italian-cooking": "en", "everyday-medicine": "en"}
 _MEDICAL_PACKAGES = ("everyday-medicine",)
 _TEXTS = {
     "held-out": "unseen text of",
+    "tainted": "text mostly seen in training, of",
     "general": "general text:",
     "train": "training text of",
     "other": "other text:",
@@ -116,7 +117,10 @@ def _eval_results(it: Published) -> list[EvalResult] | None:
             dataset_type=it.text.dataset,
             dataset_name=it.text.dataset,
             dataset_revision=it.text.revision,
-            dataset_args={"part": "held out by a hash of each text", **it.recipe.corpus.split.model_dump()},
+            dataset_args={
+                "part": "held out by a hash of each text",
+                **it.recipe.corpus.split.model_dump(exclude_none=True),
+            },
             metric_type=it.metric,
             metric_name=f"{it.metric} on held-out documents",
             metric_value=round(part[f"adapter_{it.figure}"], 4),

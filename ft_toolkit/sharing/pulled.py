@@ -154,6 +154,7 @@ def _refuse_local_base(run: Run, where: str) -> None:
 def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
     """Read a public training text again, so that it is never scored as unseen."""
     from ft_toolkit.judging.unseen import keep_known_text
+    from ft_toolkit.text.overlap import marked
     from ft_toolkit.text.splitting import Parts, document_rows, hash_rows, read_parts
 
     rows: list[dict[str, Any]] = []
@@ -163,7 +164,7 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
     try:
         if not is_public:
             raise FtError(source, "text that is public", "none", "Name the text with --on.")
-        parts = read_parts(run.recipe.corpus)[1]
+        parts = marked(read_parts(run.recipe.corpus)[1])[0]
         rows = document_rows(parts)
     except FtError:
         rows = []

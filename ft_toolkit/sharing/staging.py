@@ -41,7 +41,7 @@ TOKENIZER_FILES = (
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors")
 REWRITTEN = ("adapter_config.json",)
 # token scores stay: ids are text. Runs of older releases have a file a kind of text.
-SCORES = ("documents", "held-out", "general", "train", "other")
+SCORES = ("documents", "held-out", "tainted", "general", "train", "other")
 BASE = "base"  # the subfolder of a base that goes along
 REPORT_FACTS = (
     "versions",

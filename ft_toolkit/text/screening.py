@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.draws import mixed
-from ft_toolkit.text.ngrams import Hashes, folded, ngrams, text_hash, word_hashes
+from ft_toolkit.text.ngrams import Hashes, folded, ngrams_of_each, text_hash, word_batches
 
 SHINGLE_WORDS = 5
 # A band of r equal values out of r proposes a pair: of similarity s with probability 1 - (1 - s^r)^bands, the
@@ -29,7 +29,6 @@ SIGNATURE_VALUES = 108
 LEAST_RECALL = 0.995
 # Standard errors that a signature's estimate may be below the threshold before the exact similarity is asked
 _ESTIMATE_ERRORS = 3.0
-_WORDS_AT_ONCE = 2**16
 _SHINGLES_AT_ONCE = 1024  # times 108 values of 4 bytes stay in a core's cache
 _KEPT_SETS = 1024
 SEED = 1
@@ -212,28 +211,12 @@ def jaccards(one: Hashes, others: Sequence[Hashes]) -> NDArray[np.float64]:
 
 
 def _shingles_of(texts: Iterable[str]) -> Iterator[Hashes]:
-    """The shingles of each text, many texts at once: most are too short for a call of numpy of their own."""
-    waiting: list[tuple[str, Hashes]] = []
-    size = 0
-    for text in texts:
-        waiting.append((text, word_hashes(text)))
-        size += len(waiting[-1][1])
-        if size >= _WORDS_AT_ONCE:
-            yield from _shingles_at_once(waiting)
-            waiting, size = [], 0
-    yield from _shingles_at_once(waiting)
-
-
-def _shingles_at_once(texts: Sequence[tuple[str, Hashes]]) -> Iterator[Hashes]:
-    if not texts:
-        return
-    found, start = ngrams(np.concatenate([words for _, words in texts]), SHINGLE_WORDS), 0
-    for text, words in texts:
-        if len(words) >= SHINGLE_WORDS:
-            yield found[start : start + len(words) - SHINGLE_WORDS + 1]
-        else:  # a few words say little without their punctuation: 1 + 1 is not 1 - 1
-            yield np.array([text_hash(" ".join(folded(text).split()))], dtype=np.uint64)
-        start += len(words)
+    for batch in word_batches(texts):
+        found = ngrams_of_each([words for _, words in batch], SHINGLE_WORDS)
+        for (text, _), shingles in zip(batch, found, strict=True):
+            # a few words say little without their punctuation: 1 + 1 is not 1 - 1
+            whole = [] if len(shingles) else [text_hash(" ".join(folded(text).split()))]
+            yield np.array(whole, dtype=np.uint64) if whole else shingles
 
 
 def repeated_lines(documents: Iterable[Document]) -> frozenset[str]:

@@ -27,12 +27,23 @@ class Parts:
     """The three parts of a corpus: train, validation and test.
 
     near_duplicates   how many were left out, since they count once
+    tainted           ids of the test documents that mostly stand in training, too (overlap.py)
     """
 
     train: list[Document]
     validation: list[Document]
     test: list[Document]
     near_duplicates: int = 0
+    tainted: frozenset[str] = frozenset()
+
+    @property
+    def clean_test(self) -> list[Document]:
+        """The test documents that the verdict is about; all of them, where none is clean."""
+        return [document for document in self.test if document.id not in self.tainted] or self.test
+
+    @property
+    def tainted_test(self) -> list[Document]:
+        return [document for document in self.test if document.id in self.tainted]
 
     def __iter__(self) -> Iterator[tuple[Part, list[Document]]]:
         yield "train", self.train
@@ -104,6 +115,7 @@ def document_rows(parts: Parts, *, keep_text: bool = False) -> list[Row]:
             "split": part,
             "source": document.source,
             "row": document.row,
+            "tainted": document.id in parts.tainted,
             "text": document.text if keep_text and part != "train" else None,
         }
         for part, documents in parts

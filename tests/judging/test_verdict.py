@@ -278,18 +278,37 @@ def test_another_text_is_named_without_calling_it_unseen() -> None:
     assert judge(whole).headline.endswith("than its base on italian-cooking")
 
 
+def test_the_tainted_part_stands_beside_the_clean_one_and_is_no_part_of_the_result() -> None:
+    clean, tainted = (
+        corpus("held-out", certain(-0.1)),
+        corpus("tainted", replace(certain(-0.9), documents=12)),
+    )
+    tainted = replace(tainted, base=Totals(400.0, 100, 500, 80))
+    whole = replace(comparison(), corpora=[clean, tainted])
+    said = shown(whole)
+    assert judge(whole).headline == judge(comparison(held_out=certain(-0.1))).headline
+    assert (
+        f"Tainted: 12 of {12 + clean.difference.documents} test documents mostly stand in the training"
+        in said
+    )
+    assert "the result is without them" in said and "  tainted " in said
+    assert "ainted" not in shown(comparison())
+    all_seen = replace(whole, corpora=[clean, replace(tainted, base=clean.base)])
+    assert "Tainted: all 12 test documents" in shown(all_seen)
+
+
 def test_the_verdict_admits_that_it_knows_nothing_of_training_luck() -> None:
     assert any("another seed" in caveat for caveat in judge(comparison()).caveats)
 
 
-def test_pieces_of_files_are_called_files() -> None:
+def test_documents_that_share_groups_are_counted_in_groups() -> None:
     pieces = difference(-0.5, -0.6, -0.4, documents=90, groups=12, method="t, few documents")
     caveats = judge(comparison(held_out=pieces)).caveats
-    assert any("Few files" in caveat for caveat in caveats)
-    assert any("interval is over files" in caveat for caveat in caveats)
+    assert any("Few groups" in caveat for caveat in caveats)
+    assert any("interval is over groups" in caveat for caveat in caveats)
     few = difference(-0.5, documents=90, groups=3, method="too few documents", visible=None)
-    assert gain_words(few, "perplexity") == "cannot tell: 3 files are too few for an interval"
-    assert "90 documents of 12 files" in detail_lines(comparison(held_out=pieces))[0]
+    assert gain_words(few, "perplexity") == "cannot tell: 3 groups are too few for an interval"
+    assert "90 documents in 12 groups" in detail_lines(comparison(held_out=pieces))[0]
 
 
 @pytest.mark.parametrize(("bytes_per_token", "fits"), [(1.0, False), (1.49, False), (1.5, True), (3.2, True)])
