@@ -1,18 +1,20 @@
-"""A 95 % interval holds the truth about 95 % of the time: of documents, of copies and of pieces of files."""
+"""A 95 % interval holds the truth 95 % of the time: of documents, copies, near-duplicates and pieces."""
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ft_toolkit.judging import statistics
-from ft_toolkit.sections import Split
+from ft_toolkit.sections import Corpus, Split
 from ft_toolkit.text.corpus import Document, read_source
-from ft_toolkit.text.splitting import split
+from ft_toolkit.text.splitting import read_parts, split
 
 RUNS = 1000
 TRUTH_NATS = -0.05
@@ -74,23 +76,47 @@ def write_pieces(folder: Path, files: int, paragraphs: int) -> None:
         (folder / f"{number}.txt").write_text(text)
 
 
+def write_rows(path: Path, owners: int, times: int, *, near: bool) -> None:
+    """`times` rows of each owner: near-duplicates of one text, or texts of their own."""
+    rows = []
+    for owner in range(owners):
+        for number in range(times):
+            words = [f"word{owner}-{0 if near else number}-{place}" for place in range(40)]
+            rows.append({"text": " ".join([*words, f"version {number}"]), "patient": str(owner)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def owner_of(path: Path) -> Callable[[Document], str]:
+    """Whose each row of write_rows is."""
+    owners = [json.loads(line)["patient"] for line in path.read_text().splitlines()]
+    return lambda document: owners[document.row]
+
+
 def clustered_coverage(
-    documents: Sequence[Document], runs: int = RUNS, *, alone: bool = False, pieces: int = 1
+    documents: Sequence[Document],
+    runs: int = RUNS,
+    *,
+    alone: bool = False,
+    pieces: int = 1,
+    owner: Callable[[Document], str] = lambda document: document.source,
+    text: Callable[[Document], str] = lambda document: document.sha256,
 ) -> float:
     """Share of simulated scorings of these documents whose interval holds the truth, in per cent.
 
-    Each file has an effect of its own (sd 0.1 nats a token) that its pieces share, beside the tokens' noise;
-    equal texts have equal scores.
+    Each owner has an effect of its own (sd 0.1 nats a token) that its documents share, beside the tokens'
+    noise; equal texts have equal scores.
 
     alone    the interval that takes each document for independent, instead of ours
     pieces   how long a document is: so many log-normal(4, 0.5) together
+    owner    whose a document is: by default its file's
+    text     what it reads like: by default only copies are equal
     """
-    draw = np.random.default_rng([len(documents), 7])
-    effect_of = {group: n for n, group in enumerate(dict.fromkeys(d.source for d in documents))}
-    text_of = {text: n for n, text in enumerate(dict.fromkeys(d.sha256 for d in documents))}
-    texts = np.array([text_of[d.sha256] for d in documents])
-    first = {text_of[d.sha256]: effect_of[d.source] for d in reversed(documents)}
-    effects = np.array([first[text] for text in range(len(text_of))])
+    effect_of = {group: n for n, group in enumerate(dict.fromkeys(map(owner, documents)))}
+    text_of = {each: n for n, each in enumerate(dict.fromkeys(map(text, documents)))}
+    draw = np.random.default_rng([len(text_of), 7])
+    texts = np.array([text_of[text(d)] for d in documents])
+    first = {text_of[text(d)]: effect_of[owner(d)] for d in reversed(documents)}
+    effects = np.array([first[number] for number in range(len(text_of))])
     held = 0
     for seed in range(runs):
         lengths = draw.lognormal(4, 0.5, (len(text_of), pieces))
@@ -128,6 +154,36 @@ def test_paragraphs_of_few_files_have_the_interval_of_so_many_files(
     assert clustered_coverage(test, 40, alone=True) < 80
 
 
+def test_near_duplicates_have_the_interval_of_so_many_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, 60, 10, near=True)
+    test = read_parts(Corpus(source=str(path), split=Split(test=0.4)))[1].test
+    whose = owner_of(path)
+    texts = len(set(map(whose, test)))
+    assert 8 <= texts < 30 and len(test) == 10 * texts
+    monkeypatch.setattr(statistics, "DRAWS", 100)  # of the p-value, which is not looked at
+    ours = clustered_coverage(test, 400, owner=whose, text=whose)
+    assert abs(ours - clustered_coverage(lone(texts), 400)) <= 0.5  # the same draws, ten times each
+    assert clustered_coverage(test, 40, alone=True, owner=whose, text=whose) < 60
+
+
+def test_rows_of_few_patients_have_the_interval_of_so_many_patients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, 60, 10, near=False)
+    corpus = Corpus(source=str(path), split=Split(test=0.4, group="patient"))
+    test, whose = read_parts(corpus)[1].test, owner_of(path)
+    patients = len(set(map(whose, test)))
+    assert 8 <= patients < 30 and len(test) == 10 * patients
+    monkeypatch.setattr(statistics, "DRAWS", 100)
+    ours = clustered_coverage(test, 600, pieces=10, owner=whose)
+    assert abs(ours - clustered_coverage(lone(patients), 600, pieces=100)) <= 2
+    assert clustered_coverage(test, 40, alone=True, pieces=10, owner=whose) < 60
+
+
 def table() -> None:
     """The table of docs/log.md; the standard error of a coverage of 1,000 runs is some 0.7 points."""
     statistics.DRAWS = LEAST_DRAWS
@@ -149,10 +205,30 @@ def table() -> None:
             groups = len({document.group for document in test})
             control = clustered_coverage(lone(groups), pieces=paragraphs)
             row(f"{files} files of {paragraphs} paragraphs", f"{groups} files", test, test, control)
+        table_of_rows(Path(name))
 
 
-def row(what: str, judged: str, ours: list[Document], alone: list[Document], control: float) -> None:
-    figures = clustered_coverage(ours), clustered_coverage(alone, 200, alone=True), control
+def table_of_rows(folder: Path) -> None:
+    """Near-duplicates, and rows of one patient."""
+    for owners in (60, 250):
+        for near in (True, False):
+            path = folder / f"{owners}-{near}.jsonl"
+            write_rows(path, owners, 10, near=near)
+            plan = Split(test=0.4, group=None if near else "patient")
+            test, whose = read_parts(Corpus(source=str(path), split=plan))[1].test, owner_of(path)
+            count = len(set(map(whose, test)))
+            what = (
+                f"{owners} {'texts' if near else 'patients'}, 10 {'near-duplicates' if near else 'rows'} each"
+            )
+            alike = {"text": whose} if near else {"pieces": 10}
+            control = clustered_coverage(lone(count), pieces=1 if near else 100)
+            row(what, f"{count} groups", test, test, control, owner=whose, **alike)
+
+
+def row(
+    what: str, judged: str, ours: list[Document], alone: list[Document], control: float, **how: Any
+) -> None:
+    figures = clustered_coverage(ours, **how), clustered_coverage(alone, 200, alone=True, **how), control
     print(f"| {what} | {judged} | " + " | ".join(f"{figure:.1f} %" for figure in figures) + " |", flush=True)
 
 
