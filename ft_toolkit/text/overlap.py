@@ -7,7 +7,7 @@ et al. 2020, arXiv:2005.14165, appendix C). A test document is tainted by PaLM's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -61,21 +61,22 @@ def overlaps(train: Sequence[Document], held: Mapping[str, Sequence[Document]]) 
         name: [words for batch in word_batches(d.text for d in documents) for _, words in batch]
         for name, documents in held.items()
     }
-    grams = {n: {name: _different(words, n) for name, words in own.items()} for n in SIZES}
-    asked = {
-        n: np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *chain.from_iterable(grams[n].values())]))
-        for n in SIZES
-    }
+    grams = {(name, n): _different(words, n) for name, words in own.items() for n in SIZES}
+    asked = {n: _sorted(chain.from_iterable(grams[name, n] for name in held)) for n in SIZES}
     is_seen = {n: np.zeros(len(asked[n]), dtype=np.bool_) for n in SIZES}
     for batch in word_batches(document.text for document in train):
         for n in SIZES:
-            found = np.unique(np.concatenate(ngrams_of_each([words for _, words in batch], n)))
-            is_seen[n][np.isin(asked[n], found, assume_unique=True)] = True
+            found = _sorted(ngrams_of_each([words for _, words in batch], n))
+            places = np.searchsorted(asked[n], found)
+            is_seen[n][places[asked[n][places] == found]] = True
     return {
         name: Overlap(
             documents,
             np.array([document.sha256 in identities for document in documents], dtype=np.bool_),
-            {n: _fractions(grams[n][name], asked[n][is_seen[n]]) for n in SIZES},
+            {
+                n: np.array([_mean(is_seen[n][np.searchsorted(asked[n], each)]) for each in grams[name, n]])
+                for n in SIZES
+            },
         )
         for name, documents in held.items()
     }
@@ -85,5 +86,10 @@ def _different(words: Sequence[Hashes], size: int) -> list[Hashes]:
     return [np.unique(each) for each in ngrams_of_each(words, size)]
 
 
-def _fractions(grams: Sequence[Hashes], seen: Hashes) -> NDArray[np.float64]:
-    return np.array([np.isin(each, seen).mean() if len(each) else 0.0 for each in grams], dtype=np.float64)
+def _sorted(hashes: Iterable[Hashes]) -> Hashes:
+    """All different ones, and the largest number: a search then never ends behind the last."""
+    return np.unique(np.concatenate([np.array([2**64 - 1], dtype=np.uint64), *hashes]))
+
+
+def _mean(is_seen: NDArray[np.bool_]) -> float:
+    return float(is_seen.mean()) if len(is_seen) else 0.0
