@@ -7,6 +7,7 @@ from ft_toolkit.text.look import Look
 REPEATED_SHOWN = 5
 LITTLE_BYTES_A_TOKEN = 1.5  # as the verdict has it (docs/numbers.md)
 MANY_UNKNOWN = 0.01
+TRACE = 0.001  # of the letters
 BAR = 30  # characters
 ROW_CHARACTERS = 400
 
@@ -47,8 +48,10 @@ def _left_out(found: Look) -> list[str]:
 
 
 def _languages(found: Look) -> list[str]:
-    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(found.scripts.items())[:6])
-    said = [f"scripts     {shares or 'no letters'}"]
+    shares = [f"{name} {100 * share:.1f} %" for name, share in found.scripts.items() if share >= TRACE]
+    traces = [name for name, share in found.scripts.items() if share < TRACE]
+    rest = [f"traces of {', '.join(traces)}"] if traces else []
+    said = [f"scripts     {', '.join([*shares, *rest]) or 'no letters'}"]
     named = ", ".join(f"{name} {count:,}" for name, count in list(found.languages.items())[:6])
     what = "documents of a sample" if found.tokens and found.tokens.is_sample else "documents"
     said.append(f"languages   {named} ({what}, by script and frequent words)")
@@ -97,10 +100,8 @@ def _personal(found: Look) -> list[str]:
         words = ", ".join(f"{count:,} × {kind}" for kind, count in sorted(found.redacted.items()))
         said.append(f"replaced    {words} (corpus.redact)")
     if not found.personal:
-        return [*said, "personal    no pattern found; names and addresses have none"]
-    said.append(
-        "personal    by pattern, masked; names and addresses have none (corpus.redact: true replaces these)"
-    )
+        return [*said, "personal    no pattern found; names have none"]
+    said.append("personal    by pattern, masked; names have none (corpus.redact: true replaces these)")
     for kind, each in sorted(found.personal.items()):
         where = f"in {each.documents:,} documents"
         said.append(f"  {each.count:>6,} × {kind} {where}: {', '.join(each.examples)}")

@@ -1,7 +1,7 @@
 """How bases, texts and runs are named: each kind of reference is parsed here and nowhere else.
 
 base      starter/gpt2 · owner/name[@revision] · a folder · a file.gguf
-text      package:italian-cooking · hf:owner/name[/config][@revision] · a file, folder or glob
+text      package:italian-cooking · hf:owner/name[/config][@revision] · https://… · a file, folder or glob
 run       a folder · hub:owner/name[@revision]
 """
 
@@ -50,8 +50,8 @@ class TextReference:
     """Where documents are; `source` as the recipe writes it."""
 
     source: str
-    kind: Literal["package", "hub", "path"]
-    name: str  # of the package, owner/name of a data set, or the path
+    kind: Literal["package", "hub", "web", "path"]
+    name: str  # of the package, owner/name of a data set, the address, or the path
     config: str | None = None  # of a data set; None: its only one
     revision: str | None = None  # likewise; None: the newest
 
@@ -76,12 +76,14 @@ class TextReference:
     @property
     def shown(self) -> str:
         """The source without this machine's folders; what others can read stays as it is."""
+        if self.kind == "web":  # the address may be of a private host, and hold a token behind its ?
+            return PurePath(self.source.partition("?")[0]).name
         return PurePath(self.source).name if self.kind == "path" else self.source
 
     @property
     def label(self) -> str:
         """A short name for a table, likewise without folders."""
-        return PurePath(self.source).name if self.kind == "path" else self.source.partition(":")[2]
+        return self.shown if self.kind in ("path", "web") else self.source.partition(":")[2]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ def parse_text(source: str) -> TextReference:
     kind, colon, name = source.partition(":")
     if colon and kind == "package":
         return TextReference(source, "package", name)
+    if source.startswith("https://"):
+        return TextReference(source, "web", source)
     if not (colon and kind == "hf"):
         return TextReference(source, "path", source)
     match = _DATASET.fullmatch(name)

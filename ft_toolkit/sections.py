@@ -96,12 +96,17 @@ class Split(Section):
 
 
 class Corpus(Section):
-    source: str = Field(min_length=1, description="package:NAME, a file, a folder, a glob or hf:owner/name")
+    source: str = Field(
+        min_length=1, description="package:NAME, a file, folder or glob, hf:owner/name or https://…"
+    )
     text: str = Field(
         "text", min_length=1, description='rows with columns: a column, or a template like "{title}\\n{body}"'
     )
     documents: Unit | None = Field(
         None, description="what one document is; by default a row of a table, else a file"
+    )
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="of the file at an https:// address, which needs it"
     )
     encoding: Annotated[str | None, AfterValidator(_codec)] = Field(
         None, description="of text files and tables, as in cp949; by default UTF-8, strictly"

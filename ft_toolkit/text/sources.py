@@ -12,6 +12,7 @@ from pathlib import Path
 from ft_toolkit.errors import FtError, Unreadable
 from ft_toolkit.references import TextReference
 from ft_toolkit.sections import Corpus
+from ft_toolkit.text.download import downloaded
 from ft_toolkit.text.packed import File, is_archive, members, unpacked_file
 from ft_toolkit.text.readers import ENDINGS, is_readable
 
@@ -23,7 +24,11 @@ def files_of(corpus: Corpus, reference: TextReference) -> Iterator[Callable[[], 
 
     raises   FtError for a source without a file that has a reader, or a link that leaves the corpus folder
     """
-    root, paths = _files(reference.path, corpus.source)
+    if reference.kind == "web":
+        path = downloaded(corpus.source, corpus.sha256)
+        root, paths = path.parent, [path]
+    else:
+        root, paths = _files(reference.path, corpus.source)
     for path in paths:
         name = path.relative_to(root).as_posix()
         if not is_archive(path):

@@ -348,7 +348,7 @@ def test_a_folder_without_text_is_refused(tmp_path: Path, make: Callable[[Path],
     assert f"{tmp_path.name}: expected " in fault(lambda: texts(tmp_path))
 
 
-@pytest.mark.parametrize("source", ["nowhere", "nowhere/*.txt", "https://example.org/a.txt"])
+@pytest.mark.parametrize("source", ["nowhere", "nowhere/*.txt", "http://example.org/a.txt"])
 def test_a_source_that_is_not_there_is_named(source: str) -> None:
     assert f"corpus {source}" in fault(lambda: texts(source))
 
