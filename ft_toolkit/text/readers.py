@@ -153,19 +153,20 @@ def _rst(text: str) -> str:
         "file_insertion_enabled": False,
         "raw_enabled": False,
         "_disable_config": True,  # docutils.conf of the working folder
-        "report_level": 5,  # a fault of the markup is no reason to refuse the text
-        "halt_level": 5,
+        "report_level": 1,  # otherwise a message is dropped with the text that it quotes
+        "halt_level": 5,  # a fault of the markup is no reason to refuse the text
         "warning_stream": False,
         "syntax_highlight": "none",
         "docinfo_xform": False,
         "line_length_limit": max(10_000, len(text)),
     }
     tree = publish_doctree(text, settings_overrides=settings)
-    dropped = (nodes.comment, nodes.system_message, nodes.substitution_definition, nodes.raw, nodes.pending)
-    for kind in dropped:
+    for message in list(tree.findall(nodes.system_message)):  # it quotes what it found no place for
+        quoted = [child for child in message.children if isinstance(child, nodes.literal_block)]
+        message.parent.replace(message, quoted)
+    for kind in (nodes.comment, nodes.substitution_definition, nodes.raw, nodes.pending):
         for node in list(tree.findall(kind)):
-            if node.parent is not None:
-                node.parent.remove(node)
+            node.parent.remove(node)
     return tree.astext()
 
 

@@ -41,6 +41,29 @@ def test_restructured_text_loses_its_markup(tmp_path: Path) -> None:
     )
 
 
+def test_restructured_text_with_faulty_or_foreign_markup_loses_no_text(tmp_path: Path) -> None:
+    source = (
+        "Title\n=====\n\nSalt *and oil.\n\nDeep\n~~~~\n\nWater.\n\nOther\n-----\n\nRice, :ref:`there`.\n\n"
+        ".. toctree::\n   :maxdepth: 2\n\n   flour\n\n.. note:: Eggs.\n\n|nothing| [1]_ `link`_\n"
+    )
+    text = text_of(tmp_path, "a.rst", source.encode())
+    for word in (
+        "Title",
+        "Salt",
+        "and oil",
+        "Deep",
+        "Water",
+        "Other",
+        "Rice",
+        "there",
+        "flour",
+        "Eggs",
+        "nothing",
+        "link",
+    ):
+        assert word in text
+
+
 def test_restructured_text_includes_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("a private key")
     source = f"Salt.\n\n.. include:: {tmp_path}/secret\n\n.. raw:: html\n   :file: {tmp_path}/secret\n"

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from documents import MADE, tar_of, zip_of, zst
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from ft_toolkit.errors import LINE_CHARACTERS, FtError
-from ft_toolkit.text.corpus import read_source
+from ft_toolkit.errors import LINE_CHARACTERS, FtError, Unreadable
+from ft_toolkit.recipe import read_recipe
+from ft_toolkit.sections import Corpus
+from ft_toolkit.text.corpus import read_corpus, read_source
 from ft_toolkit.text.packed import ALWAYS_UNPACKED_BYTES, UNPACKED_RATIO
 
 MOST_SECONDS, MOST_BYTES = 5, 2**30
@@ -187,3 +196,185 @@ def test_a_link_inside_the_folder_and_one_that_is_named_itself_are_followed(tmp_
     reading = read_source(str(tmp_path / "linked"))
     assert ([d.text for d in reading.documents], reading.copies) == (["Water."], 1)
     assert [d.text for d in read_source(str(tmp_path / "link.txt")).documents] == ["Salt."]
+
+
+# --- made files: each is read, or named on one line --------------------------------------------------
+
+WHOLE: dict[str, Callable[[], bytes]] = MADE | {
+    ".txt": lambda: "Salt. 감기 🙂\r\nOil.\r".encode(),
+    ".jsonl": lambda: b'{"text": "Salt."}\n{"text": "Oil.", "other": [1, {"a": null}]}\n',
+    ".csv": lambda: 'text,other\n"Salt,\n""oil"".",1\n감기,2\n'.encode(),
+    ".parquet": lambda: parquet_of(pyarrow.array(["Salt.", "감기", None])),
+    ".zip": lambda: zip_of({"a.txt": b"Salt.", "b/c.jsonl": b'{"text": "Oil."}'}),
+    ".tar": lambda: tar_of({"a.txt": b"Salt.", "b/c.html": b"<p>Oil."}),
+    ".tgz": lambda: gzip.compress(tar_of({"a.txt": b"Salt."})),
+    ".txt.gz": lambda: gzip.compress(b"Salt. " * 50),
+    ".txt.bz2": lambda: bz2.compress(b"Salt. " * 50),
+    ".txt.xz": lambda: lzma.compress(b"Salt. " * 50),
+    ".txt.zst": lambda: zst(b"Salt. " * 50),
+}
+PIECES = (
+    b"\0",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\xfe\xff\0\0",
+    b"\r\r\n\n\r",
+    b"\xed\xa0\x80",  # half a surrogate pair, as no UTF-8 may have it
+    b"\\ud800",
+    b"\xc0\xaf\xf8\x88",
+    b"\xe2\x80\xa8\xc2\x85\x0c\x1c",
+    b"[" * 5000,
+    b'{"text": ' * 3000,
+    b"\x1b]0;x\x07",
+    b'"' * 3,
+    b"<div>" * 3000,
+    b"<!ENTITY a 'b'>&a;&#0;&#xD800;",
+    b"a" * 100_000,
+    b"../../etc/passwd",
+    b"99999999999 0 obj << /Length 99999999 >> stream",
+)
+
+
+@st.composite
+def damaged_files(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A file's name and its bytes: random, or a whole document with pieces changed, cut or put in."""
+    ending = draw(st.sampled_from(sorted(WHOLE)))
+    data = bytearray(WHOLE_BYTES.setdefault(ending, WHOLE[ending]()))
+    if draw(st.integers(0, 9)) == 0:
+        data = bytearray(draw(st.binary(max_size=300)))
+    for _ in range(draw(st.integers(0, 4))):
+        place = draw(st.integers(0, max(0, len(data) - 1)))
+        match draw(st.integers(0, 4)):
+            case 0:
+                data[place:place] = draw(st.sampled_from(PIECES))
+            case 1:
+                del data[place:]
+            case 2:
+                del data[place : place + draw(st.integers(1, 40))]
+            case 3 if data:
+                data[place] ^= 1 << draw(st.integers(0, 7))
+            case _:
+                data[place : place + 20] = draw(st.binary(max_size=20))
+    return f"file{ending}", bytes(data)
+
+
+WHOLE_BYTES: dict[str, bytes] = {}
+KEYS = st.fixed_dictionaries(
+    {},
+    optional={
+        "text": st.sampled_from(["text", "other", "{text}!", "{text", "\0"]),
+        "documents": st.sampled_from([None, "file", "paragraph", "line", "row"]),
+        "encoding": st.sampled_from([None, "cp949", "utf-16", "cp1252", "utf-7"]),
+        "redact": st.booleans(),
+        "skip_unreadable": st.booleans(),
+    },
+)
+
+
+def is_read_or_named(file: tuple[str, bytes], keys: dict[str, Any]) -> None:
+    name, data = file
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / name).write_bytes(data)
+        (Path(folder) / "other.txt").write_text("Flour.")
+        try:
+            reading = read_corpus(Corpus(source=folder, **keys))
+        except FtError as error:
+            line = str(error)
+            assert "\n" not in line
+            assert len(line) <= LINE_CHARACTERS
+            assert not (keys.get("skip_unreadable") and isinstance(error, Unreadable))
+        else:
+            for document in reading.documents:
+                document.text.encode()  # no half of a surrogate pair
+                assert document.text.strip()
+                assert "\0" not in document.text
+                assert "\r" not in document.text
+    assert time.process_time() - started < MOST_SECONDS
+
+
+FEW = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+
+@FEW
+@given(damaged_files(), KEYS)
+def test_a_damaged_file_of_any_format_is_read_or_named(file: tuple[str, bytes], keys: dict[str, Any]) -> None:
+    is_read_or_named(file, keys)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@MANY
+@given(damaged_files(), KEYS)
+def test_five_thousand_damaged_files_are_read_or_named(file: tuple[str, bytes], keys: dict[str, Any]) -> None:
+    is_read_or_named(file, keys)
+
+
+@st.composite
+def broken_recipes(draw: st.DrawFn) -> bytes:
+    """A recipe's bytes: random, or a whole recipe with lines changed."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=300))
+    whole = b"base: starter/gpt2\ncorpus:\n  source: notes\n  split: {test: 0.2}\ntraining:\n  steps: 3\n"
+    lines = whole.splitlines()
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(lines) - 1))
+        key, colon, _ = lines[place].partition(b":")
+        value = draw(st.one_of(st.sampled_from(PIECES), st.sampled_from(VALUES), st.binary(max_size=20)))
+        lines[place] = draw(
+            st.sampled_from([key + colon + b" " + value, value, lines[place] * 2, b" " + lines[place]])
+        )
+    return b"\n".join(lines)
+
+
+VALUES = (
+    *(b"null", b"true", b"-1", b"1e999", b".nan", b"[]", b"{}", b"''", b"{a: b}", b"[[[[", b"*x", b"&x [*x]"),
+    *(b"!!python/name:os.system", b"!!binary eA==", b"9" * 5000, b"2024-01-01", b"0x10", b"yes"),
+    *(b"|\n  a\n b", b"? a", b"%YAML 9.9", b"<<: *x", b"- a", b"extends: ../.."),
+)
+
+
+def is_resolved_or_named(content: bytes) -> None:
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_bytes(content)
+        try:
+            read_recipe(path)
+        except FtError as error:
+            assert all(len(line) <= LINE_CHARACTERS for line in str(error).split("\n"))
+    assert time.process_time() - started < MOST_SECONDS
+
+
+@FEW
+@given(broken_recipes())
+def test_a_broken_recipe_is_resolved_or_named(content: bytes) -> None:
+    is_resolved_or_named(content)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@MANY
+@given(broken_recipes())
+def test_five_thousand_broken_recipes_are_resolved_or_named(content: bytes) -> None:
+    is_resolved_or_named(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "frame"),
+    [
+        ("a.txt", b"%s"),
+        ("a.jsonl", b'{"text": "%s"}'),
+        ("a.csv", b'text\n"%s"\n'),
+        ("a.html", b"<p>%s"),
+        ("a.md", b"%s"),
+    ],
+)
+def test_a_line_of_ten_megabytes_is_a_line_like_any_other(tmp_path: Path, name: str, frame: bytes) -> None:
+    line = b"Salt and oil, 12 of each. " * 400_000
+    (tmp_path / name).write_bytes(frame % line)
+    started = time.process_time()
+    (document,) = read_source(str(tmp_path)).documents
+    assert time.process_time() - started < MOST_SECONDS
+    assert document.text.strip() == line.decode().strip()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import lzma
 import os
 import tarfile
@@ -12,21 +11,12 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow
 import pytest
-from documents import MADE, zip_of
+from documents import MADE, tar_of, zip_of, zst
 
 from ft_toolkit.errors import FtError, Unreadable
 from ft_toolkit.sections import Corpus
 from ft_toolkit.text.corpus import read_corpus, read_source
-
-
-def zst(data: bytes) -> bytes:
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(data)
-    return bytes(sink.getvalue())
-
 
 COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -34,18 +24,6 @@ COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.compress,
     ".zst": zst,
 }
-
-
-def tar_of(files: dict[str, bytes | tarfile.TarInfo]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items():
-            info = data if isinstance(data, tarfile.TarInfo) else tarfile.TarInfo(name)
-            info.name = name
-            if isinstance(data, bytes):
-                info.size = len(data)
-            archive.addfile(info, io.BytesIO(data) if isinstance(data, bytes) else None)
-    return buffer.getvalue()
 
 
 def link(to: str) -> tarfile.TarInfo:
