@@ -162,7 +162,10 @@ def _tokens(base: str, tokenizer: PlainTokenizer, documents: Sequence[Document],
 
 
 def _rows(recipe: Recipe, tokenizer: PlainTokenizer, documents: Sequence[Document]) -> list[str]:
-    """The first rows of the training, token by token; those of a masked model with their first masks."""
+    """The first rows of the training before it shuffles them, token by token.
+
+    Those of a masked model have their first masks. Families that take no packed rows read a document a row.
+    """
     import numpy as np
 
     from ft_toolkit.text.blocks import Encoded, mask, pack

@@ -28,7 +28,7 @@ def lines(found: Look) -> list[str]:
     said += _repeated(found)
     said += _personal(found)
     if found.rows:
-        said.append("rows        the first that training reads, a | between tokens:")
+        said.append("rows        three that training reads, a | between tokens:")
         said += [f"  {_shown(row)}" for row in found.rows]
     return said
 

@@ -54,13 +54,16 @@ def _folder_name(value: str) -> str:
     return value
 
 
-def _codec(value: str | None) -> str | None:
-    """An encoding by its name in Python, so that euc-kr and EUC_KR are one."""
+def codec_name(value: str | None) -> str | None:
+    """An encoding by its name in Python, so that euc-kr and EUC_KR are one.
+
+    raises   ValueError for a name that Python does not have, or not for text
+    """
     if value is None:
         return None
     try:
         found = codecs.lookup(value)
-        "".encode(found.name)  # a codec from bytes to bytes, such as zip, is no encoding
+        "a".encode(found.name)  # a codec from bytes to bytes, such as zip, is no encoding
     except (LookupError, ValueError):
         raise ValueError("an encoding such as cp949, shift_jis or cp1252") from None
     return found.name
@@ -108,7 +111,7 @@ class Corpus(Section):
     sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="of the file at an https:// address, which needs it"
     )
-    encoding: Annotated[str | None, AfterValidator(_codec)] = Field(
+    encoding: Annotated[str | None, AfterValidator(codec_name)] = Field(
         None, description="of text files and tables, as in cp949; by default UTF-8, strictly"
     )
     redact: bool = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -200,6 +201,25 @@ def test_a_test_document_that_stands_in_training_text_is_judged_apart_from_the_c
     assert compare_from(run).as_dict() | {"verdict": comparison["verdict"]} == comparison
     assert recovered(run, Screen(quiet=True)).tainted_test == [seen]
     jsonschema.validate({"schema": 6, "comparisons": [compare_from(run).as_dict()]}, SCHEMA)
+def test_documents_of_many_formats_are_trained_on_and_personal_data_and_damaged_files_are_not(
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        for number, path in enumerate(sorted(small_corpus.iterdir())[:24]):
+            archive.writestr(f"{number}.html", f"<p>{path.read_text()}<p>Ask kim{number}@naver.com.")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.4 broken")
+    corpus = {"source": str(folder), "redact": True, "skip_unreadable": True}
+    recipe = tiny_recipe(corpus=corpus, training={"steps": 1})
+    run = finetune(recipe, tmp_path / "runs", Options(judge=False, gate=False), Screen(quiet=True))
+    rows = run.read_table("documents.parquet")
+    assert {row["id"] for row in rows} == {f"more.zip/{number}.html#0" for number in range(24)}
+    kept = [row["text"] for row in rows if row["text"]]
+    assert kept
+    assert all(text.endswith("\n\nAsk [E-MAIL].") for text in kept)
+    assert run.facts["documents"]["unreadable"] == 1
+    said = (run.folder / "run.log").read_text()
+    assert "personal data replaced: 24 × e-mail" in said
+    assert "broken.pdf: expected a PDF, found " in said
+    assert "1 unreadable left out" in said
 
 
 def test_a_corpus_that_is_too_small_is_refused_before_a_run_folder_exists(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from ft_toolkit.errors import Unreadable
+from ft_toolkit.sections import codec_name
 
 _SAMPLE_BYTES = 2**20
 _LEAST_SHARE = 0.2  # of the characters beyond ASCII that have to be among a language's most frequent ones
@@ -71,7 +72,7 @@ def decode(data: bytes, place: str, encoding: str | None = None) -> str:
     if encoding is not None:
         try:
             return data.decode(encoding).removeprefix("\ufeff")
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:  # idna and others do not say where
             raise _other_byte(place, encoding, data, error, "Check corpus.encoding.") from None
     try:
         return data.decode("utf-8-sig")
@@ -111,8 +112,8 @@ def declared(data: bytes) -> str | None:
         return None
     name = match[1].decode("ascii").lower()
     try:
-        return codecs.lookup(_SUPERSETS.get(name, name)).name
-    except LookupError:
+        return codec_name(_SUPERSETS.get(name, name))
+    except ValueError:
         return None
 
 
@@ -137,5 +138,6 @@ def _share(text: str, encoding: Encoding) -> float:
     return sum(counts[character] for character in encoding.frequent) / beyond
 
 
-def _other_byte(place: str, wanted: str, data: bytes, error: UnicodeDecodeError, fix: str) -> Unreadable:
-    return Unreadable(f"{place}, byte {error.start}", wanted, f"0x{data[error.start]:02x}", fix)
+def _other_byte(place: str, wanted: str, data: bytes, error: UnicodeError, fix: str) -> Unreadable:
+    start = error.start if isinstance(error, UnicodeDecodeError) else 0
+    return Unreadable(f"{place}, byte {start}", wanted, f"0x{data[start : start + 1].hex()}", fix)

@@ -75,13 +75,27 @@ def test_a_byte_that_the_asked_encoding_does_not_have_is_named(tmp_path: Path) -
         read_corpus(Corpus(source=str(tmp_path), encoding="cp949"))
 
 
+@pytest.mark.parametrize("codec", ["idna", "punycode", "utf-7", "unicode_escape", "utf-32"])
+def test_an_odd_encoding_names_the_file_too(tmp_path: Path, codec: str) -> None:
+    (tmp_path / "a.txt").write_bytes(b"xn--\xff\xfe..\\x")
+    with pytest.raises(FtError, match=r"a\.txt, byte \d+: expected "):
+        read_corpus(Corpus(source=str(tmp_path), encoding=codec))
+
+
+@pytest.mark.parametrize("charset", ["klingon", "zip", "hex", "undefined", "utf-8"])
+def test_a_page_that_names_no_encoding_of_text_is_named_itself(tmp_path: Path, charset: str) -> None:
+    (tmp_path / "a.html").write_bytes(f"<meta charset={charset}>".encode() + b"<p>\x81\xff\xfe\x8d")
+    with pytest.raises(Unreadable, match=r"a\.html, byte \d+: expected "):
+        read_source(str(tmp_path))
+
+
 def test_a_large_file_is_recognised_where_its_first_other_byte_is() -> None:
     data = b"plain words\n" * 200_000 + "감기에는 물을 많이 마신다\n".encode("cp949") * 50_000
     with pytest.raises(Unreadable, match="CP949"):
         decode(data, "a.txt")
 
 
-@pytest.mark.parametrize("name", ["klingon", "zip", "rot13", "idna\0"])
+@pytest.mark.parametrize("name", ["klingon", "zip", "rot13", "undefined", "idna\0"])
 def test_an_encoding_that_python_does_not_have_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="an encoding such as cp949"):
         Corpus(source="notes", encoding=name)
