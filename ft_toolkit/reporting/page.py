@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from ft_toolkit import __version__
 from ft_toolkit.judging.verdict import signed_percent
@@ -34,16 +33,10 @@ def page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "perplexity": perplexity}
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    script = environment.get_template("page.js").render()
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(
-        values,
-        chart=_CHART,
-        strip_width=STRIP_WIDTH,
-        version=__version__,
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # a file of this package
-        script=Markup(script),  # noqa: S704  # likewise
-        script_sha256=digest,
+        values, chart=_CHART, strip_width=STRIP_WIDTH, version=__version__, script_sha256=digest
     )
 
 
