@@ -7,9 +7,11 @@ content that is already there is not sent again.
 from __future__ import annotations
 
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha1, sha256
 from pathlib import Path
 from typing import TypeVar
@@ -43,6 +45,7 @@ from ft_toolkit.sharing.faults import REPEAT, in_plain_words, told_plainly
 
 SECONDS_OF_SILENCE = 60.0  # read timeout of one request; the client has none of its own
 LFS_BYTES = 2**20  # files that are read back by their bytes are read in pieces of this size
+_CONNECTING = threading.Lock()
 T = TypeVar("T")
 
 
@@ -112,6 +115,18 @@ def connect(silence_seconds: float = SECONDS_OF_SILENCE) -> HfApi:
     if get_token() is None:
         cure = "Run hf auth login, or set HF_TOKEN to a token that may write."
         raise FtError(constants.ENDPOINT, "a token", "none", cure)
+    with _CONNECTING:
+        _set_patience(silence_seconds)
+    return HfApi()
+
+
+@lru_cache(maxsize=1)
+def _set_patience(silence_seconds: float) -> None:
+    """The read timeout of the client that all threads share.
+
+    Not set again while it stays the same: setting a factory closes that client, in the middle of whatever
+    another thread is sending.
+    """
 
     def patient_client() -> httpx2.Client:
         client = default_client_factory()
@@ -119,7 +134,6 @@ def connect(silence_seconds: float = SECONDS_OF_SILENCE) -> HfApi:
         return client
 
     set_client_factory(patient_client)
-    return HfApi()
 
 
 def push_files(

@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +21,17 @@ from ft_toolkit.errors import LINE_CHARACTERS, FtError
 from ft_toolkit.progress import Screen
 from ft_toolkit.publish import push
 from ft_toolkit.run import Run
-from ft_toolkit.sharing.hub import Destination, Pushed, changes, connect, push_files, remote_files
+from ft_toolkit.sharing.hub import (
+    Destination,
+    Pushed,
+    changes,
+    connect,
+    push_files,
+    remote_files,
+    stated_licence,
+)
 from ft_toolkit.sharing.staging import ALLOWED
-from sharing.loopback import QUIET, plan_of, point_at
+from sharing.loopback import BASES, QUIET, plan_of, point_at
 
 KINDS = ("reset", "lost", "cut", "slow", "401", "403", "409", "412", "429", "500", "503")
 REQUESTS = {
@@ -210,6 +219,19 @@ def test_a_fault_is_one_clear_line_and_the_repeat_sends_only_what_is_missing(
     sent_again = {request for request in impatient.requests if request.startswith("PUT /lfs/")}
     assert sent_again.isdisjoint({f"PUT /lfs/{oid}" for oid in stored})
     assert shown(impatient, "me/x-lora") == contents(plan.files)
+
+
+def test_a_second_connection_leaves_the_request_of_another_thread_alone(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_server, "STALL_SECONDS", 0.3)
+    hub.faults = [Fault("slow", "info")]
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(stated_licence, BASES["gpt2"], "model")
+        while not hub.hits:  # the answer is half sent
+            time.sleep(0.01)
+        connect()
+        assert asked.result() == "mit"
 
 
 @pytest.mark.parametrize("request_kind", ["info", "preupload", "put", "commit", "file"])
