@@ -201,7 +201,12 @@ def test_a_test_document_that_stands_in_training_text_is_judged_apart_from_the_c
     assert compare_from(run).as_dict() | {"verdict": comparison["verdict"]} == comparison
     assert recovered(run, Screen(quiet=True)).tainted_test == [seen]
     jsonschema.validate({"schema": 6, "comparisons": [compare_from(run).as_dict()]}, SCHEMA)
+
+
 def test_documents_of_many_formats_are_trained_on_and_personal_data_and_damaged_files_are_not(
+    small_corpus: Path, tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "notes"
     folder.mkdir()
     with zipfile.ZipFile(folder / "more.zip", "w") as archive:
         for number, path in enumerate(sorted(small_corpus.iterdir())[:24]):
