@@ -162,8 +162,8 @@ def _told_where(folder: Path, kept: Sequence[object]) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
         word = "terminated" if isinstance(stop, Terminated) else "interrupted"
-        words = f"{word}: {len(kept)} trials are kept in {folder}, and one may be under way"
-        raise type(stop)(f"{words}; the same command goes on") from None
+        words = f"{word}; the same command goes on (trials kept in {folder}: {len(kept)})"
+        raise type(stop)(words) from None
 
 
 def _steps(tried: Sequence[Tried[Settings]], chosen: Tried[Settings], ground: Ground) -> int:
@@ -193,7 +193,8 @@ def _reasons(
             next(kept[n] for n, one in enumerate(tried) if one.steps == steps and one.settings == settings)
             for settings in (tried[0].settings, chosen.settings)
         )
-        yield f"After {steps} steps: {_change(theirs)}; the recipe's own settings {_change(ours)}."
+        these = "" if steps == chosen.steps else f", and these settings {_change(theirs)}"
+        yield f"After {steps} steps the recipe's own settings had {_change(ours)}{these}."
     if _is_short(tried, ground):
         yield (
             f"The time ended before a training of the recipe's {ground.measure.steps} steps: its rate "
@@ -276,9 +277,9 @@ def _write_recipe(to: Path, asked: Asked, tuned: Recipe, reasons: Sequence[str])
         name = parent.stem  # wherever ft_toolkit is installed
     own = read_recipe(asked.recipe).recipe.model_dump()
     values = {"extends": name} | _difference(own, tuned.model_dump() | {"name": own["name"]})
-    told = [f"{WRITTEN_BY}: {asked.command}", *reasons]
-    lines = [line for words in told for line in textwrap.wrap(" ".join(words.split()), 106)]
-    comment = "".join(f"{line if line.startswith('#') else f'# {line}'}\n" for line in lines)
+    told = [" ".join(words.split()) for words in (f"{WRITTEN_BY}: {asked.command}", *reasons)]
+    lines = [told[0], *(f"# {line}" for words in told[1:] for line in textwrap.wrap(words, 106))]
+    comment = "".join(f"{line}\n" for line in lines)
     with written_whole(to) as unfinished:
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         unfinished.write_text(comment + text, encoding="utf-8")
