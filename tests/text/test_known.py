@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +84,12 @@ def test_of_a_large_corpus_a_sample_of_runs_is_kept_that_estimates_the_share() -
     assert known_fraction(half, NONE, runs, most=2000) == pytest.approx(0.5, abs=0.08)
     assert known_fraction(SENTENCE, NONE, runs, most=2000) == 0  # too few of its runs are in the sample
     assert known.KEPT_RUNS * 8 <= 2**24  # 16 MB
+
+
+def test_a_near_duplicate_of_training_text_is_known() -> None:
+    bench = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "twins.py"))
+    planted, twins = bench["planted"](400, 200)
+    runs = word_runs(planted[:200])
+    near = [second for first, second in twins if bench["exact"](planted[first], planted[second]) >= 0.8]
+    assert len(near) > 100
+    assert min(known_fraction(planted[number].text, NONE, runs) for number in near) >= KNOWN_FRACTION
