@@ -85,6 +85,20 @@ MUTANTS = (
         ("tests/text/test_splitting.py",),
     ),
     Mutant(
+        "near-duplicates straddle parts",
+        "ft_toolkit/text/screening.py",
+        "united.merge(groups[first], groups[number])",
+        "united.merge(groups[first], groups[first])",
+        ("tests/text/test_splitting.py",),
+    ),
+    Mutant(
+        "tainted documents in the result",
+        "ft_toolkit/text/splitting.py",
+        "return [document for document in self.test if document.id not in self.tainted] or self.test",
+        "return self.test",
+        ("tests/text/test_overlap.py",),
+    ),
+    Mutant(
         "mean of means",
         "ft_toolkit/judging/statistics.py",
         "ratio = float(amounts.sum() / tokens.sum())",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ft_toolkit.artefacts import read_json
+from ft_toolkit.artefacts import read_json, value_sha256
 from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.run import Run, list_runs
 from ft_toolkit.sections import Recipe
@@ -172,6 +173,30 @@ def test_a_recipe_that_says_other_than_what_was_trained_is_refused(
     run.write("recipe.yaml", text.replace("rank: auto", "rank: 9"))
     with pytest.raises(FtError, match=r"recipe\.yaml: expected the corpus, adapter and training sections"):
         _ = Run(run.folder).recipe
+
+
+def test_a_run_from_before_near_duplicates_is_read_and_one_without_them_is_known(
+    tiny_recipe: TinyRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe()
+    run = Run.create(tmp_path, recipe)
+    older = recipe.model_dump(mode="json")
+    del (
+        older["corpus"]["near_duplicates"],
+        older["corpus"]["keep_duplicates"],
+        older["corpus"]["split"]["group"],
+    )
+    run.write("recipe.yaml", yaml.safe_dump(older))
+    corpus = {key: older["corpus"][key] for key in ("text", "documents", "split")}
+    decisive = {"adapter": older["adapter"], "training": older["training"], "corpus": corpus}
+    run.record(recipe_sha256=value_sha256(decisive))  # as it was hashed then
+    assert Run(run.folder).recipe == recipe
+    for key in ("near_duplicates: null", "keep_duplicates: true"):
+        changed = yaml.safe_dump(recipe.model_dump(mode="json"))
+        name = key.partition(":")[0]
+        run.write("recipe.yaml", re.sub(rf"{name}: \S+", key, changed))
+        with pytest.raises(FtError, match="expected the corpus, adapter and training sections"):
+            _ = Run(run.folder).recipe
 
 
 def test_runs_are_listed_by_name(tiny_recipe: TinyRecipe, tmp_path: Path) -> None:
