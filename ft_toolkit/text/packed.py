@@ -153,7 +153,7 @@ def _bytes(path: Path) -> bytes:
 def damaged(place: str, wanted: str, error: BaseException) -> Unreadable:
     """What a library says of a file that it cannot read, on one line."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return Unreadable(place, wanted, said.rstrip("."), "Check the file.")
+    return Unreadable(place, wanted, said.rstrip("."), "Check the file, or use --skip-unreadable.")
 
 
 @contextmanager

@@ -14,25 +14,19 @@ from ft_toolkit.text.packed import File, named
 EDGE_LINES = 2  # at the top and the bottom of a page, where headers, footers and page numbers are
 REPEATED_PAGES = 3  # that have the same line there
 SHORT_LINE = 0.75  # of the usual line's characters: a shorter one ends its paragraph
-_NUMBER = re.compile(r"\d+|\b[ivxlcdm]+\b", re.IGNORECASE)
+_NUMBER = re.compile(r"\d{1,9}|\b[ivxl]+\b")
+_ROMAN = {
+    f"{tens}{ones}": 10 * ten + one
+    for ten, tens in enumerate(("", "x", "xx", "xxx", "xl"))
+    for one, ones in enumerate(("", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix"))
+}  # of a preface
 _BULLET = re.compile(r"\s*(?:[•◦▪‣·*–—-]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s")
 _HYPHENATED = re.compile(r"(\w+)[-\u2010\u00ad]$")
 _FIRST_WORD = re.compile(r"\w+")
 _ENDS_SENTENCE = re.compile(r"[.!?:;…。！？]['\"”’)\]]*$")
-_NO_SPACES = re.compile(
-    r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]"
-)  # kana and Chinese characters
-_LIGATURES = str.maketrans(
-    {
-        "\ufb00": "ff",
-        "\ufb01": "fi",
-        "\ufb02": "fl",
-        "\ufb03": "ffi",
-        "\ufb04": "ffl",
-        "\ufb05": "st",
-        "\ufb06": "st",
-    }
-)
+# kana and Chinese characters
+_NO_SPACES = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
+_LIGATURES = {0xFB00 + n: text for n, text in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}
 
 
 def pdf_text(file: File, encoding: str | None = None) -> str:
@@ -57,8 +51,9 @@ def pdf_text(file: File, encoding: str | None = None) -> str:
 def running_text(pages: Sequence[str]) -> str:
     """Pages of lines as paragraphs with a blank line between them.
 
-    A line at a page's edge goes if three pages have it, numbers apart (every page of a shorter file). A word
-    cut at a line's end is put together, unless the file writes it with its hyphen elsewhere.
+    A line at a page's edge goes if three pages have it, apart from a number that counts the pages (every page
+    of a shorter file). A word cut at a line's end is put together, unless the file writes it with its hyphen
+    elsewhere.
     """
     lines = [[line.rstrip() for line in page.translate(_LIGATURES).split("\n")] for page in pages]
     kept = _without_edges(lines)
@@ -71,34 +66,46 @@ def running_text(pages: Sequence[str]) -> str:
 
 def _without_edges(pages: Sequence[list[str]]) -> list[list[str]]:
     pages = [_trimmed(page) for page in pages]
-    pages_with: Counter[str] = Counter()
-    for page in pages:
-        edges = [*page[:EDGE_LINES], *page[-EDGE_LINES:]]
-        pages_with.update({_shape(line) for line in edges})
+    pages_with: Counter[tuple[str, int]] = Counter()
+    for number, page in enumerate(pages, start=1):
+        edges = (*page[:EDGE_LINES], *page[-EDGE_LINES:])
+        pages_with.update({key for line in edges for key in _keys(line, number)})
     filled = sum(bool(page) for page in pages)
     least = min(REPEATED_PAGES, max(2, filled))
-    repeated = {shape for shape, count in pages_with.items() if count >= least and shape}
+    repeated = {key for key, count in pages_with.items() if count >= least}
+    if filled == len(pages) == pages_with["#", 0]:  # also of a single page
+        repeated.add(("#", 0))
     found = []
-    for page in pages:
+    for number, page in enumerate(pages, start=1):
         for _ in range(EDGE_LINES):
             page = _trimmed(page)
-            if page and _shape(page[0]) in repeated:
+            if page and repeated.intersection(_keys(page[0], number)):
                 page = page[1:]
-            if page and _shape(page[-1]) in repeated:
+            if page and repeated.intersection(_keys(page[-1], number)):
                 page = page[:-1]
         found.append(_trimmed(page))
     return found
+
+
+def _keys(line: str, page: int) -> Iterator[tuple[str, int]]:
+    """What a line at a page's edge can have in common with those of other pages.
+
+    Its words; and, where it has numbers, its words with how far each is from the page's: `Page 3 of 10`
+    counts the pages, `Chapter 3` hardly ever does.
+    """
+    line = " ".join(line.casefold().split())
+    yield line, 0
+    shape = _NUMBER.sub("#", line)
+    for number in _NUMBER.findall(line):
+        value = int(number) if number.isdecimal() else _ROMAN.get(number)
+        if value is not None:
+            yield shape, value - page
 
 
 def _trimmed(page: list[str]) -> list[str]:
     """Without blank lines at its ends."""
     filled = [number for number, line in enumerate(page) if line.strip()]
     return page[filled[0] : filled[-1] + 1] if filled else []
-
-
-def _shape(line: str) -> str:
-    """A line without its numbers: `Page 3 of 10` and `Page 4 of 10` are one."""
-    return _NUMBER.sub("#", " ".join(line.casefold().split()))
 
 
 def _paragraphs(pages: Iterable[list[str]], short: float, words: Counter[str], text: str) -> Iterator[str]:

@@ -199,9 +199,28 @@ def test_lines_of_chinese_and_japanese_join_without_a_space() -> None:
     )
 
 
+def test_numbers_that_count_the_pages_go_and_those_of_chapters_stay() -> None:
+    bodies = ["Salt is dry.", "Oil is wet.", "Rice is white.", "Flour is fine.", "Tea is hot."]
+    pages = [
+        f"{body}\n{numeral}" for body, numeral in zip(bodies, ("iii", "iv", "v", "vi", "vii"), strict=True)
+    ]
+    assert running_text(pages).split("\n\n") == bodies
+    pages = [f"Chapter {n // 2}\n{body}\np. {n + 7}/12" for n, body in enumerate(bodies)]
+    text = running_text(pages)
+    assert [f"Chapter {n // 2}" in text for n in range(5)] == [True] * 5
+    assert "/12" not in text
+
+
 def test_a_line_that_two_of_many_pages_share_stays() -> None:
     pages = [f"Salt.\nText {word}." if n < 2 else f"Text {word}." for n, word in enumerate("abcdef")]
     assert running_text(pages).count("Salt.") == 2
+
+
+@pytest.mark.parametrize(
+    ("page", "text"), [("Salt.\n1", "Salt."), ("1\nSalt.", "Salt."), ("Salt.\n2", "Salt. 2")]
+)
+def test_the_number_of_a_single_page_goes_and_another_number_stays(page: str, text: str) -> None:
+    assert " ".join(running_text([page]).split()) == text
 
 
 def test_a_scanned_pdf_is_named_and_not_read_as_empty(tmp_path: Path) -> None:
