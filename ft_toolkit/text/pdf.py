@@ -23,6 +23,7 @@ _ROMAN = {
 _BULLET = re.compile(r"\s*(?:[•◦▪‣·*–—-]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s")
 _HYPHENATED = re.compile(r"(\w+)[-\u2010\u00ad]$")
 _FIRST_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"\w+(?:-\w+)?")
 _ENDS_SENTENCE = re.compile(r"[.!?:;…。！？]['\"”’)\]]*$")
 # kana and Chinese characters
 _NO_SPACES = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
@@ -58,10 +59,10 @@ def running_text(pages: Sequence[str]) -> str:
     lines = [[line.rstrip() for line in page.translate(_LIGATURES).split("\n")] for page in pages]
     kept = _without_edges(lines)
     text = "\n".join(line for page in kept for line in page)
-    words = Counter(_FIRST_WORD.findall(text.casefold()))
+    words = frozenset(_WORD.findall(text.casefold()))
     lengths = sorted(len(line) for page in kept for line in page if line.strip())
     usual = lengths[int(0.8 * (len(lengths) - 1))] if lengths else 0
-    return "\n\n".join(_paragraphs(kept, SHORT_LINE * usual, words, text.casefold()))
+    return "\n\n".join(_paragraphs(kept, SHORT_LINE * usual, words))
 
 
 def _without_edges(pages: Sequence[list[str]]) -> list[list[str]]:
@@ -108,32 +109,40 @@ def _trimmed(page: list[str]) -> list[str]:
     return page[filled[0] : filled[-1] + 1] if filled else []
 
 
-def _paragraphs(pages: Iterable[list[str]], short: float, words: Counter[str], text: str) -> Iterator[str]:
-    so_far, ends = "", False
+def _paragraphs(pages: Iterable[list[str]], short: float, words: frozenset[str]) -> Iterator[str]:
+    so_far: list[str] = []  # lines, each with the space that it may need before it
+    ends = False
     for page in pages:
         for place, line in enumerate(page):
             if not line.strip():
                 ends = ends or place > 0
                 continue
             if so_far and (ends or _BULLET.match(line)):
-                yield so_far
-                so_far = ""
-            so_far = _joined(so_far, line.strip(), words, text)
+                yield "".join(so_far)
+                so_far = []
+            _append(so_far, line.strip(), words)
             ends = len(line) < short and not _HYPHENATED.search(line)
         # a paragraph goes on over the page, unless its last line was short or ended a sentence
-        ends = ends or bool(_ENDS_SENTENCE.search(so_far))
+        ends = ends or bool(so_far and _ENDS_SENTENCE.search(so_far[-1]))
     if so_far:
-        yield so_far
+        yield "".join(so_far)
 
 
-def _joined(so_far: str, line: str, words: Counter[str], text: str) -> str:
-    cut = _HYPHENATED.search(so_far)
+def _append(so_far: list[str], line: str, words: frozenset[str]) -> None:
+    """Add a line to a paragraph; a hyphen at the end of the line before may go."""
+    if not so_far:
+        so_far.append(line)
+        return
+    cut = _HYPHENATED.search(so_far[-1])
     head = _FIRST_WORD.match(line)
     if cut and head and line[0].islower():
         whole = f"{cut[1]}{head[0]}".casefold()
-        with_hyphen = f"{cut[1]}-{head[0]}".casefold()
-        keeps = not so_far.endswith("\u00ad") and whole not in words and with_hyphen in text
-        return (so_far if keeps else so_far[:-1]) + line
-    if not so_far or (_NO_SPACES.match(so_far[-1]) and _NO_SPACES.match(line[0])):
-        return so_far + line
-    return f"{so_far} {line}"
+        is_compound = whole not in words and f"{cut[1]}-{head[0]}".casefold() in words
+        keeps = is_compound and not so_far[-1].endswith("\u00ad")
+        if not keeps:
+            so_far[-1] = so_far[-1][:-1]
+        so_far.append(line)
+    elif _NO_SPACES.match(so_far[-1][-1]) and _NO_SPACES.match(line[0]):
+        so_far.append(line)
+    else:
+        so_far.append(f" {line}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,14 @@ def test_hyphens_at_the_ends_of_lines_close_and_those_of_compounds_stay() -> Non
         "The well-known acetaminophen lowers fever as is well-known after longterm use acetaminophen and "
         "fine."
     )
+
+
+@pytest.mark.timeout(30)
+def test_a_pdf_of_forty_thousand_lines_takes_seconds() -> None:
+    started = time.process_time()
+    text = running_text(["\n".join(["a line of text that ends with no-"] * 40)] * 1000)
+    assert len(text) > 1_000_000
+    assert time.process_time() - started < 5
 
 
 def test_short_lines_end_paragraphs_and_bullets_begin_them() -> None:
