@@ -16,8 +16,9 @@ from ft_toolkit.errors import FtError, one_line_errors
 if TYPE_CHECKING:
     from ft_toolkit.models.plain_tokenizer import PlainTokenizer
     from ft_toolkit.sections import Recipe
-    from ft_toolkit.text.corpus import Document, Reading
+    from ft_toolkit.text.corpus import Document
     from ft_toolkit.text.look import Look, Tokens
+    from ft_toolkit.text.screening import Screened
     from ft_toolkit.text.splitting import Parts
 
 SCHEMA = 1
@@ -72,10 +73,12 @@ def look(recipe: Recipe) -> Look:
     """
     from ft_toolkit.text import look as counting
     from ft_toolkit.text.corpus import read_corpus
+    from ft_toolkit.text.screening import screen
 
     reading = read_corpus(recipe.corpus)
     documents = reading.documents
-    parts, fault = _parts(recipe, reading)
+    screened = screen(documents, recipe.corpus.near_duplicates, keep=recipe.corpus.keep_duplicates)
+    parts, fault = _parts(recipe, screened, reading.copies)
     texts = counting.sample_texts(documents)
     share, repeated = counting.repeated_sentences(documents)
     tokenizer, no_tokenizer = _tokenizer(recipe)
@@ -90,6 +93,7 @@ def look(recipe: Recipe) -> Look:
         parts_fault=fault,
         empty=list(reading.empty),
         copied=list(reading.copied),
+        near=counting.near_pairs(screened),
         unreadable=list(reading.unreadable),
         not_nfc_documents=reading.not_nfc_documents,
         longest_line=max((max(map(len, d.text.split("\n"))), d.id) for d in documents),
@@ -105,11 +109,11 @@ def look(recipe: Recipe) -> Look:
     )
 
 
-def _parts(recipe: Recipe, reading: Reading) -> tuple[Parts | None, str | None]:
-    from ft_toolkit.text.splitting import split
+def _parts(recipe: Recipe, screened: Screened, copies: int) -> tuple[Parts | None, str | None]:
+    from ft_toolkit.text.splitting import parted
 
     try:
-        return split(reading.documents, recipe.corpus.split, reading.copies), None
+        return parted(screened, recipe.corpus, copies), None
     except FtError as error:
         return None, str(error)
 

@@ -40,7 +40,11 @@ def _left_out(found: Look) -> list[str]:
     if found.copied:
         said.append(f"copies      {len(found.copied):,} documents, left out:")
         said += [f"  {copy} is a copy of {kept}" for copy, kept in found.copied[:3]]
-    # near-duplicates are shown here, once text/screening.py finds them
+    if found.near:
+        said.append(
+            f"near        {len(found.near):,} near-duplicates share a part with the first, and count once:"
+        )
+        said += [f"  {other} is nearly {first}" for other, first in found.near[:3]]
     if found.unreadable:
         said.append(f"unreadable  {len(found.unreadable):,} files, left out:")
         said += [f"  {line}" for line in found.unreadable]

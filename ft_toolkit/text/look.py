@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.personal import find, redact
+from ft_toolkit.text.screening import Screened
 from ft_toolkit.text.splitting import sample
 
 SAMPLE_BYTES = 2**19  # tokenising 10 MB takes longer than anybody wants to look
@@ -101,6 +102,7 @@ class Look:
     parts_fault: str | None  # why there are none
     empty: list[str]  # ids
     copied: list[tuple[str, str]]  # id of a copy, id of the document that is kept
+    near: list[tuple[str, str]]  # id of a near-duplicate, id of the document that it is second to
     unreadable: list[str]
     not_nfc_documents: int
     longest_line: tuple[int, str]  # characters, id of its document
@@ -159,6 +161,15 @@ def repeated_sentences(documents: Iterable[Document]) -> tuple[float, list[Repea
     found.sort(key=lambda each: (-each[0], each[1]))
     taken = sum(size for size, _, _ in found)
     return taken / max(1, characters), [Repeated(redact(s)[0], n) for _, s, n in found]
+
+
+def near_pairs(screened: Screened) -> list[tuple[str, str]]:
+    """(near-duplicate, the document that it is second to) by their ids."""
+    first: dict[str, str] = {}
+    for document in screened.documents:
+        if document.id not in screened.second:
+            first.setdefault(document.group, document.id)
+    return [(d.id, first.get(d.group, "")) for d in screened.documents if d.id in screened.second]
 
 
 def personal_data(documents: Iterable[Document]) -> dict[str, Personal]:

@@ -12,7 +12,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.run import Row
 from ft_toolkit.sections import Corpus, Split
 from ft_toolkit.text.corpus import Document, Reading, read_corpus
-from ft_toolkit.text.screening import screen
+from ft_toolkit.text.screening import Screened, screen
 
 Part = Literal["train", "validation", "test"]
 # Fewest independent documents of each part. A test part under 8 has no interval (statistics.py); in a
@@ -58,7 +58,16 @@ def read_parts(corpus: Corpus) -> tuple[Reading, Parts]:
     """
     reading = read_corpus(corpus)
     screened = screen(reading.documents, corpus.near_duplicates, keep=corpus.keep_duplicates)
-    parts = split(screened.documents, corpus.split, reading.copies)
+    return reading, parted(screened, corpus, reading.copies)
+
+
+def parted(screened: Screened, corpus: Corpus, copies: int) -> Parts:
+    """Split what was screened; of near-duplicates training gets the first.
+
+    copies   how many documents were left out as copies, for the message
+    raises   FtError when there are too few groups for all three parts
+    """
+    parts = split(screened.documents, corpus.split, copies)
     train = parts.train
     if not corpus.keep_duplicates:
         train = [document for document in train if document.id not in screened.second]
@@ -67,7 +76,7 @@ def read_parts(corpus: Corpus) -> tuple[Reading, Parts]:
         for held in (parts.validation, parts.test)
     )
     left_out = screened.left_out + len(parts.train) - len(train)
-    return reading, Parts(train, validation, test, left_out)
+    return Parts(train, validation, test, left_out)
 
 
 def split(documents: Sequence[Document], plan: Split, copies: int = 0) -> Parts:
