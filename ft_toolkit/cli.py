@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft_toolkit import __version__, audit, compare, corpus_look, ladder, report, tune
+from ft_toolkit import __version__, audit, compare, corpus_look, ladder, report, tryout, tune
 from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
 from ft_toolkit.runtime import prepare_process, termination_as_exception
 
@@ -30,6 +30,10 @@ app.command("ladder")(ladder.main)
 app.command("corpus")(corpus_look.main)
 app.command("report", epilog="ft report runs/quickstart    ft report runs/quickstart --out page.html")(
     report.main
+)
+
+app.command("try", epilog='ft try runs/quickstart "Peel the garlic and"    ft try runs/quickstart')(
+    tryout.main
 )
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="training.epochs=5")]

@@ -45,6 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "audit",
         "measuring",
         "report",
+        "tryout",
         "doctor",
         "publish",
         "merge",

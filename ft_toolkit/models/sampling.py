@@ -47,6 +47,40 @@ def sample_ids(model: LanguageModel, count: int, tokens: int, seed: int) -> list
     return found
 
 
+def continued_ids(model: LanguageModel, prompt: Ids, tokens: int, seed: int, temperature: float = 1.0) -> Ids:
+    """What the model writes behind a prompt, drawn token by token.
+
+    prompt        (n,) ids, at least one; of a long one the last that leave room for `tokens`
+    temperature   the logits are divided by it; 0 takes the likeliest token each time
+    returns       (m,), 1 ≤ m ≤ tokens; the end token, where the model ends the text, is the last
+
+    raises   FtError as sample_ids does; NumbersGoneWrong for predictions that are not numbers
+    """
+    if model.family.objective != "causal":
+        raise FtError(model.name, "a causal model to draw text from", "a masked one", "Choose another base.")
+    if not 1 <= tokens < model.positions:
+        raise FtError(model.name, f"1 to {model.positions - 1} tokens", tokens, "Draw fewer tokens.")
+    if not 0 <= temperature <= 100:  # NaN is not either
+        raise FtError("temperature", "a number from 0 to 100", temperature, "1 draws as the model predicts.")
+    begin = [] if model.special.begin is None else [model.special.begin]
+    room = model.positions - tokens - len(begin)
+    start = np.concatenate([np.array(begin, dtype=np.int32), prompt[len(prompt) - min(len(prompt), room) :]])
+    found: list[int] = []
+    with torch.inference_mode():
+        predict = _Predictions(model, start[None])
+        for number in np.random.default_rng(seed).random((tokens, 1)):
+            logits = predict.next()
+            if temperature == 0:
+                chosen = logits.argmax(-1).cpu().numpy()
+            else:
+                chosen = draw(logits / temperature, number, model.name)
+            found.append(int(chosen[0]))
+            if found[-1] == model.special.end:
+                break
+            predict.append(chosen.astype(np.int32))
+    return np.array(found, dtype=np.int32)
+
+
 def _drawn(model: LanguageModel, uniforms: NDArray[np.float64]) -> Iterator[Ids]:
     """A sample for each row of `uniforms` (B, T): its numbers decide its tokens."""
     count, tokens = uniforms.shape

@@ -21,7 +21,7 @@ MARKED = 0.1  # the share of the shown tokens that counts as most gained, and as
 SHADES = (math.log(1.25), math.log(2), math.log(4), math.log(16))
 RARE_BITS, RARE_WORDS = COUNT_BITS[1], f"{COUNT_NAMES[0]} or {COUNT_NAMES[1]}"
 # control characters have pictures of their own; a terminal's or a page's commands become letters
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ def _passage(document: DocumentScores, vocabulary: Vocabulary, text: str, name: 
     if base.train_count_bits is not None:
         rare = base.train_count_bits < RARE_BITS
     count = min(len(spans), PASSAGE_TOKENS)
-    pieces = _pieces(text, spans[:count], base.nats, tuned.nats, rare)
+    pieces = pieces_of(text, spans[:count], base.nats, tuned.nats, rare)
     before, after = (side.nats_per_token for side in document.totals())
     return Passage(name, before, after, count, len(spans), pieces)
 
 
-def _pieces(
+def pieces_of(
     text: str,
     spans: list[tuple[int, int]],
     base: NDArray[np.float64],
@@ -132,8 +132,8 @@ def _pieces(
             continue
         start = max(start, end) if stop > start else end  # a token of blanks alone may have no span
         if start > end:
-            pieces.append(Piece(text[end:start].translate(_PICTURES)))
-        written = text[start:stop].translate(_PICTURES)
+            pieces.append(Piece(text[end:start].translate(PICTURES)))
+        written = text[start:stop].translate(PICTURES)
         shown = written.lstrip(" ") or written
         pieces.append(replace(own, text=shown, blank=written[: len(written) - len(shown)]))
         end = max(end, stop)

@@ -14,7 +14,7 @@ from ft_toolkit.errors import FtError, NumbersGoneWrong
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.language_model import LanguageModel
-from ft_toolkit.models.sampling import sample_ids
+from ft_toolkit.models.sampling import continued_ids, sample_ids
 
 CAUSAL = [family.model_type for family in FAMILIES.values() if family.objective == "causal"]
 
@@ -121,3 +121,23 @@ def test_predictions_that_are_no_numbers_are_told(checkpoints: dict[str, Path]) 
     base.model.get_submodule("lm_head").weight.data[7] = float("nan")  # type: ignore[union-attr,index]
     with pytest.raises(NumbersGoneWrong, match="expected finite predictions"):
         sample_ids(base, 2, 4, seed=0)
+
+
+def test_a_continuation_at_temperature_zero_takes_the_likeliest_token_each_time(base: LanguageModel) -> None:
+    prompt = np.array([5, 6, 7], dtype=np.int32)
+    found = continued_ids(base, prompt, 8, seed=0, temperature=0)
+    assert base.special.begin is not None
+    stream = [base.special.begin, *prompt.tolist()]
+    for token in found.tolist():
+        assert token == int(next_shares(base, stream).argmax())
+        stream.append(token)
+
+
+def test_a_continuation_is_drawn_by_its_seed_and_keeps_the_end_of_a_long_prompt(base: LanguageModel) -> None:
+    prompt = np.arange(3 * POSITIONS, dtype=np.int32) % 50 + 5
+    same, again, other = (continued_ids(base, prompt, 6, seed) for seed in (1, 1, 2))
+    assert np.array_equal(same, again) and not np.array_equal(same, other)
+    assert np.array_equal(same, continued_ids(base, prompt[-(POSITIONS - 7) :], 6, 1))
+    for tokens, temperature in ((0, 1.0), (POSITIONS, 1.0), (5, -1.0), (5, float("nan"))):
+        with pytest.raises(FtError):
+            continued_ids(base, prompt, tokens, 0, temperature)
