@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft_toolkit import __version__, audit, compare, corpus_look, ladder, report, tryout, tune
+from ft_toolkit import __version__, audit, compare, corpus_look, ladder, listing, report, tryout, tune
 from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
 from ft_toolkit.runtime import prepare_process, termination_as_exception
 
 if TYPE_CHECKING:  # pydantic comes with it; --help must not wait
-    from ft_toolkit.run import Run
+    pass
 
 app = typer.Typer(
     help="Fine-tune small GPT-2 and BERT checkpoints with LoRA, and measure honestly whether it helped.",
@@ -29,6 +28,8 @@ app.command("tune")(tune.main)
 app.command("ladder")(ladder.main)
 app.command("corpus")(corpus_look.main)
 app.command("report", epilog="ft report runs/quickstart    ft report runs/quickstart --out page.html")(
+app.command("runs", epilog="ft runs    ft runs --runs elsewhere --json")(listing.main)
+app.command("report", epilog="ft report runs/quickstart    ft report runs/a runs/b --out index.html")(
     report.main
 )
 

@@ -1,4 +1,4 @@
-"""Make a run's report again, from its files alone: ft report."""
+"""Make a run's report again, or one page about several, from their files alone: ft report."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from ft_toolkit.errors import FtError, one_line_errors
 
 @one_line_errors()
 def main(
-    runs: Annotated[list[Path], typer.Argument(help="A run, such as runs/quickstart.")],
+    runs: Annotated[list[Path], typer.Argument(help="A run, such as runs/quickstart; or several.")],
     out: Annotated[
-        Path | None, typer.Option(help="The page's file; by default report.html in the run's folder.")
+        Path | None, typer.Option(help="The page's file; by default a run's own report.html.")
     ] = None,
 ) -> None:
-    """Write a run's report.html from its files; needs no model."""
+    """Write a run's report.html from its files, or one page about several runs; needs no model."""
+    from ft_toolkit.reporting.overview import write_overview
     from ft_toolkit.reporting.report import write_report
     from ft_toolkit.run import Run
 
-    if len(runs) > 1:
-        raise FtError("ft report", "one run", f"{len(runs)} runs", "Name one.")
+    if len(runs) > 1 and out is None:
+        raise FtError("ft report", "--out FILE for several runs", "none", "Say --out index.html.")
     if out is not None and out.is_dir():
         raise FtError(f"--out {out}", "a file, such as report.html", "a folder", f"Use {out}/report.html.")
-    print(write_report(Run.open(runs[0]), out))
+    opened = [Run.open(run) for run in runs]
+    if len(opened) > 1 and out is not None:
+        print(write_overview(opened, out))
+    else:
+        print(write_report(opened[0], out))

@@ -112,7 +112,28 @@ def test_runs_lists_each_run_with_its_verdict_or_how_far_it_came(
         f"{tmp_path}/judged  judged: 5 % lower",
         f"{tmp_path}/trained  trained, not judged: ft compare finishes it",
         f"{tmp_path}/tried  trained, not judged (validation 5.0000 → 4.2500 nats): ft compare finishes it",
+    change = {"nats_per_token": -0.1, "low": -0.2, "high": -0.05}
+    comparison = {
+        "verdict": {"headline": "judged: 10 % lower"},
+        "protocol": {"metric": "perplexity"},
+        "corpora": [{"kind": "held-out", "difference": change}],
+    }
+    Run(tmp_path / "judged").write_json("comparison.json", comparison)
+    day = Run(tmp_path / "judged").facts["started_at"][:10]
+    heads, *lines = ft("runs", "--runs", str(tmp_path)).stdout.splitlines()
+    assert re.split(" {2,}", heads) == [
+        *("run", "begun", "base", "method", "documents", "change (95 % CI)", "state"),
     ]
+    known = [day, "tiny-gpt2", "lora", "–"]
+    assert [re.split(" {2,}", line) for line in lines] == [
+        [f"{tmp_path}/begun", *known, "–", "unfinished"],
+        [f"{tmp_path}/judged", *known, "−9.5 % (−18.1 … −4.9)", "judged"],
+        [f"{tmp_path}/trained", *known, "–", "trained, not judged: ft compare finishes it"],
+    ]
+    found = json.loads(ft("runs", "--runs", str(tmp_path), "--json").stdout)
+    assert found["schema"] == 1 and [each["state"] for each in found["runs"]][:2] == ["unfinished", "judged"]
+    assert found["runs"][1]["headline"] == "judged: 10 % lower"
+    assert found["runs"][1]["percent"] == pytest.approx(-9.516, abs=1e-3)
 
 
 def test_doctor_tells_what_there_is_and_never_the_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "audit",
         "measuring",
         "report",
+        "listing",
         "tryout",
         "doctor",
         "publish",

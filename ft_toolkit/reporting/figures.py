@@ -39,7 +39,10 @@ class Axis:
         step = _round_step((self.high - self.low) / 5)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         decimals = max(0, -math.floor(math.log10(step)))
-        return [Tick(self.at(n * step), f"{n * step:,.{decimals}f}") for n in range(first, last + 1)]
+        return [
+            Tick(self.at(n * step), f"{n * step:,.{decimals}f}".replace("-", "−"))
+            for n in range(first, last + 1)
+        ]
 
     def perplexity_ticks(self) -> list[Tick]:
         """Of an axis in nats a token: round perplexities; equal steps of nats are equal ratios."""
@@ -71,6 +74,25 @@ class Curve:
     y_ticks: list[Tick]
     mean_of: int  # steps in a point of the training loss
     words: str  # the same for those who do not see it
+
+
+@dataclass(frozen=True)
+class Line:
+    """One of several lines."""
+
+    number: int  # by which it is drawn apart from the others
+    name: str
+    points: str
+    ends_at: str
+
+
+@dataclass(frozen=True)
+class Overlaid:
+    """The validation losses of several trainings."""
+
+    lines: list[Line]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
 
 
 @dataclass(frozen=True)
@@ -137,6 +159,37 @@ def learning_curve(metrics: Sequence[dict[str, Any]], base_nats: float, best_ste
         mean_of,
         words,
     )
+
+
+def overlaid(runs: Sequence[tuple[str, Sequence[dict[str, Any]], float]]) -> Overlaid | None:
+    """Validation losses of several trainings, each less that of its own base; None where there are none.
+
+    runs   name, lines of metrics.jsonl, and validation NLL a token before the first step
+    """
+    found = {}
+    for number, (name, metrics, base_nats) in enumerate(runs):
+        checks = [
+            (line["step"], line["validation_nats"] - base_nats)
+            for line in metrics
+            if _is_finite(line.get("validation_nats"))
+        ]
+        if checks:
+            found[number, name] = [(0, 0.0), *checks]
+    if not found:
+        return None
+    every = [point for points in found.values() for point in points]
+    x = Axis(0, max(step for step, _ in every), LEFT, RIGHT)
+    y = padded([nats for _, nats in every], BOTTOM, TOP)
+    lines = [
+        Line(
+            number,
+            name,
+            _points((x.at(a), y.at(b)) for a, b in points),
+            f"{points[-1][1]:+.2f}".replace("-", "−"),
+        )
+        for (number, name), points in found.items()
+    ]
+    return Overlaid(lines, x.ticks(), y.ticks())
 
 
 def dot_plot(nats: Sequence[tuple[float, float, str]], documents: int) -> Dots | None:

@@ -20,7 +20,7 @@ from ft_toolkit.judging.verbatim import verbatim
 from ft_toolkit.judging.verdict import gap_line, judge, kl_words
 from ft_toolkit.judging.vocabulary import read_vocabulary
 from ft_toolkit.reporting import tables
-from ft_toolkit.reporting.figures import Curve, dot_plot, evenly, learning_curve
+from ft_toolkit.reporting.figures import dot_plot, evenly, learning_curve
 from ft_toolkit.reporting.page import language, page
 from ft_toolkit.reporting.passages import PASSAGE_TOKENS, RARE_WORDS, token_map
 from ft_toolkit.run import Run
@@ -50,7 +50,8 @@ def report(run: Run) -> str:
     values |= {"language": language(run.recipe.corpus.language), "trained": run.facts.get("training")}
     values |= {"corpus_facts": tables.corpus_facts(run), "cost_facts": tables.cost_facts(run)}
     values |= {"making_facts": tables.making_facts(run), "curve": None, "judged": None, "scored": None}
-    values["curve"] = curve_of(run)
+    if values["trained"]:
+        values["curve"] = learning_curve(*metrics_of(run), values["trained"]["best_step"])
     if (run.folder / "comparison.json").is_file():
         comparison = Comparison.from_dict(run.comparison)
         values["judged"] = _judged(comparison, run.folder.name)
@@ -59,19 +60,21 @@ def report(run: Run) -> str:
     return page("report.html", **values)
 
 
-def curve_of(run: Run) -> Curve | None:
-    """The learning curve; None where nothing was trained.
+def metrics_of(run: Run) -> tuple[list[dict[str, Any]], float]:
+    """(lines of metrics.jsonl, validation NLL a token before the first step); no lines without a training.
 
     raises   FtError for a damaged metrics.jsonl
     """
     path, trained = run.folder / "metrics.jsonl", run.facts.get("training")
     if not trained or not path.is_file():
-        return None
+        return [], 0.0
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return learning_curve(lines, trained["base_validation_nats"], trained["best_step"])
-    except (ValueError, TypeError, KeyError) as error:
+        if not all(isinstance(line, dict) and "step" in line for line in lines):
+            raise ValueError("a line without its step")
+    except ValueError as error:
         raise FtError(path, "a JSON object a line", reason_of(error), RESTORE) from None
+    return lines, trained["base_validation_nats"]
 
 
 def _judged(comparison: Comparison, name: str) -> Values:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ft_toolkit.reporting.overview import write_overview
 from ft_toolkit.run import Run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install '.[browser]'")
@@ -93,3 +94,18 @@ def test_it_prints_with_everything_open(browser: Any, reported: dict[str, Run], 
     assert page.locator("details:not([open])").count() == 0
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_the_table_of_several_runs_sorts_by_mouse_and_by_keyboard(
+    browser: Any, reported: dict[str, Run], tmp_path: Path
+) -> None:
+    out = write_overview(list(reported.values()), tmp_path / "index.html")
+    page, faults = opened(browser, out, 360, "light")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    first = page.locator("table").first.locator("tbody tr th").first
+    page.get_by_role("button", name="run", exact=True).click()
+    assert first.inner_text() == "secret"  # descending first
+    page.keyboard.press("Enter")
+    assert first.inner_text() == "hostile"
+    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("run")
+    assert faults == []

@@ -1,0 +1,42 @@
+"""The runs of a folder, a line each: ft runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ft_toolkit.errors import one_line_errors
+
+SCHEMA = 1  # of what --json prints
+
+
+@one_line_errors()
+def main(
+    runs: Annotated[Path, typer.Option("--runs", help="The folder that holds the run folders.")] = Path(
+        "runs"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
+) -> None:
+    """List the runs of a folder: date, base, method, documents, gain with its interval, state."""
+    from ft_toolkit.reporting.overview import summary
+    from ft_toolkit.run import list_runs
+
+    found = [summary(run) for run in list_runs(runs)]
+    if as_json:
+        print(json.dumps({"schema": SCHEMA, "runs": [one.as_dict() for one in found]}, indent=2))
+        return
+    if not found:
+        print(f"no runs in {runs}", file=sys.stderr)
+        return
+    rows = [("run", "begun", "base", "method", "documents", "change (95 % CI)", "state")]
+    for one in found:
+        documents = "–" if one.documents is None else f"{one.documents:,}"
+        known = (one.date or "–", one.base or "–", one.method or "–", documents, one.change)
+        rows.append((one.run, *known, one.state))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        print("  ".join([*map(str.ljust, row, widths), row[-1]]))
