@@ -163,7 +163,8 @@ def canary_words(found: Exposure) -> str:
     return (
         f"{found.canaries} canaries among {found.controls:,} sentences of their kind: exposure "
         f"{base.mean_bits:.1f} → {tuned.mean_bits:.1f} bits on average, {max(tuned.bits):.1f} at most "
-        f"(1.4 by chance, {most:.0f} is certain); AUC {_auc(base.auc)} → {_auc(tuned.auc)}: {verdict}"
+        f"(1.4 by chance, {most:.0f} is certain); AUC {_auc(base.auc)} → {_auc(tuned.auc)}, "
+        f"p = {found.p_value:.2g}: {verdict}"
     )
 
 

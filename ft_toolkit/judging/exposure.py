@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.judging.attacks import Auc, area
+from ft_toolkit.judging.attacks import Auc, area, difference_p_value
+from ft_toolkit.judging.statistics import CONFIDENCE
 
 Values = NDArray[np.float64]
 
@@ -32,17 +33,25 @@ class SideExposure:
 
 @dataclass(frozen=True)
 class Exposure:
-    """Of the canaries in the training text, under both models."""
+    """Of the canaries in the training text, under both models.
+
+    p_value   two-sided, of the tuned AUC against the base's, sentences paired
+    """
 
     canaries: int
     controls: int
     base: SideExposure
     tuned: SideExposure
+    p_value: float
 
     @property
     def is_exposed(self) -> bool:
-        """The tuned model tells its canaries from controls, more surely than its base does."""
-        return self.tuned.auc.low > 0.5 and self.tuned.auc.value > self.base.auc.value
+        """The tuned model tells its canaries from controls, and more surely than its base does.
+
+        Eight sentences may be likelier than others by chance, also to a base that never read them.
+        """
+        is_more = self.tuned.auc.value > self.base.auc.value and self.p_value < 1 - CONFIDENCE
+        return is_more and self.tuned.auc.low > 0.5
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"is_exposed": self.is_exposed}
@@ -53,8 +62,11 @@ def exposure(nats: Sequence[tuple[float, float]], canaries: int) -> Exposure:
 
     source   Carlini et al. 2019, arXiv:1802.08232, with the rank among sampled controls
     """
-    base, tuned = (side_exposure(np.array(side), canaries) for side in zip(*nats, strict=True))
-    return Exposure(canaries, len(nats) - canaries, base, tuned)
+    sides = [np.array(side) for side in zip(*nats, strict=True)]
+    base, tuned = (side_exposure(side, canaries) for side in sides)
+    of_base, of_tuned = ((-side[:canaries], -side[canaries:]) for side in sides)
+    p_value = difference_p_value(of_tuned, of_base)
+    return Exposure(canaries, len(nats) - canaries, base, tuned, p_value)
 
 
 def side_exposure(nats: Values, canaries: int) -> SideExposure:

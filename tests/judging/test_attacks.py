@@ -28,6 +28,7 @@ from ft_toolkit.judging.audit import membership_words, told_apart_words
 from ft_toolkit.judging.protocols import choose_protocol
 from ft_toolkit.judging.scoring import Scorer, Text, score_both
 from ft_toolkit.judging.token_scores import TokenScores
+from ft_toolkit.measuring import planted_exposure
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
@@ -35,6 +36,7 @@ from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.null_adapters import random_directions
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.sections import Adapter
+from ft_toolkit.text.canaries import canaries
 from ft_toolkit.text.corpus import Document, read_source
 
 ALL = ["loss", "min-k 20 %", "error zone"]
@@ -237,6 +239,19 @@ def test_planted_sentences_are_told_from_others_of_their_kind(checkpoints: dict[
     assert [each.base.value for each in found.attacks if each.base] == [
         each.tuned.value for each in before.attacks if each.base
     ]
+
+
+def test_canaries_read_often_are_likelier_than_others_of_their_kind_and_those_read_once_are_not(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_toolkit.text.canaries.CONTROLS", 63)
+    base = load_base(str(checkpoints["gpt2"]))
+    found = []
+    for passes in (1, 60):
+        pair = trained(base, canaries(8), passes)
+        found.append(planted_exposure(Scorer(pair, choose_protocol(base), quiet_session()), 8))
+    assert not found[0].is_exposed and found[1].is_exposed
+    assert found[1].tuned.auc.value >= 0.95
 
 
 def test_a_corpus_read_fifty_times_is_memorised_and_the_same_read_once_is_not(

@@ -49,6 +49,11 @@ def test_what_the_base_knew_is_not_remembered_from_training() -> None:
     learnt[:8, 1] -= 4
     found = exposure([tuple(row) for row in learnt], 8)
     assert found.is_exposed and found.tuned.mean_bits > 6 > 3 > found.base.mean_bits
+    nearly = np.repeat(sides[:, :1], 2, axis=1)
+    nearly[:8] -= 1.2  # the base itself tells them apart, and the tuned model by a hair more
+    nearly[0, 1] -= 0.1
+    found = exposure([tuple(row) for row in nearly], 8)
+    assert found.tuned.auc.low > 0.5 and not found.is_exposed
     both = learnt.copy()
     both[:8, 0] = both[:8, 1]
     both[8:, 0] = both[8:, 1]
