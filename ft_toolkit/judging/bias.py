@@ -96,7 +96,8 @@ class Bias:
             table.add_column(name, justify="right" if number else "left")
         for row in (self.whole, *self.parts):
             cells = (cell for side in (row.base, row.tuned) for cell in (_percent(side), _interval(side)))
-            table.add_row(row.name, f"{row.pairs:,}", *cells, f"{row.holm_p_value:.2g}")
+            name = row.name if row.name.isprintable() else repr(row.name)  # a terminal obeys some characters
+            table.add_row(name, f"{row.pairs:,}", *cells, f"{row.holm_p_value:.2g}")
         return [self.words, table, NO_CERTIFICATE]
 
 
