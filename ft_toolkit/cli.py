@@ -27,12 +27,10 @@ app.command("audit", epilog=audit.EXAMPLES)(audit.main)
 app.command("tune")(tune.main)
 app.command("ladder")(ladder.main)
 app.command("corpus")(corpus_look.main)
-app.command("report", epilog="ft report runs/quickstart    ft report runs/quickstart --out page.html")(
 app.command("runs", epilog="ft runs    ft runs --runs elsewhere --json")(listing.main)
 app.command("report", epilog="ft report runs/quickstart    ft report runs/a runs/b --out index.html")(
     report.main
 )
-
 app.command("try", epilog='ft try runs/quickstart "Peel the garlic and"    ft try runs/quickstart')(
     tryout.main
 )
@@ -125,36 +123,6 @@ def resume(
 
     options = Options(judge=bool(asked["judge"]), restart=restart, folder=unfinished.folder)
     journey.finetune(recipe, unfinished.folder.parent, options)
-
-
-@app.command("runs")
-@one_line_errors()
-def list_runs(runs: Runs = Path("runs")) -> None:
-    """List the runs of a folder with their verdicts."""
-    from ft_toolkit.run import list_runs
-
-    found = list_runs(runs)
-    for run in found:
-        print(f"{run.folder}  {_standing(run)}")
-    if not found:
-        print(f"no runs in {runs}", file=sys.stderr)
-
-
-def _standing(run: Run) -> str:
-    try:
-        run.require_whole()
-        if "documents" in run.facts:
-            run.read_table("documents.parquet")
-        if (run.folder / "comparison.json").is_file():
-            return str(run.comparison["verdict"]["headline"])
-    except FtError as error:
-        return f"damaged: {Path(error.where).name}: expected {error.expected}, found {error.found}"
-    trained = run.facts.get("training", {})
-    if "failed" in run.facts or not trained:
-        return str(run.facts.get("failed", "unfinished"))
-    base, best = trained.get("base_validation_nats"), trained.get("best_validation_nats")
-    figures = f" (validation {base:.4f} → {best:.4f} nats)" if base and best else ""
-    return f"trained, not judged{figures}: ft compare finishes it"
 
 
 @app.command()

@@ -69,7 +69,6 @@ def _check_text(recipe: Recipe) -> None:
     corpus = recipe.corpus
     if parse_text(corpus.source).kind != "hub":  # that takes the network, or heavy libraries
         next(raw_documents(corpus), None)
-        next(raw_documents(corpus.source, corpus.text, corpus.documents, corpus.split.group), None)
     general = recipe.judging.general
     if general is not None:
         with faults_name("judging.general"):

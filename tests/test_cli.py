@@ -105,13 +105,6 @@ def test_runs_lists_each_run_with_its_verdict_or_how_far_it_came(
     nats = {"base_validation_nats": 5.0, "best_validation_nats": 4.25}
     Run(tmp_path / "tried").record(training={"steps": 3} | nats)
     Run(tmp_path / "trained").record(training={"steps": 3})
-    Run(tmp_path / "judged").write_json("comparison.json", {"verdict": {"headline": "judged: 5 % lower"}})
-    assert ft("runs", "--runs", str(tmp_path)).stdout.splitlines() == [
-        f"{tmp_path}/begun  unfinished",
-        f"{tmp_path}/gone  step 3: expected finite losses",
-        f"{tmp_path}/judged  judged: 5 % lower",
-        f"{tmp_path}/trained  trained, not judged: ft compare finishes it",
-        f"{tmp_path}/tried  trained, not judged (validation 5.0000 → 4.2500 nats): ft compare finishes it",
     change = {"nats_per_token": -0.1, "low": -0.2, "high": -0.05}
     comparison = {
         "verdict": {"headline": "judged: 10 % lower"},
@@ -124,16 +117,19 @@ def test_runs_lists_each_run_with_its_verdict_or_how_far_it_came(
     assert re.split(" {2,}", heads) == [
         *("run", "begun", "base", "method", "documents", "change (95 % CI)", "state"),
     ]
-    known = [day, "tiny-gpt2", "lora", "–"]
+    known, figures = [day, "tiny-gpt2", "lora", "–"], "validation 5.0000 → 4.2500 nats"
     assert [re.split(" {2,}", line) for line in lines] == [
         [f"{tmp_path}/begun", *known, "–", "unfinished"],
+        [f"{tmp_path}/gone", *known, "–", "step 3: expected finite losses"],
         [f"{tmp_path}/judged", *known, "−9.5 % (−18.1 … −4.9)", "judged"],
         [f"{tmp_path}/trained", *known, "–", "trained, not judged: ft compare finishes it"],
+        [f"{tmp_path}/tried", *known, "–", f"trained, not judged ({figures}): ft compare finishes it"],
     ]
     found = json.loads(ft("runs", "--runs", str(tmp_path), "--json").stdout)
-    assert found["schema"] == 1 and [each["state"] for each in found["runs"]][:2] == ["unfinished", "judged"]
-    assert found["runs"][1]["headline"] == "judged: 10 % lower"
-    assert found["runs"][1]["percent"] == pytest.approx(-9.516, abs=1e-3)
+    assert found["schema"] == 1
+    assert [each["state"] for each in found["runs"]][::2][:2] == ["unfinished", "judged"]
+    assert found["runs"][2]["headline"] == "judged: 10 % lower"
+    assert found["runs"][2]["percent"] == pytest.approx(-9.516, abs=1e-3)
 
 
 def test_doctor_tells_what_there_is_and_never_the_token(monkeypatch: pytest.MonkeyPatch) -> None:

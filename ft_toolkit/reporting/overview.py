@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def summary(run: Run) -> Summary:
     except FtError as error:
         state = f"damaged: {Path(error.where).name}: expected {error.expected}, found {error.found}"
         return Summary(str(run.folder), state)
-    state = "trained, not judged: ft compare finishes it" if "training" in facts else "unfinished"
+    state = _before_judging(facts)
     sizes = facts.get("documents", {})
     found = Summary(
         str(run.folder),
@@ -85,6 +85,16 @@ def summary(run: Run) -> Summary:
         sum(sizes.get(part, 0) for part in ("train", "validation", "test")) or None,
     )
     return found if comparison is None else _with_change(found, comparison)
+
+
+def _before_judging(facts: Mapping[str, Any]) -> str:
+    """How far a run without a verdict came; a trial of ft tune stays there."""
+    trained = facts.get("training", {})
+    if "failed" in facts or not trained:
+        return str(facts.get("failed", "unfinished"))
+    base, best = trained.get("base_validation_nats"), trained.get("best_validation_nats")
+    figures = f" (validation {base:.4f} → {best:.4f} nats)" if base and best else ""
+    return f"trained, not judged{figures}: ft compare finishes it"
 
 
 def _with_change(found: Summary, comparison: dict[str, Any]) -> Summary:
