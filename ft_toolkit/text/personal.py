@@ -128,8 +128,10 @@ _BEFORE, _AFTER = 80, 320  # characters; a label with its number, and the longes
 def find(text: str) -> list[Found]:
     """Every match in a text, in its order; no two overlap."""
     found: list[Found] = []  # by their place
+    around = {seed: _windows(text, seed) for seed in (_AT, _DIGITS)}
     for pattern in _PATTERNS:
-        for match in _matches(pattern, text):
+        windows = around[_AT if pattern.kind == "e-mail" else _DIGITS]
+        for match in (match for window in windows for match in pattern.form.finditer(text, *window)):
             group = "number" if "number" in match.re.groupindex else 0
             start, end = match.span(group)
             place = bisect_left(found, start, key=lambda each: each.start)
@@ -141,15 +143,17 @@ def find(text: str) -> list[Found]:
     return found
 
 
-def _matches(pattern: _Pattern, text: str) -> Iterator[re.Match[str]]:
-    """As pattern.form.finditer(text), in a tenth of the time."""
-    begin = end = 0
-    for seed in (_AT if pattern.kind == "e-mail" else _DIGITS).finditer(text):
-        if seed.start() - _BEFORE > end:
-            yield from pattern.form.finditer(text, begin, end)
-            begin = seed.start() - _BEFORE
-        end = seed.end() + _AFTER
-    yield from pattern.form.finditer(text, begin, end)
+def _windows(text: str, seed: re.Pattern[str]) -> list[tuple[int, int]]:
+    """Where a pattern has to be tried: begin and end of each stretch around the seeds."""
+    found: list[tuple[int, int]] = []
+    begin, end = 0, -1
+    for match in seed.finditer(text):
+        if match.start() - _BEFORE > end:
+            if end >= 0:
+                found.append((begin, end))
+            begin = max(0, match.start() - _BEFORE)
+        end = match.end() + _AFTER
+    return [*found, (begin, end)] if end >= 0 else found
 
 
 def redact(text: str) -> tuple[str, Counter[str]]:

@@ -32,6 +32,13 @@ def test_other_draws_of_the_numbers_are_found_as_often() -> None:
         assert result.recall > 0.9
 
 
+def test_the_same_is_found_in_a_long_text_as_in_each_sentence_alone() -> None:
+    some = [MARK.sub(r"\1", sentence) for sentence in sentences()]
+    alone = [each.text for sentence in some for each in find(sentence)]
+    for between in ("\n", "\n" + "salt and oil " * 50 + "\n"):
+        assert [each.text for each in find(between.join(some))] == alone
+
+
 @pytest.mark.parametrize(
     ("text", "kinds"),
     [
