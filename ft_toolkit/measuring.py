@@ -112,10 +112,10 @@ def measure(run: Run, asked: Asked, screen: Screen) -> Measured:
     scorer = Scorer(pair, protocol_of(base, run.recipe.judging, How(device=asked.device)), session)
     label = source_label(run.recipe.corpus.source)
     parts = recovered(run, screen) if asked.calibration or asked.null else Parts([], [], [])
-    calibration = calibrate(pair, parts.test, asked.tokens) if asked.calibration else None
-    texts = [Text(label, "held-out", parts.test)]
+    calibration = calibrate(pair, parts.clean_test, asked.tokens) if asked.calibration else None
+    texts = [Text(label, "held-out", parts.clean_test)]
     if parts.train:
-        texts.append(Text(label, "train", sample(parts.train, len(parts.test)), keeps_ids=False))
+        texts.append(Text(label, "train", sample(parts.train, len(parts.clean_test)), keeps_ids=False))
     null = null_adapters(scorer, texts, asked.null) if asked.null else None
     exposed = planted_exposure(scorer, planted) if asked.canaries else None
     return Measured(calibration, null, exposed, bias(pair, asked.bias) if asked.bias else None)

@@ -16,7 +16,7 @@ from ft_toolkit.judging.comparison import Comparison, compare
 from ft_toolkit.judging.drift import score_drift
 from ft_toolkit.judging.protocols import How, choose_protocol, protocol_of
 from ft_toolkit.judging.run_scores import scores_of
-from ft_toolkit.judging.scoring import Scorer, Text, score_both, source_label
+from ft_toolkit.judging.scoring import Scorer, Text, judged_texts, score_both, source_label
 from ft_toolkit.judging.statistics import Difference
 from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.judging.unseen import read_general, recovered
@@ -153,6 +153,7 @@ def frontier(
     assert isinstance(pair.tuned.model, PeftModel)  # whole models are refused above
     scorer = Scorer(pair, protocol_of(base, run.recipe.judging, how), session)
     parts, subject = recovered(run, screen), scorer.subject(run.folder.name)
+    texts = [text for text in judged_texts(base, run.recipe, parts) if text.kind in _KINDS]
     points: list[Point] = []
     corpora = _kept(kept)
     validation: CorpusScores | None = None
@@ -161,7 +162,7 @@ def frontier(
         with at_strength(pair.tuned.model, strength):
             if strength or not corpora:
                 is_kept = strength == 1 and kept is not None
-                corpora = _kept(kept) if is_kept else _scored(scorer, run, parts)
+                corpora = _kept(kept) if is_kept else _scored(scorer, run, texts)
             if strength or validation is None:
                 validation = _validated(scorer, run, parts)
         if not strength:
@@ -183,12 +184,10 @@ def _kept(scores: Sequence[TokenScores] | None) -> list[CorpusScores]:
     return [each for each in scores[0].corpora if each.kind in _KINDS] if scores else []
 
 
-def _scored(scorer: Scorer, run: Run, parts: Parts) -> list[CorpusScores]:
-    judging, general = run.recipe.judging, read_general(run.recipe.judging)
-    texts = [Text(source_label(run.recipe.corpus.source), "held-out", parts.test)]
-    if judging.general is not None:
-        texts.append(Text(source_label(judging.general), "general", general))
-    return [*(score_both(scorer, text) for text in texts), *score_drift(scorer, judging, general)]
+def _scored(scorer: Scorer, run: Run, texts: Sequence[Text]) -> list[CorpusScores]:
+    judging = run.recipe.judging
+    scores = [score_both(scorer, text) for text in texts]
+    return [*scores, *score_drift(scorer, judging, read_general(judging))]
 
 
 def _validated(scorer: Scorer, run: Run, parts: Parts) -> CorpusScores | None:

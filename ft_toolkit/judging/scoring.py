@@ -166,15 +166,20 @@ def _unknown_fraction(base: LanguageModel, documents: Sequence[Encoded]) -> floa
 
 
 def score_parts(scorer: Scorer, recipe: Recipe, parts: Parts) -> list[CorpusScores]:
-    """Score what every run is judged on: held-out text, general text, and as much training text as held-out.
+    """Score what every run is judged on."""
+    return [score_both(scorer, text) for text in judged_texts(scorer.pair.base, recipe, parts)]
 
-    Held-out documents that mostly stand in the training text are scored apart.
+
+def judged_texts(base: LanguageModel, recipe: Recipe, parts: Parts) -> list[Text]:
+    """Held-out text, general text, and as much training text as held-out.
+
+    Held-out documents that mostly stand in the training text are a text apart.
 
     parts   of the recipe's corpus; without training documents the third is left out
     """
     label, keeps_ids = source_label(recipe.corpus.source), recipe.judging.keep_text
     repeated = repeated_lines([*parts.test, *parts.train])
-    counts = training_counts(scorer.pair.base, parts.train)
+    counts = training_counts(base, parts.train)
     texts = [Text(label, "held-out", parts.clean_test, repeated, keeps_ids, counts)]
     if parts.tainted_test:
         texts.append(Text(label, "tainted", parts.tainted_test, repeated, keeps_ids, counts))
@@ -185,7 +190,7 @@ def score_parts(scorer: Scorer, recipe: Recipe, parts: Parts) -> list[CorpusScor
     if parts.train:  # its text is never kept
         trained = sample(parts.train, len(parts.clean_test))
         texts.append(Text(label, "train", trained, repeated, keeps_ids=False, train_counts=counts))
-    return [score_both(scorer, text) for text in texts]
+    return texts
 
 
 def source_label(source: str) -> str:
