@@ -68,6 +68,15 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def short_corpus(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The beginnings of 24 of them, for tests that train and judge several times."""
+    folder = tmp_path_factory.mktemp("beginnings")
+    for path in sorted(small_corpus.iterdir())[:24]:
+        (folder / path.name).write_text(path.read_text(encoding="utf-8")[:300], encoding="utf-8")
+    return folder
+
+
 @contextmanager
 def batches_of(tokens: int) -> Iterator[None]:
     """Score so many tokens at once, which may move a score by rounding alone."""

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from ft_toolkit import finetune as journey
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging import protocols
+from ft_toolkit.judging import drift, protocols
 from ft_toolkit.judging.frequency import unigram_nats
 from ft_toolkit.judging.run_scores import read
 from ft_toolkit.judging.rungs import Ladder, show
@@ -63,6 +63,7 @@ def counted_by_hand(recipe: Recipe, run: Run, starter: str) -> tuple[float, int]
 @pytest.mark.parametrize(("family", "method"), [("gpt2", "lora"), ("bert", "pissa")])
 def test_every_rung_reads_the_same_tokens_and_the_adapter_s_is_the_verdict_of_its_run(
     tiny_recipe: Callable[..., Recipe],
+    short_corpus: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -70,7 +71,9 @@ def test_every_rung_reads_the_same_tokens_and_the_adapter_s_is_the_verdict_of_it
     method: str,
 ) -> None:
     monkeypatch.setattr(protocols, "EXACT_TOKENS", 400)  # a masked model scores a part of the tokens
-    recipe = tiny_recipe(family, training={"steps": 2}, adapter={"method": method, "rank": 2})
+    monkeypatch.setattr(drift, "SAMPLE_TOKENS", 8)
+    corpus, adapter = {"source": str(short_corpus)}, {"method": method, "rank": 2}
+    recipe = tiny_recipe(family, corpus=corpus, training={"steps": 2}, adapter=adapter)
     found = ladder(recipe, tmp_path, "cpu", QUIET)
     assert [rung.name for rung in found.rungs] == ["base", "unigram", "scratch", method, "full"]
     own = Run.open(tmp_path / recipe.name)

@@ -32,15 +32,19 @@ OWN, HIGHER = Settings(1.0, 8, "auto", 0.0), Settings(100.0, 8, "auto", 0.0)
 
 @pytest.fixture
 def recipe_file(
-    tiny_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: Callable[..., Recipe],
+    short_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., str]:
-    """A recipe file of a tiny model whose rate is far too low; two settings are tried on three rungs."""
+    """A recipe file of a tiny model whose rate is far too low; two settings are tried on two rungs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(halving, "LEAST_STEPS", 2)
+    monkeypatch.setattr(halving, "lengths", lambda steps: [steps // 2, steps])
     monkeypatch.setattr(Ground, "settings", lambda ground: [OWN, HIGHER])
 
     def make() -> str:
-        values = tiny_recipe(training={"steps": 4, "learning_rate": 1e-4}).model_dump(exclude={"name"})
+        corpus, training = {"source": str(short_corpus)}, {"steps": 4, "learning_rate": 1e-4}
+        values = tiny_recipe(corpus=corpus, training=training).model_dump(exclude={"name"})
         Path("own").mkdir()
         Path("own/small.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
         return "own/small.yaml"
@@ -79,9 +83,9 @@ def test_a_search_goes_on_after_a_stop_finds_the_right_rate_and_its_recipe_says_
     assert trained == [row["run"] for row in rows]  # none of them twice
     assert [(row["learning_rate"], row["steps"]) for row in rows] == [
         (1e-4, 2),
-        *((0.01, n) for n in (2, 4, 8)),
+        *((0.01, n) for n in (2, 4)),
     ]
-    assert rows[3]["validation_nats"] < rows[1]["validation_nats"] < rows[0]["validation_nats"]
+    assert rows[2]["validation_nats"] < rows[1]["validation_nats"] < rows[0]["validation_nats"]
     runs = list_runs(Path("runs/small-tune"))
     assert {run.folder.name for run in runs} == set(trained)
     for run in runs:  # no trial saw the test part
@@ -89,21 +93,21 @@ def test_a_search_goes_on_after_a_stop_finds_the_right_rate_and_its_recipe_says_
 
     assert to == Path("small-tuned.yaml")
     assert "written: small-tuned.yaml; next: ft finetune small-tuned.yaml" in said
-    assert sum("all-linear" in line and "0 %" in line for line in said.splitlines()) >= 4
+    assert sum("all-linear" in line and "0 %" in line for line in said.splitlines()) >= 3
     text = to.read_text()
     command = "# Written by ft tune: ft tune own/small.yaml --set training.patience=5 --budget 10m\n"
     assert text.startswith(command)
     comment = " ".join(text.replace("#", "").split())
-    assert "The best of 4 trials on the validation part: learning rate 0.01, rank 8 on all-linear" in comment
-    assert "A figure chosen among 4 is optimistic. No trial saw the test part" in comment
+    assert "The best of 3 trials on the validation part: learning rate 0.01, rank 8 on all-linear" in comment
+    assert "A figure chosen among 3 is optimistic. No trial saw the test part" in comment
     assert yaml.safe_load(text)["extends"] == "own/small.yaml"
     # the very recipe of the best trial, and with --set: ft finetune trains the same weights
-    best = Run.open(f"runs/small-tune/{rows[3]['run']}").recipe
+    best = Run.open(f"runs/small-tune/{rows[2]['run']}").recipe
     assert read_recipe(to).recipe == best.model_copy(update={"name": "small-tuned"})
     assert best.training.patience == 5
 
     tune(asked, Path("runs"), "cpu", QUIET)  # all is there
-    assert (table(), to.read_text(), len(trained)) == (rows, text, 4)
+    assert (table(), to.read_text(), len(trained)) == (rows, text, 3)
 
 
 # --- with trainings that only leave their figures ---------------------------------------------------
@@ -127,7 +131,7 @@ def test_a_trial_whose_numbers_go_wrong_is_a_row_and_not_the_end(
     asked = Asked(recipe_file(), (), "10m")
     tune(asked, Path("runs"), "cpu")
     rows = table()
-    assert [row["failed"] is not None for row in rows] == [False, True, False, False]
+    assert [row["failed"] is not None for row in rows] == [False, True, False]
     assert rows[1]["failed"].startswith("training steps 1 to 3: expected finite losses")
     assert "numbers gone wrong" in capfd.readouterr().out
     assert read_recipe("small-tuned.yaml").recipe.training.peak == 1e-4
@@ -144,7 +148,7 @@ def test_a_changed_recipe_begins_in_another_folder(
     tune(Asked("own/small.yaml", ("adapter.dropout=0.1",), "10m"), Path("runs"), "cpu")
     said = capfd.readouterr().err
     assert "runs/small-tune has trials from before adapter.dropout changed; they are not used" in said
-    assert len(table("runs/small-tune-2")) == 4
+    assert len(table("runs/small-tune-2")) == 3
 
 
 def test_where_the_time_ends_early_the_recipe_keeps_its_own_length(
