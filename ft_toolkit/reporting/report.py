@@ -11,8 +11,8 @@ from typing import Any
 from ft_toolkit.artefacts import RESTORE, reason_of, written_whole
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.attacks import attack
-from ft_toolkit.judging.audit import membership_words, verbatim_words
-from ft_toolkit.judging.bands import corpus_bands
+from ft_toolkit.judging.audit import influence_lines, membership_words, verbatim_words
+from ft_toolkit.judging.bands import corpus_bands, influences
 from ft_toolkit.judging.comparison import Comparison
 from ft_toolkit.judging.run_scores import read
 from ft_toolkit.judging.token_scores import TOKENS, CorpusScores, TokenScores
@@ -107,7 +107,7 @@ def _scored(run: Run, scores: TokenScores, comparison: Comparison) -> Values:
     found: Values = {
         "membership": membership_words(attack(scores)),
         "verbatim": continued and verbatim_words(continued),
-        **dict.fromkeys(("dots", "documents", "map", "no_map", "bands", "gained", "lost")),
+        **dict.fromkeys(("dots", "documents", "map", "no_map", "bands", "gained", "lost", "influence")),
     }
     if corpus is None:
         return found
@@ -126,6 +126,7 @@ def _scored(run: Run, scores: TokenScores, comparison: Comparison) -> Values:
         longest = max((abs(one.gain_nats) for one in types), default=1.0)
         found["gained"] = tables.word_rows(bands.gained_most, longest)
         found["lost"] = tables.word_rows(bands.lost_most, longest)
+        found["influence"] = influence_lines(influences(scores, known))
     if not keeps_text:
         return found | {"no_map": "the recipe keeps no text (judging.keep_text: false)"}
     if known is None:
