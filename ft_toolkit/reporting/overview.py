@@ -168,7 +168,7 @@ def text_name(corpus: CorpusComparison) -> str:
 
 
 def _seen(comparison: Comparison) -> list[CorpusComparison]:
-    return [corpus for corpus in comparison.corpora if corpus.kind != "train"]
+    return [corpus for corpus in comparison.corpora if corpus.kind in ("held-out", "general", "other")]
 
 
 def _cell(difference: Difference) -> Cell:

@@ -25,6 +25,7 @@ from ft_toolkit.run import Run
 
 Fact = tuple[str, str]  # what, how much with its unit
 SHOWN_DOCUMENTS = 10
+_PARTS = ("train", "validation", "test")
 _VERSIONS = ("ft-toolkit", "torch", "transformers", "peft", "python")
 _ENDS = {"done": "all of them", "patience": "validation no longer improved", "budget": "the time was used up"}
 _VISIBLE = str.maketrans(
@@ -84,16 +85,23 @@ def perplexity(nats_per_token: float) -> str:
 def corpus_rows(comparison: Comparison, verdict: Verdict) -> list[Row]:
     """The verdict's table, a row a text, all intervals on one scale."""
     order = sorted(comparison.corpora, key=lambda corpus: corpus.kind == "train")
-    drawn = strips([_percents(corpus.difference) for corpus in order])
-    return [_corpus_row(corpus, strip, verdict) for corpus, strip in zip(order, drawn, strict=True)]
+    found = [each for corpus in order for each in _differences(corpus, verdict)]
+    drawn = strips([_percents(difference) for _, _, difference, _ in found])
+    return [
+        _row(name, figures, difference, strip, f"{difference.better} of {difference.documents} better{said}")
+        for (name, figures, difference, said), strip in zip(found, drawn, strict=True)
+    ]
 
 
-def _corpus_row(corpus: CorpusComparison, strip: Strip | None, verdict: Verdict) -> Row:
-    difference = corpus.difference
-    words = f"{difference.better} of {difference.documents} documents better"
+def _differences(corpus: CorpusComparison, verdict: Verdict) -> list[tuple[str, str, Difference, str]]:
+    """(name, figures, difference, what is said of it) of a text, and of its part outside repeated lines."""
     said = f": {verdict.forgotten}" if corpus.kind == "general" else ""
     figures = f"{perplexity(corpus.base.nats_per_token)} → {perplexity(corpus.adapter.nats_per_token)}"
-    return _row(row_name(corpus), figures, difference, strip, words + said)
+    found = [(row_name(corpus), figures, corpus.difference, said)]
+    if corpus.outside_repeated_lines is not None and corpus.kind in ("held-out", "other"):
+        share = f"{100 * (1 - corpus.repeated_token_fraction):.0f} % of its tokens"
+        found.append(("outside repeated lines", share, corpus.outside_repeated_lines, ""))
+    return found
 
 
 def band_rows(division: Sequence[Band], whole: Band) -> list[Row]:
@@ -169,13 +177,22 @@ def drift_words(comparison: Comparison, verdict: Verdict) -> str:
 def corpus_facts(run: Run) -> list[Fact]:
     """What it was trained and judged on."""
     recipe, counts = run.recipe, run.facts.get("documents", {})
-    parts = [f"{counts[part]:,} {part}" for part in ("train", "validation", "test") if part in counts]
-    left_out = [f"{counts[what]:,} {what}" for what in ("empty", "copies") if counts.get(what)]
+    parts = [f"{counts[part]:,} {part}" for part in _PARTS if part in counts]
+    left_out = [
+        f"{count:,} {what.replace('_', '-')}"
+        for what, count in counts.items()
+        if count and what not in _PARTS
+    ]
     found = [("source", parse_text(recipe.corpus.source).shown)]
     if parts:
         found.append(("documents", ", ".join(parts)))
     if left_out:
         found.append(("left out", ", ".join(left_out)))
+    overlap = run.facts.get("overlap", {}).get("test")
+    if overlap:
+        shared = f"{overlap['with_8gram']:,} share an 8-gram, {overlap['with_13gram']:,} a 13-gram"
+        said = f"of {overlap['documents']:,} test documents {shared}, {overlap['tainted']:,} mostly"
+        found.append(("overlap with training text", said))
     found += [("licence", recipe.corpus.license)] if recipe.corpus.license else []
     found += [("language", recipe.corpus.language)] if recipe.corpus.language else []
     kept = "the held-out documents' text is in the run folder" if recipe.judging.keep_text else "not kept"
