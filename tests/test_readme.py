@@ -48,7 +48,7 @@ def test_every_command_of_readme_and_docs_is_a_verb_that_exists() -> None:
 
 def test_the_recipe_page_lists_every_key_with_its_default(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    listed = dict(re.findall(r"^\| `([a-z_.]+)` \| (.*?) \|", page, flags=re.M))
+    listed = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| (.*?) \|", page, flags=re.M))
     recipe = tmp_path / "plain.yaml"
     recipe.write_text("base: starter/gpt2\ncorpus: {source: notes}\n")
     values = {key: value for key, value, *_ in read_recipe(recipe).explained()}

@@ -42,7 +42,7 @@ def run(
     recipe = Recipe.model_validate({
         "name": "unspaced",
         "base": str(checkpoints["gpt2"]),
-        "corpus": {"source": str(folder)},
+        "corpus": {"source": str(folder), "near_duplicates": None},  # all are one sentence
         "training": {"steps": 3, "block_tokens": 64, "batch_tokens": 512, "learning_rate": 0.01},
         "judging": {"general": None},
     })  # fmt: skip
