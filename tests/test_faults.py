@@ -239,7 +239,7 @@ class Fault:
 
 
 WANTS_TEXT = "expected at least one document with text, found 24 empty documents."
-WANTS_UTF8 = "5.txt, byte 1: expected UTF-8, found 0xe4. Convert the file"
+WANTS_UTF8 = "5.txt, byte 1: expected UTF-8, found Windows-1252. Convert it: iconv"
 WANTS_FAMILY = "expected a causal or a masked language model, found t5, an encoder-decoder."
 WANTS_HEAD = "expected weights for every part of BertForMaskedLM, found no "
 WANTS_HUB = "nobody/never-downloaded: expected a checkpoint on the Hub, in the cache, or a folder, found "
@@ -253,7 +253,7 @@ FAULTS = [
     Fault(missing_recipe, ("nope.yaml: expected a recipe file or a gallery name, found", "ft recipes lists")),
     Fault(misspelt_recipe, ("quikstart: expected a recipe file", "Did you mean quickstart?")),
     Fault(missing_corpus, ("nowhere: expected a file, folder or glob, found nothing", "corpus.source")),
-    Fault(folder_without_text, ("empty: expected files ending in .txt .md", "found none.", "corpus.source")),
+    Fault(folder_without_text, ("empty: expected files such as .txt", "found none.", "corpus.source")),
     Fault(documents_without_text, ("texts", WANTS_TEXT, "Check corpus.source.")),
     Fault(text_in_another_encoding, (WANTS_UTF8,)),
     Fault(less_than_a_row, ("corpus: expected at least one row of 64 training tokens, found ", "Add text")),

@@ -166,12 +166,11 @@ def test_scores_of_an_older_release_are_read_and_counted_in_their_own_text(
 
 
 def test_of_a_large_training_text_whole_documents_are_counted_whatever_their_order(
-    checkpoints: dict[str, Path], documents: list[Document], monkeypatch: pytest.MonkeyPatch
+    checkpoints: dict[str, Path], documents: list[Document]
 ) -> None:
     base = load_base(str(checkpoints["gpt2"]))
     whole = training_counts(base, documents)
-    monkeypatch.setattr("ft_toolkit.judging.frequency.COUNTED_CHARACTERS", 1000)
-    some, turned = training_counts(base, documents), training_counts(base, documents[::-1])
+    some, turned = (training_counts(base, texts, 1000) for texts in (documents, documents[::-1]))
     assert whole is not None and some is not None and turned is not None
     assert (some == turned).all() and 0 < some.sum() < whole.sum() / 4
     assert training_counts(base, []) is None

@@ -12,11 +12,14 @@ TIMES = {"started_at", "finished_at", "ended_at", "wall_seconds"}  # of run.json
 
 
 def contents(run: Path) -> dict[str, object]:
-    """Every file of a run by its hash, hidden ones too; of run.json and run.log only what may not differ."""
+    """Every file of a run by its hash, hidden ones too; of run.json only what may not differ.
+
+    run.log and report.html tell of times.
+    """
     files: dict[str, object] = {
         path.relative_to(run).as_posix(): file_sha256(path)
         for path in run.rglob("*")
-        if path.is_file() and path.name not in ("run.json", "run.log", ".lock")
+        if path.is_file() and path.name not in ("run.json", "run.log", "report.html", ".lock")
     }
     facts = {name: value for name, value in Run(run).facts.items() if name not in TIMES}
     facts["training"] = {name: value for name, value in facts["training"].items() if name != "seconds"}
