@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ WRITER = "starter/gpt2"  # of general text for masked bases; ships with the pack
 SAMPLE_TOKENS = 256  # of one text of the writer
 ROWS_AT_ONCE = 8
 SOURCE = "replay"  # the name of these rows' documents
+_STREAM = (
+    1  # of random numbers: the drift is measured on samples of the same seeds, which training must not see
+)
 
 
 def replay_rows(
@@ -49,10 +53,10 @@ def _written(base: LanguageModel, tokens: float, block_tokens: int, seed: int, m
     """At least so many tokens of text that the base wrote."""
     length = min(block_tokens, base.positions)
     count = int(np.ceil(tokens / length)) + 1
-    samples = sample_ids(base, count, length, seed)
+    samples = sample_ids(base, count, length, _own_seed(seed))
     while sum(map(len, samples)) < tokens + length:  # samples that ended themselves are shorter
         count *= 2
-        samples = sample_ids(base, count, length, seed)
+        samples = sample_ids(base, count, length, _own_seed(seed))
     # no end id: a sample that ended itself has one, and one that was cut did not end there
     documents = [_document(number, ids) for number, ids in enumerate(samples)]
     return pack(documents, "causal", base.special.begin, None, block_tokens, packed=base.family.packs)
@@ -65,11 +69,9 @@ def _document(number: int, ids: Ids) -> Encoded:
 
 def _predicted(base: LanguageModel, tokens: float, block_tokens: int, seed: int, masked: float) -> list[Row]:
     """At least so many tokens of masked text, with targets drawn from the base's predictions."""
-    writer = load_base(WRITER, base.device)
     count, rows = int(np.ceil(tokens / SAMPLE_TOKENS)) + 1, list[Row]()
     while sum(len(row.input_ids) for row in rows) < tokens + block_tokens:
-        samples = sample_ids(writer, count, SAMPLE_TOKENS, seed)
-        texts = [str(writer.tokenizer.decode(ids, skip_special_tokens=True)) for ids in samples]
+        texts = _general_texts(1 << (count - 1).bit_length(), seed, base.device)
         documents = encode([Document(SOURCE, n, text) for n, text in enumerate(texts)], base.tokenizer)
         begin, end = base.special.begin, base.special.end
         rows = pack(documents, "masked", begin, end, block_tokens, packed=base.family.packs)
@@ -78,6 +80,18 @@ def _predicted(base: LanguageModel, tokens: float, block_tokens: int, seed: int,
     rows = [mask(row, seed, 0, mask_id, base.ordinary_ids, masked) for row in rows]
     rows = [row for row in rows if (row.targets != NO_TARGET).any()]
     return _with_drawn_targets(base, rows, seed)
+
+
+@cache  # seeds, trials and comparisons in one process ask for the same texts
+def _general_texts(count: int, seed: int, device: torch.device) -> tuple[str, ...]:
+    """Text drawn from the writer."""
+    writer = load_base(WRITER, device)
+    samples = sample_ids(writer, count, SAMPLE_TOKENS, _own_seed(seed))
+    return tuple(str(writer.tokenizer.decode(ids, skip_special_tokens=True)) for ids in samples)
+
+
+def _own_seed(seed: int) -> int:
+    return int(np.random.SeedSequence([seed, _STREAM]).generate_state(1)[0])
 
 
 def _with_drawn_targets(base: LanguageModel, rows: Sequence[Row], seed: int) -> list[Row]:

@@ -11,7 +11,9 @@ import torch
 from pydantic import ValidationError
 from two_processes import bench, texts_of_unequal_length
 
+from ft_toolkit.judging.protocols import SEED
 from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.sampling import sample_ids
 from ft_toolkit.sections import Recipe, Training
 from ft_toolkit.text.blocks import NO_TARGET, Row
 from ft_toolkit.training.replay import replay_rows
@@ -75,6 +77,15 @@ def test_the_same_seed_gives_the_same_rows(checkpoints: dict[str, Path]) -> None
     )
     assert [row.targets.tolist() for row in first] == [row.targets.tolist() for row in second]
     assert [row.targets.tolist() for row in first] != [row.targets.tolist() for row in other]
+
+
+def test_no_row_is_text_that_the_drift_is_measured_on(checkpoints: dict[str, Path]) -> None:
+    base = load_base(str(checkpoints["gpt2"]))
+    rows = replay_rows(base, bench(checkpoints["gpt2"], texts_of_unequal_length()).rows, 0.3, 32, SEED, 0.15)
+    written = {tuple(row.targets[row.targets != NO_TARGET][:6].tolist()) for row in rows}
+    measured = {tuple(ids[:6].tolist()) for ids in sample_ids(base, 32, 32, SEED)}
+    assert len(written) > 3
+    assert not written & measured
 
 
 @pytest.mark.parametrize(("given", "share"), [("5%", 0.05), (0.05, 0.05), ("0.5 %", 0.005)])
