@@ -180,7 +180,8 @@ def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool
     is_proven = _for_all(session, not gate or stages.is_current("integrity", stages.made_of("weights")))
     if is_trained and is_proven:
         session.screen.say("already trained; its weights are loaded")
-        return load_pair(it.pair.base, run.trained_folder)
+        # the main process's: the others' folders hold nothing that an earlier life saved
+        return load_pair(it.pair.base, Path(_for_all(session, str(run.trained_folder))))
     outcome = stages.stage("weights", made_from, lambda: _trained(run, it, journal, session), lambda: None)
     if outcome is None:  # trained before, not proven: from the last checkpoint, without a step
         outcome = _trained(run, it, journal, session)

@@ -43,6 +43,7 @@ def current_run(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> Run
     is_current = (
         stages.is_current("dataset", dataset_inputs(recipe, placed))
         and stages.is_current("weights", weights_inputs(recipe, machine, stages.made_of("dataset")))
+        and (artefact(run, "integrity") is None or stages.is_current("integrity", stages.made_of("weights")))
         and stages.is_current("comparison", comparison_inputs(recipe, texts, above))
     )
     return run if is_current else None
