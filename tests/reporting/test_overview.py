@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from reporting.test_report import Seen
 from typer.testing import CliRunner
 
 from ft_toolkit.cli import app
@@ -16,6 +15,7 @@ from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.reporting.figures import overlaid
 from ft_toolkit.reporting.overview import summary
 from ft_toolkit.run import Run
+from reporting.test_report import Seen
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from reporting.conftest import HOSTILE, SECRETS
 from typer.testing import CliRunner
 
 from ft_toolkit.cli import app
@@ -28,6 +27,7 @@ from ft_toolkit.reporting.report import report
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
+from reporting.conftest import HOSTILE, SECRETS
 
 FT = "from ft_toolkit.cli import main; main()"
 
