@@ -167,7 +167,7 @@ def _rst(text: str) -> str:
     for kind in (nodes.comment, nodes.substitution_definition, nodes.raw, nodes.pending):
         for node in list(tree.findall(kind)):
             node.parent.remove(node)
-    return tree.astext()
+    return str(tree.astext())
 
 
 _TEXTS: dict[str, Callable[[File, str | None], str]] = {
