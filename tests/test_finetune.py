@@ -199,7 +199,9 @@ def test_a_test_document_that_stands_in_training_text_is_judged_apart_from_the_c
     assert run.facts["overlap"]["test"] | {"copies": 0, "tainted": 1} == run.facts["overlap"]["test"]
     assert "overlap with training text: of 8 test documents" in (run.folder / "run.log").read_text()
     assert compare_from(run).as_dict() | {"verdict": comparison["verdict"]} == comparison
-    assert recovered(run, Screen(quiet=True)).tainted_test == [seen]
+    assert [(one.id, one.text) for one in recovered(run, Screen(quiet=True)).tainted_test] == [
+        (seen.id, seen.text)
+    ]
     jsonschema.validate({"schema": 6, "comparisons": [compare_from(run).as_dict()]}, SCHEMA)
 
 

@@ -102,7 +102,7 @@ def test_a_plan_of_a_shape_goes_by_the_tokens_that_are_given(asked: list[str], s
 
 
 def test_a_plan_says_nothing_of_auto_where_every_number_is_given() -> None:
-    found = CliRunner().invoke(app, ["plan", "quickstart"])
+    found = CliRunner().invoke(app, ["plan", "quickstart-bert"])
     assert "auto" not in found.output
 
 
