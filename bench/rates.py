@@ -29,8 +29,8 @@ from ft_toolkit.recipe import read_recipe
 from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.session import Options
-from ft_toolkit.text.corpus import read_corpus, read_source
-from ft_toolkit.text.splitting import sample, split
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.splitting import read_parts, sample
 from ft_toolkit.training.accelerator import make_accelerator
 
 BASES = ("starter/gpt2", "starter/bert")
@@ -85,8 +85,7 @@ class Judge:
     def figures(self, run: Run, corpus: str) -> dict[str, tuple[float, float]]:
         """Of each text: (base, tuned)."""
         base = load_base(run.recipe.base)
-        reading = read_corpus(run.recipe.corpus)
-        parts = split(reading.documents, run.recipe.corpus.split, reading.copies)
+        _, parts = read_parts(run.recipe.corpus)
         texts = {"held_out": parts.test, "general": read_source("package:general-probe").documents}
         chosen = {name: sample(documents, SCORED) for name, documents in texts.items()}
         of_base = {}

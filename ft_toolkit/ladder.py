@@ -73,7 +73,7 @@ def ladder(recipe: Recipe, runs_folder: Path, device: str = "auto", screen: Scre
         _run(_beside(recipe, "full", steps), runs_folder, device, screen),
     ]
     base = load_base(recipe.base)
-    return _ladder(recipe, runs, base)
+    return _ladder(recipe, runs, base, screen)
 
 
 def _check(recipe: Recipe) -> None:
@@ -116,7 +116,7 @@ def _run(recipe: Recipe, runs_folder: Path, device: str, screen: Screen) -> Run:
     return finetune(recipe, runs_folder, Options(device=device, reuse=True), screen)
 
 
-def _ladder(recipe: Recipe, runs: list[Run], base: LanguageModel) -> Ladder:
+def _ladder(recipe: Recipe, runs: list[Run], base: LanguageModel, screen: Screen) -> Ladder:
     """The rungs of three judged runs, with the base and a unigram model of the training text."""
     from ft_toolkit.inputs import base_bytes
     from ft_toolkit.judging.run_scores import read
@@ -131,7 +131,7 @@ def _ladder(recipe: Recipe, runs: list[Run], base: LanguageModel) -> Ladder:
     documents, groups = held_out[1].documents, [document.group for document in held_out[1].documents]
     protocol = scores[1].subject.protocol
     of_base = held_out[1].base
-    unigram = _unigram(recipe, base, protocol, documents)
+    unigram = unigram_totals(runs[1], base, protocol, documents, screen)
     trained = [
         _rung(run, corpus.adapter, base, paired(of_base, corpus.adapter, groups))
         for run, corpus in zip(runs, held_out, strict=True)
@@ -144,10 +144,13 @@ def _ladder(recipe: Recipe, runs: list[Run], base: LanguageModel) -> Ladder:
     return Ladder(recipe.name, protocol, rungs, groups)
 
 
-def _unigram(
-    recipe: Recipe, base: LanguageModel, protocol: Protocol, documents: list[DocumentScores]
+def unigram_totals(
+    run: Run, base: LanguageModel, protocol: Protocol, documents: list[DocumentScores], screen: Screen
 ) -> list[Totals]:
-    """Each held-out document under the training text's word frequencies, at the positions that are scored."""
+    """Each held-out document under the training text's word frequencies, at the positions that are scored.
+
+    documents   those of the run's verdict
+    """
     import math
 
     import numpy as np
@@ -155,14 +158,12 @@ def _unigram(
     from ft_toolkit.judging.frequency import training_counts, unigram_nats
     from ft_toolkit.judging.protocols import prepare
     from ft_toolkit.judging.totals import token_totals
-    from ft_toolkit.text.corpus import read_corpus
-    from ft_toolkit.text.splitting import split
+    from ft_toolkit.judging.unseen import recovered
 
-    reading = read_corpus(recipe.corpus)
-    parts = split(reading.documents, recipe.corpus.split, reading.copies)
+    parts = recovered(run, screen)
     counts = training_counts(base, parts.train, math.inf)
     assert counts is not None  # a part of at least eight documents
-    encoded = prepare(parts.test, base.tokenizer, protocol)
+    encoded = prepare(parts.clean_test, base.tokenizer, protocol)
     found = []
     for document, read in zip(documents, encoded, strict=True):
         nats = np.where(np.isnan(document.base.nats), np.nan, unigram_nats(counts, read.ids))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +16,20 @@ from transformers import AutoTokenizer
 from ft_toolkit import finetune as journey
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
+from ft_toolkit.finetune import finetune
 from ft_toolkit.judging import drift, protocols
 from ft_toolkit.judging.frequency import unigram_nats
 from ft_toolkit.judging.run_scores import read
 from ft_toolkit.judging.rungs import Ladder, show
-from ft_toolkit.ladder import ladder
+from ft_toolkit.ladder import ladder, unigram_totals
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
-from ft_toolkit.sections import Recipe
+from ft_toolkit.sections import Corpus, Recipe
+from ft_toolkit.session import Options
 from ft_toolkit.text.corpus import read_corpus
-from ft_toolkit.text.splitting import split
+from ft_toolkit.text.splitting import read_parts, split
 
 QUIET = Screen(quiet=True)
 
@@ -107,6 +110,30 @@ def test_every_rung_reads_the_same_tokens_and_the_adapter_s_is_the_verdict_of_it
 
     monkeypatch.setattr(journey, "finetune", trained_again)
     assert ladder(recipe, tmp_path, "cpu", QUIET).as_dict() == found.as_dict()
+
+
+def test_word_counts_are_judged_on_the_documents_that_the_verdict_is_about(
+    tiny_recipe: Callable[..., Recipe], short_corpus: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "notes"
+    shutil.copytree(short_corpus, folder)
+    corpus = Corpus(source=str(folder))
+    _, plain = read_parts(corpus)
+    seen = plain.test[0]
+    for beside in plain.train:  # the first joint text that lands in training and moves nobody
+        (folder / "joined.md").write_text(f"{seen.text}\n{beside.text}\n{plain.train[-1].text}")
+        _, parts = read_parts(corpus)
+        if [d.id for d in parts.test] == [d.id for d in plain.test] and len(parts.train) > len(plain.train):
+            break
+    recipe = tiny_recipe(
+        corpus={"source": str(folder)}, training={"steps": 1}, judging={"protocol": "document"}
+    )
+    own = finetune(recipe, tmp_path / "runs", Options(gate=False), QUIET)
+    scores = read(own)
+    (held_out,) = (corpus for corpus in scores.corpora if corpus.kind == "held-out")
+    assert seen.id not in {document.id for document in held_out.documents}
+    found = unigram_totals(own, load_base(recipe.base), scores.subject.protocol, held_out.documents, QUIET)
+    assert [totals.tokens for totals in found] == [totals.tokens for totals in held_out.base]
 
 
 def told(found: Ladder, capfd: pytest.CaptureFixture[str]) -> None:
