@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ft_toolkit.models.model_pair import ModelPair
-from ft_toolkit.models.token_nll import TokenScorer
-
-CHUNK_POSITIONS = 64  # of which all logits of both sides are alive at once
-HeadInputs = tuple[Tensor, Tensor, Tensor | None, Tensor]
+from ft_toolkit.models.token_nll import HeadInputs, TokenScorer, rows_of_logits
 
 
 class DivergenceScorer(TokenScorer):
@@ -46,17 +42,9 @@ class DivergenceScorer(TokenScorer):
 def _kl_and_same_top1(base: HeadInputs, tuned: HeadInputs) -> tuple[Tensor, Tensor]:
     """Log-softmax in at least float32, its products summed in float64."""
     divergences, are_same = [], []
-    for start in range(0, len(base[0]), CHUNK_POSITIONS):
-        some = slice(start, start + CHUNK_POSITIONS)
-        log_base, log_tuned = _log_shares(base, some), _log_shares(tuned, some)
+    for (_, of_base), (_, of_tuned) in zip(rows_of_logits(base), rows_of_logits(tuned), strict=True):
+        log_base, log_tuned = of_base.log_softmax(-1), of_tuned.log_softmax(-1)
         products = log_base.exp() * (log_base - log_tuned)
         divergences.append(products.sum(-1, dtype=torch.float64))
         are_same.append(log_base.argmax(-1) == log_tuned.argmax(-1))
     return torch.cat(divergences), torch.cat(are_same)
-
-
-def _log_shares(inputs: HeadInputs, some: slice) -> Tensor:
-    """(positions, V) log-probabilities."""
-    hidden_states, weight, bias, _ = inputs
-    logits = F.linear(hidden_states[some], weight, bias)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

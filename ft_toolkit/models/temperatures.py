@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ft_toolkit.models.language_model import LanguageModel
-from ft_toolkit.models.token_nll import TokenScorer
-
-CHUNK_POSITIONS = 64  # of which all logits are alive at once
+from ft_toolkit.models.token_nll import TokenScorer, rows_of_logits
 
 
 class TemperatureScorer(TokenScorer):
@@ -38,15 +35,10 @@ class TemperatureScorer(TokenScorer):
     ) -> tuple[Tensor, Tensor]:
         """(minus the log-probability of the first choice (n,), whether it is the target (n,) bool)."""
         with torch.no_grad():
-            hidden_states, weight, bias, target_ids = self.head_inputs(
-                input_ids, targets, attention_mask, position_ids
-            )
+            inputs = self.head_inputs(input_ids, targets, attention_mask, position_ids)
             surprises, are_right = [], []
-            for start in range(0, len(target_ids), CHUNK_POSITIONS):
-                some = slice(start, start + CHUNK_POSITIONS)
-                logits = F.linear(hidden_states[some], weight, bias)
-                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                target_logits = logits.gather(1, target_ids[some, None])[:, 0]
+            for some, logits in rows_of_logits(inputs):
+                target_logits = logits.gather(1, inputs[3][some, None])[:, 0]
                 row_max = logits.amax(-1)
                 for place, temperature in enumerate(self.temperatures):
                     nats = (logits / temperature).logsumexp(-1) - target_logits / temperature

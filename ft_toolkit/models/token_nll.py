@@ -20,7 +20,9 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from ft_toolkit.models.families import Family
 
 NO_TARGET = -100
+CHUNK_POSITIONS = 64  # rows of logits alive at once where a whole row is needed
 CHUNK_WORDS = 1024  # columns of logits alive at once: they stay in the cache (docs/log.md)
+HeadInputs = tuple[Tensor, Tensor, Tensor | None, Tensor]  # as TokenScorer.head_inputs has it
 
 
 class TokenScorer(nn.Module):
@@ -70,7 +72,7 @@ class TokenScorer(nn.Module):
         targets: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    ) -> HeadInputs:
         """(hidden states (n, D) before the projection, its weight (V, D), its bias, target ids (n,))."""
         bare = self._bare
         more: dict[str, Any] = {"use_cache": False} if self.family.objective == "causal" else {}
@@ -245,12 +247,24 @@ class _SummedNll(torch.autograd.Function):
         return of_hidden, of_weight, of_bias, None
 
 
+def rows_of_logits(inputs: HeadInputs) -> Iterator[tuple[slice, Tensor]]:
+    """Logits over the whole vocabulary, (at most CHUNK_POSITIONS targets, V) at a time, at least float32."""
+    hidden_states, weight, bias, target_ids = inputs
+    for start in range(0, len(target_ids), CHUNK_POSITIONS):
+        some = slice(start, start + CHUNK_POSITIONS)
+        yield some, _logits(hidden_states[some], weight, bias)
+
+
 def _slices(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     """Logits of a slice of words at a time, (n, at most CHUNK_WORDS), at least float32."""
-    wide = torch.promote_types(hidden_states.dtype, torch.float32)
     for start in range(0, len(weight), CHUNK_WORDS):
         some = slice(start, start + CHUNK_WORDS)
-        yield some, F.linear(hidden_states, weight[some], None if bias is None else bias[some]).to(wide)
+        yield some, _logits(hidden_states, weight[some], None if bias is None else bias[some])
+
+
+def _logits(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    logits = F.linear(hidden_states, weight, bias)
+    return logits.to(torch.promote_types(hidden_states.dtype, torch.float32))
 
 
 def _places(target_ids: Tensor, some: slice) -> tuple[Tensor, Tensor]:
