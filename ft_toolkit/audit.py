@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ft_toolkit.arguments import AsJson, Device
 from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.progress import Screen
 
@@ -23,7 +24,7 @@ EXAMPLES = "ft audit runs/quickstart    ft audit runs/quickstart --calibration -
 @one_line_errors()
 def main(
     run: Annotated[Path, typer.Argument(help="A judged run, such as runs/quickstart.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
+    as_json: AsJson = False,
     calibration: Annotated[
         bool, typer.Option("--calibration", help="Load the models: is it as often right as it is sure?")
     ] = False,
@@ -37,7 +38,7 @@ def main(
     bias: Annotated[
         Path | None, typer.Option(help="Load the models: do they prefer a stereotype? A CrowS-Pairs CSV.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Tell whether a run remembers its training text, and on which tokens it gained; needs no model."""
     from ft_toolkit.run import Run

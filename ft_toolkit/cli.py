@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ft_toolkit import __version__, audit, compare, corpus_look, ladder, listing, report, tryout, tune
+from ft_toolkit.arguments import Device, Overrides, RecipeName, Runs
 from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
 from ft_toolkit.runtime import prepare_process, termination_as_exception
 
@@ -35,9 +36,6 @@ app.command("try", epilog='ft try runs/quickstart "Peel the garlic and"    ft tr
     tryout.main
 )
 
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="training.epochs=5")]
-Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the run folders.")]
-
 
 @app.callback(invoke_without_command=True)
 def root(
@@ -53,10 +51,10 @@ def root(
 @app.command()
 @one_line_errors()  # inside the verb: typer would handle Ctrl-C itself, without our message
 def finetune(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")] = "quickstart",
+    recipe: RecipeName = "quickstart",
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     judge: Annotated[
         bool, typer.Option(help="--no-judge: validation figure only; the test part stays unseen.")
     ] = True,
@@ -217,7 +215,7 @@ def merge(
 def mix(
     parts: Annotated[list[str], typer.Argument(help="RUN:WEIGHT, several of one base; or one, made weaker.")],
     to: Annotated[Path, typer.Option(help="The new run folder.")],
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Make a run of a weighted sum of adapters, and judge it: ft mix runs/a:0.7 runs/b:0.3 --to runs/both."""
     from ft_toolkit import mix as story
@@ -242,7 +240,7 @@ def list_recipes(context: typer.Context) -> None:
 @recipes.command("show")
 @one_line_errors()
 def show_recipe(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
 ) -> None:
     """Print each value of a recipe, where it came from and what it means."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ft_toolkit.arguments import AsJson, Device
 from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.judging.protocols import How
 from ft_toolkit.progress import Screen
@@ -49,11 +50,11 @@ def main(
         str | None, typer.Option(help="Exit 3 unless the whole interval is at least this much better: 5%.")
     ] = None,
     details: Annotated[bool, typer.Option("--details", help="Also print every number of each text.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
+    as_json: AsJson = False,
     out: Annotated[
         Path | None, typer.Option(help="Save comparison.json and each document's scores in a new folder.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     base: Annotated[str | None, typer.Option(help="With --adapter: what it was made for.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter's folder, made elsewhere.")] = None,
     strength: Annotated[

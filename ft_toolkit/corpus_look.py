@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ft_toolkit.arguments import AsJson
 from ft_toolkit.errors import FtError, one_line_errors
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out files that cannot be read, and list them.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a corpus holds and how a base's tokenizer reads it; nothing is trained."""
     with one_line_errors():

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from ft_toolkit.arguments import AsJson, Device, Overrides, RecipeName, Runs
 from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
 from ft_toolkit.progress import Screen
 
@@ -25,15 +24,11 @@ if TYPE_CHECKING:
 
 @one_line_errors()
 def main(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="training.epochs=5")
-    ] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="The folder that holds the run folders.")] = Path(
-        "runs"
-    ),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Compare a recipe's adapter with word counts, training from scratch and full fine-tuning."""
     from ft_toolkit import preflight

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from ft_toolkit.arguments import AsJson, Runs
 from ft_toolkit.errors import one_line_errors
 
 SCHEMA = 1  # of what --json prints
@@ -16,10 +14,8 @@ SCHEMA = 1  # of what --json prints
 
 @one_line_errors()
 def main(
-    runs: Annotated[Path, typer.Option("--runs", help="The folder that holds the run folders.")] = Path(
-        "runs"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
 ) -> None:
     """List the runs of a folder: date, base, method, documents, gain with its interval, state."""
     from ft_toolkit.reporting.overview import summary

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.attacks import Auc, attack
+from ft_toolkit.judging.attacks import attack
 from ft_toolkit.judging.bias import Bias, bias
 from ft_toolkit.judging.calibration import TOKENS, Calibration, calibrate
 from ft_toolkit.judging.comparison import compare
@@ -22,17 +22,13 @@ from ft_toolkit.judging.statistics import Difference, Estimate
 from ft_toolkit.judging.token_scores import TokenScores
 from ft_toolkit.judging.unseen import recovered
 from ft_toolkit.judging.verdict import interval_words, signed, signed_percent
-from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.models.null_adapters import random_directions
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
-from ft_toolkit.runtime import prepare_torch
-from ft_toolkit.session import Session
+from ft_toolkit.run_models import scoring_session, trained_pair
 from ft_toolkit.text.canaries import canaries, controls
 from ft_toolkit.text.pairs import BiasPair
 from ft_toolkit.text.splitting import Parts, sample
-from ft_toolkit.training.accelerator import make_accelerator
 
 
 @dataclass(frozen=True)
@@ -104,12 +100,9 @@ def measure(run: Run, asked: Asked, screen: Screen) -> Measured:
     if asked.null and run.recipe.adapter.method == "scratch":
         wanted, found = "a model that was tuned from its base", "one from fresh weights"
         raise FtError("--null", wanted, found, "Leave --null out.")
-    prepare_torch()
-    session = Session(make_accelerator(asked.device), screen)
-    base = load_base(run.recipe.base, session.accelerator.device)
-    run.check_base(base.name, base.sha256s)
-    pair = load_pair(base, run.trained_folder)
-    scorer = Scorer(pair, protocol_of(base, run.recipe.judging, How(device=asked.device)), session)
+    session = scoring_session(asked.device, screen)
+    pair = trained_pair(run, session)
+    scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, How(device=asked.device)), session)
     label = source_label(run.recipe.corpus.source)
     parts = recovered(run, screen) if asked.calibration or asked.null else Parts([], [], [])
     calibration = calibrate(pair, parts.clean_test, asked.tokens) if asked.calibration else None
@@ -163,13 +156,9 @@ def canary_words(found: Exposure) -> str:
     return (
         f"{found.canaries} canaries among {found.controls:,} sentences of their kind: exposure "
         f"{base.mean_bits:.1f} → {tuned.mean_bits:.1f} bits on average, {max(tuned.bits):.1f} at most "
-        f"(1.4 by chance, {most:.0f} is certain); AUC {_auc(base.auc)} → {_auc(tuned.auc)}, "
+        f"(1.4 by chance, {most:.0f} is certain); AUC {base.auc.words} → {tuned.auc.words}, "
         f"p = {found.p_value:.2g}: {verdict}"
     )
-
-
-def _auc(found: Auc) -> str:
-    return f"{found.value:.2f} ({found.low:.2f} … {found.high:.2f})"
 
 
 def null_words(found: NullAdapters) -> str:

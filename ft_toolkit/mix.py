@@ -48,9 +48,8 @@ def mix(parts: Sequence[Part], to: Path, *, device: str = "auto", screen: Screen
     from ft_toolkit.models.model_pair import load_pair
     from ft_toolkit.reporting.report import write_report
     from ft_toolkit.rescoring import judge_run
-    from ft_toolkit.runtime import prepare_torch, versions
-    from ft_toolkit.session import Session
-    from ft_toolkit.training.accelerator import make_accelerator
+    from ft_toolkit.run_models import scoring_session
+    from ft_toolkit.runtime import versions
 
     screen = screen or Screen()
     _check(parts, to)
@@ -58,8 +57,7 @@ def mix(parts: Sequence[Part], to: Path, *, device: str = "auto", screen: Screen
     text = recovered(first, screen)
     for run in others:
         refuse_trained_text(run, text.test, f"held-out text of {first.folder}", screen)
-    prepare_torch()
-    session = Session(make_accelerator(device), screen)
+    session = scoring_session(device, screen)
     base = load_base(first.recipe.base, session.accelerator.device)
     for part in parts:
         part.run.check_trained(screen.say)

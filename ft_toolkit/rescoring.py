@@ -25,7 +25,7 @@ from ft_toolkit.models.model_pair import ModelPair, load_pair
 from ft_toolkit.progress import Screen
 from ft_toolkit.reporting.report import write_report
 from ft_toolkit.run import Run, now
-from ft_toolkit.runtime import prepare_torch
+from ft_toolkit.run_models import scoring_session
 from ft_toolkit.sections import NEAR_DUPLICATES, Judging
 from ft_toolkit.session import Session
 from ft_toolkit.stages import Stages, list_artefact
@@ -33,7 +33,6 @@ from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.screening import repeated_lines
 from ft_toolkit.text.screening import screen as screened
 from ft_toolkit.text.splitting import Parts, hash_documents
-from ft_toolkit.training.accelerator import make_accelerator
 
 Keep = Callable[[Comparison, TokenScores], object]  # told each comparison and its scores
 Source = tuple[str, list[Document]]  # as the user named it, and what it holds
@@ -69,7 +68,7 @@ def compare_runs(
     if not runs:
         raise FtError("ft compare", "a run, or --base and --adapter", "neither", "ft runs lists the runs.")
     how = how or How()
-    session = _session(how, screen)
+    session = scoring_session(how.device, screen)
     others = [(source, read_other(runs, source, session.screen)) for source in on]
     for run in runs:
         run.check_trained(session.screen.say)
@@ -122,7 +121,7 @@ def compare_adapter(
     if base_name is None or folder is None or missing:
         raise FtError("ft compare", "--base, --adapter and --on", f"no {missing}", "Give all three.")
     how = how or How()
-    session = _session(how, screen)
+    session = scoring_session(how.device, screen)
     base = load_base(base_name, session.accelerator.device)
     model = load_foreign(base, folder)
     named = other_name(base, model)
@@ -144,11 +143,6 @@ def shown(scores: TokenScores, trained: Path, screen: Screen) -> Comparison:
     comparison = compare(scores)
     show(comparison, trained, screen)
     return comparison
-
-
-def _session(how: How, screen: Screen | None) -> Session:
-    prepare_torch()
-    return Session(make_accelerator(how.device), screen or Screen())
 
 
 def _pairs(runs: Sequence[Run], session: Session) -> Iterator[tuple[Run, ModelPair]]:

@@ -22,15 +22,11 @@ from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.judging.unseen import read_general, recovered
 from ft_toolkit.judging.verdict import interval_words, kl_words, signed_percent
 from ft_toolkit.material import VALIDATION_DOCUMENTS
-from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.models.strength import at_strength, refuse_fixed_strength
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
-from ft_toolkit.runtime import prepare_torch
-from ft_toolkit.session import Session
+from ft_toolkit.run_models import scoring_session, trained_pair
 from ft_toolkit.text.splitting import Parts, sample
-from ft_toolkit.training.accelerator import make_accelerator
 
 SCHEMA = 1
 _KINDS = ("held-out", "general", "drift")
@@ -144,16 +140,12 @@ def frontier(
     """
     _refuse_whole(run)
     kept = None if rescore or how != How() else scores_of([run], screen.say)
-    run.check_trained(screen.say)
-    prepare_torch()
-    session = Session(make_accelerator(how.device), screen)
-    base = load_base(run.recipe.base, session.accelerator.device)
-    run.check_base(base.name, base.sha256s)
-    pair = load_pair(base, run.trained_folder)
+    session = scoring_session(how.device, screen)
+    pair = trained_pair(run, session)
     assert isinstance(pair.tuned.model, PeftModel)  # whole models are refused above
-    scorer = Scorer(pair, protocol_of(base, run.recipe.judging, how), session)
+    scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, how), session)
     parts, subject = recovered(run, screen), scorer.subject(run.folder.name)
-    texts = [text for text in judged_texts(base, run.recipe, parts) if text.kind in _KINDS]
+    texts = [text for text in judged_texts(pair.base, run.recipe, parts) if text.kind in _KINDS]
     points: list[Point] = []
     corpora = _kept(kept)
     validation: CorpusScores | None = None

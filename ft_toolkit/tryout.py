@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from ft_toolkit.arguments import Device
 from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.progress import Screen
 
@@ -52,22 +53,15 @@ def main(
         float, typer.Option(help="0: the likeliest token each time; 1: as the model predicts.")
     ] = Draw.temperature,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another continuation.")] = Draw.seed,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Show what base and tuned model make of a text, side by side; without a text, of each line typed."""
-    from ft_toolkit.models.checkpoints import load_base
-    from ft_toolkit.models.model_pair import load_pair
-    from ft_toolkit.runtime import prepare_torch
+    from ft_toolkit.run_models import scoring_session, trained_pair
     from ft_toolkit.sharing.pulled import open_run
-    from ft_toolkit.training.accelerator import make_accelerator
 
     screen, draw = Screen(), Draw(tokens, temperature, seed)
     opened = open_run(run, screen.say)
-    opened.check_trained(screen.say)
-    prepare_torch()
-    base = load_base(opened.recipe.base, make_accelerator(device).device)
-    opened.check_base(base.name, base.sha256s)
-    pair = load_pair(base, opened.trained_folder)
+    pair = trained_pair(opened, scoring_session(device, screen))
     for line in [text] if text is not None else _typed(sys.stdin):
         try_text(pair, line, draw, screen)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ft_toolkit.arguments import Device, Overrides, RecipeName, Runs
 from ft_toolkit.errors import FtError, NumbersGoneWrong, Terminated, one_line_errors, told_when_stopped
 from ft_toolkit.halving import Tried, best, halve, ranked
 from ft_toolkit.progress import Screen
@@ -48,16 +49,12 @@ class Asked:
 
 @one_line_errors()
 def main(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")],
+    recipe: RecipeName,
     budget: Annotated[str, typer.Option(help="The time for all trials: 90s, 30m, 2h.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="training.epochs=5")
-    ] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="The folder that holds the run folders.")] = Path(
-        "runs"
-    ),
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
     to: Annotated[Path | None, typer.Option(help="The recipe to write; NAME-tuned.yaml by default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Search rate, rank, targets, replay and epochs on the validation part, and write the best recipe."""
     with told_when_stopped("before the first trial; the same command begins again"):

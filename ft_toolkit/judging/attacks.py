@@ -46,6 +46,10 @@ class Auc:
     low: float
     high: float
 
+    @property
+    def words(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} … {self.high:.2f})"
+
 
 @dataclass(frozen=True)
 class Attack:

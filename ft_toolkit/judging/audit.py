@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from ft_toolkit.judging.attacks import Auc, Membership, Rate, attack
+from ft_toolkit.judging.attacks import Membership, Rate, attack
 from ft_toolkit.judging.bands import Band, Bands, Influence, TokenType, bands, influences
 from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.judging.verbatim import EXTRACTED_TOKENS, Continuations, Verbatim, verbatim
@@ -97,7 +97,7 @@ def membership_words(found: Membership | None) -> str:
     word = "slightly" if auc.value < TOLD_APART_LITTLE_AUC else "somewhat"
     if auc.value >= TOLD_APART_MUCH_AUC:
         word = "much"
-    return f"{word}: the {strongest.name} attack tells training from held-out documents, AUC {_auc(auc)}"
+    return f"{word}: the {strongest.name} attack tells training from held-out documents, AUC {auc.words}"
 
 
 def told_apart_words(found: Membership) -> str | None:
@@ -109,7 +109,7 @@ def told_apart_words(found: Membership) -> str | None:
         return "with the base at hand no attack tells training from held-out documents"
     return (
         f"with the base at hand the {strongest.name} attack tells training from held-out documents, "
-        f"AUC {_auc(strongest.tuned)}"
+        f"AUC {strongest.tuned.words}"
     )
 
 
@@ -178,9 +178,9 @@ def _attack_table(found: Membership) -> Table:
         *("attack", "AUC of the base", "tuned", "p (Holm)", "at 1 %", "at 0.1 %"),
     )
     for each in found.attacks:
-        base = "–" if each.base is None else _auc(each.base)
+        base = "–" if each.base is None else each.base.words
         rates = (_rate_words(rate) for rate in each.rates)
-        table.add_row(each.name, base, _auc(each.tuned), f"{each.holm_p_value:.2g}", *rates)
+        table.add_row(each.name, base, each.tuned.words, f"{each.holm_p_value:.2g}", *rates)
     return table
 
 
@@ -253,10 +253,6 @@ def _types(types: Sequence[TokenType]) -> str:
 
 def _name(corpus: Bands | CorpusScores) -> str:
     return _NAMES.get(corpus.kind, corpus.corpus)
-
-
-def _auc(auc: Auc) -> str:
-    return f"{auc.value:.2f} ({auc.low:.2f} … {auc.high:.2f})"
 
 
 def _rate_words(rate: Rate) -> str:
