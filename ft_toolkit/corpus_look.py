@@ -173,9 +173,9 @@ def _rows(recipe: Recipe, tokenizer: PlainTokenizer, documents: Sequence[Documen
     """
     import numpy as np
 
-    from ft_toolkit.text.blocks import Encoded, mask, pack
+    from ft_toolkit.text.blocks import BLOCK_TOKENS, Encoded, mask, pack
 
-    block = recipe.training.block_tokens or min(256, tokenizer.positions or 256)
+    block = recipe.training.block_tokens or min(BLOCK_TOKENS, tokenizer.positions or BLOCK_TOKENS)
     encoded, size = [], 0
     for document in documents:
         ids = np.array(tokenizer.ids([document.text[: 40 * ROWS * block]])[0], np.int32)

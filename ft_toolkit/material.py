@@ -18,7 +18,7 @@ from ft_toolkit.models.model_pair import ModelPair, new_pair
 from ft_toolkit.models.sizes import parameters_per_rank
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.sections import Recipe
-from ft_toolkit.text.blocks import Row, encode, pack
+from ft_toolkit.text.blocks import BLOCK_TOKENS, Row, encode, pack
 from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Document, Reading
 from ft_toolkit.text.overlap import Overlap, marked
@@ -26,7 +26,6 @@ from ft_toolkit.text.splitting import Parts, read_parts
 from ft_toolkit.training.replay import replay_rows
 from ft_toolkit.training.schedule import batches, planned_steps
 
-BLOCK_TOKENS = 256  # by default, unless the model has fewer positions
 VALIDATION_DOCUMENTS = 64  # more would take as long as the training itself
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # ft corpus packs rows without either
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+BLOCK_TOKENS = 256  # of a training row by default, unless the model has fewer positions
 NO_TARGET = -100
 JOINT = "\n\n"  # between documents that are read as one text
 SHORTEST_MASKED_PIECE = 16  # tokens; a shorter piece would leave a masked token almost no context

@@ -19,7 +19,6 @@ from ft_toolkit.text.splitting import sample
 
 SAMPLE_BYTES = 2**19  # tokenising 10 MB takes longer than anybody wants to look
 EXAMPLES = 3
-LONGEST_EXAMPLE = 90  # characters
 REPEATED_DOCUMENTS = 3  # a sentence that so many documents have is boilerplate
 LEAST_SENTENCE = 30  # characters; a shorter one may repeat by chance
 _SENTENCE_ENDS = (". ", "? ", "! ", "。")
@@ -199,12 +198,6 @@ def frequent_words(texts: Iterable[str], least: int) -> list[tuple[str, int]]:
     for text in texts:
         counts.update(word for word in _WORD.findall(text) if len(word) > 3)
     return [(word, count) for word, count in counts.most_common(2000) if count >= least]
-
-
-def excerpt(text: str, characters: int = LONGEST_EXAMPLE) -> str:
-    """The begin of a text on one line, personal data replaced."""
-    line = " ".join(redact(text[: 4 * characters])[0].split())
-    return line if len(line) <= characters else f"{line[: characters - 1]}…"
 
 
 def _sentences(text: str) -> list[str]:

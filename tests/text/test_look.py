@@ -9,7 +9,6 @@ from conftest import SHARED
 
 from ft_toolkit.text.corpus import Document, read_source
 from ft_toolkit.text.look import (
-    excerpt,
     frequent_words,
     histogram,
     languages,
@@ -18,6 +17,7 @@ from ft_toolkit.text.look import (
     sample_texts,
     scripts,
 )
+from ft_toolkit.text.personal import redact
 
 
 def documents(*texts: str) -> list[Document]:
@@ -71,7 +71,7 @@ def test_personal_data_is_counted_by_kind_and_shown_masked_only() -> None:
         "phone": (1, 1),
     }
     assert found["phone"].examples == ["0••-••••-••••"]
-    assert excerpt("Call 010-1234-5678 now.") == "Call [PHONE] now."
+    assert redact("Call 010-1234-5678 now.")[0] == "Call [PHONE] now."
 
 
 def test_a_histogram_counts_by_doublings_without_gaps() -> None:
