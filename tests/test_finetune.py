@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import yaml
 from conftest import POSITIONS
 from peft import PeftModel
 from safetensors.torch import load_file
+from tainted import with_tainted
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -32,9 +32,8 @@ from ft_toolkit.judging.unseen import recovered
 from ft_toolkit.progress import Screen
 from ft_toolkit.rescoring import compare_run
 from ft_toolkit.run import Run
-from ft_toolkit.sections import Corpus, Recipe
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
-from ft_toolkit.text.splitting import read_parts
 
 TinyRecipe = Callable[..., Recipe]
 SCHEMA = json.loads((Path(__file__).resolve().parents[1] / "docs" / "comparison.schema.json").read_text())
@@ -181,15 +180,7 @@ def test_a_test_document_that_stands_in_training_text_is_judged_apart_from_the_c
     small_corpus: Path, tiny_recipe: TinyRecipe, tmp_path: Path
 ) -> None:
     folder = tmp_path / "notes"
-    shutil.copytree(small_corpus, folder)
-    corpus = Corpus(source=str(folder))
-    _, plain = read_parts(corpus)
-    seen = plain.test[0]
-    for beside in plain.train:  # the first joint text that lands in training and moves nobody
-        (folder / "joined.md").write_text(f"{seen.text}\n{beside.text}\n{plain.train[-1].text}")
-        _, parts = read_parts(corpus)
-        if [d.id for d in parts.test] == [d.id for d in plain.test] and len(parts.train) > len(plain.train):
-            break
+    plain, seen = with_tainted(small_corpus, folder)
     recipe = tiny_recipe(corpus={"source": str(folder)}, training={"steps": 1})
     run = finetune(recipe, tmp_path / "runs", Options(gate=False), Screen(quiet=True))
     comparison = run.comparison

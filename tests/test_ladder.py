@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tainted import with_tainted
 from transformers import AutoTokenizer
 
 from ft_toolkit import finetune as journey
@@ -26,10 +26,10 @@ from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
-from ft_toolkit.sections import Corpus, Recipe
+from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.corpus import read_corpus
-from ft_toolkit.text.splitting import read_parts, split
+from ft_toolkit.text.splitting import split
 
 QUIET = Screen(quiet=True)
 
@@ -116,15 +116,7 @@ def test_word_counts_are_judged_on_the_documents_that_the_verdict_is_about(
     tiny_recipe: Callable[..., Recipe], short_corpus: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "notes"
-    shutil.copytree(short_corpus, folder)
-    corpus = Corpus(source=str(folder))
-    _, plain = read_parts(corpus)
-    seen = plain.test[0]
-    for beside in plain.train:  # the first joint text that lands in training and moves nobody
-        (folder / "joined.md").write_text(f"{seen.text}\n{beside.text}\n{plain.train[-1].text}")
-        _, parts = read_parts(corpus)
-        if [d.id for d in parts.test] == [d.id for d in plain.test] and len(parts.train) > len(plain.train):
-            break
+    _, seen = with_tainted(short_corpus, folder)
     recipe = tiny_recipe(
         corpus={"source": str(folder)}, training={"steps": 1}, judging={"protocol": "document"}
     )
