@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUTanh, NewGELUActivation
 
 from ft_toolkit.models.families import Family
+from ft_toolkit.models.lora_products import RoundedOnce, fewer_passes, plain_lora_layers
 
 NO_TARGET = -100
 CHUNK_POSITIONS = 64  # rows of logits alive at once where a whole row is needed
@@ -177,6 +178,7 @@ class SummedLoss(nn.Module):
     def __init__(self, scorer: TokenScorer) -> None:
         super().__init__()
         self.scorer = scorer
+        self._lora_layers, self._rounded = plain_lora_layers(scorer.model), RoundedOnce()
 
     def forward(
         self,
@@ -186,9 +188,11 @@ class SummedLoss(nn.Module):
         position_ids: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """(sum of the targets' NLL in nats, number of targets); arguments as for TokenScorer."""
-        hidden_states, weight, bias, target_ids = self.scorer.head_inputs(
-            input_ids, targets, attention_mask, position_ids
-        )
+        with fewer_passes(self._lora_layers, self._rounded):
+            hidden_states, weight, bias, target_ids = self.scorer.head_inputs(
+                input_ids, targets, attention_mask, position_ids
+            )
+        weight = self._rounded(weight)
         total: Tensor = _SummedNll.apply(hidden_states, weight, bias, target_ids)  # type: ignore[no-untyped-call]  # torch types no autograd.Function
         return total, len(target_ids)
 
