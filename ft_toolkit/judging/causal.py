@@ -105,21 +105,21 @@ def score_documents(
     windows.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
     device = next(scorer.parameters()).device
     scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
+    # once a document: a long one has thousands of windows
+    streams = [d.ids if begin_id is None else np.concatenate([[begin_id], d.ids]) for d in documents]
+    first = 0
     with torch.inference_mode():
-        while windows:
-            width = windows[0][1].stop - windows[0][1].start
-            size = max(1, batch_tokens // width)
-            some, windows = windows[:size], windows[size:]
+        while first < len(windows):
+            width = windows[first][1].stop - windows[first][1].start
+            some = windows[first : first + max(1, batch_tokens // width)]
+            first += len(some)
             # padding on the right is never seen by a causal model, so no mask is needed
             input_ids = np.zeros((len(some), width), dtype=np.int64)
             targets = np.full((len(some), width), NO_TARGET, dtype=np.int64)
             for row, (i, w) in enumerate(some):
-                ids = documents[i].ids
-                stream = ids if begin_id is None else np.concatenate([[begin_id], ids])
-                input_ids[row, : w.stop - w.start] = stream[w.start : w.stop]
-                targets[row, w.first_scored - w.start : w.stop - w.start] = stream[
-                    w.first_scored + 1 : w.stop + 1
-                ]
+                input_ids[row, : w.stop - w.start] = streams[i][w.start : w.stop]
+                scored = streams[i][w.first_scored + 1 : w.stop + 1]
+                targets[row, w.first_scored - w.start : w.stop - w.start] = scored
             nll, is_top1 = scorer.nll_and_top1(
                 torch.from_numpy(input_ids).to(device), torch.from_numpy(targets).to(device)
             )

@@ -112,11 +112,12 @@ def score_documents(
     passes.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
     device = next(scorer.parameters()).device
     scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
+    first = 0
     with torch.inference_mode():
-        while passes:
-            width = passes[0][1].stop - passes[0][1].start + 2
-            size = max(1, batch_tokens // width)
-            some, passes = passes[:size], passes[size:]
+        while first < len(passes):
+            width = passes[first][1].stop - passes[first][1].start + 2
+            some = passes[first : first + max(1, batch_tokens // width)]
+            first += len(some)
             rows = _rows([(documents[i].ids, p) for i, p in some], special, width)
             input_ids, targets, attention_mask = (torch.from_numpy(each).to(device) for each in rows)
             # without padding no mask is passed: attention then takes its faster path
