@@ -100,8 +100,8 @@ lowest: lowest.txt   ## run the tests with the lowest versions that pyproject.to
 oracles: $(VENV)/.installed-oracles   ## compare our scores with lm-evaluation-harness
 	@$(VENV)/bin/python -m pytest -q -m oracle
 
-bench: $(VENV)/.installed-oracles   ## measure scoring speed, also of other tools (half an hour, quiet machine)
-	@$(VENV)/bin/python bench/scoring.py
+bench: $(VENV)/.installed-oracles   ## measure scoring and training, also of other tools (an hour, quiet machine)
+	@$(VENV)/bin/python bench/scoring.py && $(VENV)/bin/python bench/training.py
 
 slow: $(VENV)/.installed-dev   ## run the tests that take too long for every day
 	@$(VENV)/bin/python -m pytest -q -m slow

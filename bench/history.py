@@ -15,8 +15,13 @@ LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
 Sides = dict[str, dict[str, float]]  # of each side: median_seconds, over_ours
 
 
-def append(results: dict[str, Sides], documents: int, rounds: int, history: Path = HISTORY) -> None:
-    """Add one run: where and with what it was measured, and the figures of each side of each bench."""
+def append(
+    results: dict[str, Sides], rounds: int, documents: int | None = None, history: Path = HISTORY
+) -> None:
+    """Add one run: where and with what it was measured, and the figures of each side of each bench.
+
+    documents   of a bench whose size is chosen
+    """
     line = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),

@@ -286,7 +286,7 @@ def main() -> None:
     asked = [name for name in tables if options.only in (None, name)]
     results = {name: sides for name in asked if (sides := tables[name]()) is not None}
     if results and not options.no_history:
-        append(results, options.documents, options.rounds)
+        append(results, options.rounds, options.documents)
 
 
 if __name__ == "__main__":

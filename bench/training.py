@@ -2,10 +2,9 @@
 
     python bench/training.py [--quick] [--only CASE] [--peers PYTHON]
 
-Models of real shapes with random weights, each training in a process of its own, sides in turn; medians, ratios,
-the share of the machine's own matrix product, and peak memory. TRL needs other versions of the libraries, so it
-has its own environment: python -m venv peers && peers/bin/pip install -r bench/peers.txt, then --peers
-peers/bin/python.
+Models of real shapes with random weights, each training in a process of its own, sides in turn; medians,
+ratios, the share of the machine's own matrix product, and peak memory. TRL has an environment of its own:
+python -m venv peers && peers/bin/pip install -r bench/peers.txt, then --peers peers/bin/python.
 """
 
 from __future__ import annotations

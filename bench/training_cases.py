@@ -1,4 +1,4 @@
-"""What bench/training.py trains, the same for every side; nothing of ft_toolkit, so that peers can read it too."""
+"""What bench/training.py trains, the same for every side; without ft_toolkit, so that peers read it too."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Case:
         return BertForMaskedLM(BertConfig(**self.shape))
 
     def documents(self, steps: int) -> list[NDArray[np.int64]]:
-        """Ids of each document: full rows, or log-normal lengths, about as many tokens as `steps` steps hold."""
+        """Ids of each document, about as many as `steps` steps hold: full rows, or log-normal lengths."""
         draw = np.random.default_rng(0)
         vocabulary = self.shape.get("vocab_size", 50257 if self.objective == "causal" else 30522)
         wanted = steps * self.rows * self.row_tokens

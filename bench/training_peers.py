@@ -2,9 +2,9 @@
 
     python bench/training_peers.py {trainer,trainer-best,trl} CASE STEPS
 
-trainer        transformers' Trainer with peft as run_clm and run_mlm have it: defaults, the base's dropout on
-trainer-best   the same with every flag that helps on a CPU: no dropout, rows sorted by length, fused AdamW, and
-               bfloat16 where the processor has it
+trainer        transformers' Trainer with peft as run_clm and run_mlm have it: the base's dropout is on
+trainer-best   the same with every flag that helps on a CPU: no dropout, rows sorted by length, fused AdamW,
+               and bfloat16 where the processor has it
 trl            TRL's SFTTrainer, with packing
 """
 
@@ -40,7 +40,7 @@ class Moments(TrainerCallback):  # type: ignore[misc]  # the peers' environment 
 
 
 def collate(rows: Sequence[dict[str, list[int]]], case: Case) -> dict[str, torch.Tensor]:
-    """Pad to the longest; for masked models mask as DataCollatorForLanguageModeling does, without its tokenizer."""
+    """Pad to the longest; for masked models mask as DataCollatorForLanguageModeling does."""
     width = max(len(row["input_ids"]) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     seen = torch.zeros_like(ids)

@@ -77,10 +77,15 @@ def benchmarks(history: Path) -> str:
     for bench in dict.fromkeys(bench for run in runs for bench in run["results"]):
         some = [run for run in runs if bench in run["results"]]
         sides = list(dict.fromkeys(side for run in some for side in run["results"][bench]))
-        text += f"\n## {bench}\n\n| date | commit | processor | documents × rounds | {' | '.join(sides)} |\n"
+        text += f"\n## {bench}\n\n| date | commit | processor | rounds, documents | {' | '.join(sides)} |\n"
         text += "| --- " * (4 + len(sides)) + "|\n"
         for run in some:
-            cells = [run["date"], run["commit"] or "", run["cpu"], f"{run['documents']} × {run['rounds']}"]
+            cells = [
+                run["date"],
+                run["commit"] or "",
+                run["cpu"],
+                ", ".join(str(run[key]) for key in ("rounds", "documents") if run[key]),
+            ]
             for side in sides:
                 figure = run["results"][bench].get(side)
                 cells.append(f"{figure['median_seconds']:.2f} ({figure['over_ours']:.2f})" if figure else "")

@@ -3,8 +3,8 @@
     y = x W + b + s (x A^T) B^T
 
 PEFT scales and adds whole outputs for the adapter's part; here it is added into the base's output in place,
-and each gradient is the product of the shape that a matrix library is fast at (docs/log.md). W is frozen: it has
-no gradient, and where training rounds to bfloat16 it is rounded once.
+and each gradient is the product of the shape that a matrix library is fast at (docs/log.md). W is frozen: it
+has no gradient, and where training rounds to bfloat16 it is rounded once.
 """
 
 from __future__ import annotations

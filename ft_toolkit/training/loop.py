@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,14 +26,14 @@ from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.runtime import Noted, signals_noted
 from ft_toolkit.sections import Training
 from ft_toolkit.session import Session
-from ft_toolkit.text.blocks import Row, collate, mask
+from ft_toolkit.text.blocks import Row, mask
+from ft_toolkit.training.accumulation import Accumulation
 from ft_toolkit.training.optimizers import set_learning_rate
 from ft_toolkit.training.outcome import Outcome, StopReason
 from ft_toolkit.training.restart import RATE_DIVISOR, Restart
 from ft_toolkit.training.schedule import endless, learning_rate, planned_steps, step_seed
 from ft_toolkit.training.state import Checkpoints, Learned, TrainingState
 
-MICRO_TOKENS = 2048  # tokens of a micro-batch; gradients are accumulated over a step's micro-batches
 VALIDATIONS = 8  # over the planned steps
 CHECKPOINT_SECONDS = 600.0  # at most between two checkpoints; every validation writes one too
 GRADIENT_NORM = 1.0
@@ -99,7 +98,8 @@ class _Training:
         self.accelerator, self.plan, self.family = session.accelerator, job.plan, job.model.family
         self.learned = Learned(trainable(job.model.model), job.optimizers)
         scorer = TokenScorer(job.model.model, self.family)
-        self.prepared, *self.optimizers = self.accelerator.prepare(SummedLoss(scorer), *job.optimizers)
+        prepared, *self.optimizers = self.accelerator.prepare(SummedLoss(scorer), *job.optimizers)
+        self.accumulation = Accumulation(prepared, job.model, session)
         self.steps = planned_steps(job.rows, self.plan, self.family.packs)
         self.restart = Restart(self.learned, self.steps, is_allowed=job.may_restart)
         self.validate_every = max(1, math.ceil(self.steps / VALIDATIONS))
@@ -220,11 +220,11 @@ class _Training:
         spent = self._spent(self.state.seconds_before_steps) if step > 1 else 0.0
         rate = learning_rate(step - 1, self.steps, self.plan, spent)
         set_learning_rate(self.optimizers, rate)
-        torch.manual_seed(step_seed(self.plan.seed, step, self.accelerator.process_index))  # dropout
         if self.family.objective == "masked":
             batch = [row if row.is_masked else self._masked(row, epoch) for row in batch]
         count = sum(int((row.targets != NO_TARGET).sum()) for row in batch)
-        nats = self._accumulate(batch, count, is_stopped) if count else 0.0
+        seed = step_seed(self.plan.seed, step, self.accelerator.process_index)
+        nats = self.accumulation.gradients(batch, count, seed, is_stopped) if count else 0.0
         if nats is None:
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
@@ -257,37 +257,6 @@ class _Training:
     def _masked(self, row: Row, epoch: int) -> Row:
         mask_id = self.job.model.special.mask or 0
         return mask(row, self.plan.seed, epoch, mask_id, self.plain_ids, self.plan.mask_fraction)
-
-    def _accumulate(self, batch: Sequence[Row], count: int, is_stopped: Callable[[], bool]) -> float | None:
-        """Backward over this process's share of a step; returns the summed NLL of all processes' shares.
-
-        None when it was stopped between micro-batches. With several processes only the end of a step may stop
-        it: the others would wait forever for one that left.
-        """
-        accelerator, family = self.accelerator, self.family
-        mine = batch[accelerator.process_index :: accelerator.num_processes]
-        weight = 1.0 if mine else 0.0  # a process without rows still takes part in the gradient all-reduce
-        mine = mine or batch[:1]
-        rows_at_once = max(1, MICRO_TOKENS // max(len(row.input_ids) for row in batch))
-        total = torch.zeros((), dtype=torch.float64, device="cpu")
-        for start in range(0, len(mine), rows_at_once):
-            if accelerator.num_processes == 1 and is_stopped():
-                return None
-            is_last = start + rows_at_once >= len(mine)
-            rows = collate(mine[start : start + rows_at_once], family.objective, packed=family.packs)
-            with nullcontext() if is_last else accelerator.no_sync(self.prepared):
-                nll, _ = self.prepared(
-                    rows.input_ids.to(accelerator.device),
-                    rows.targets.to(accelerator.device),
-                    rows.attention_mask.to(accelerator.device),
-                    rows.position_ids.to(accelerator.device),
-                )
-                # DDP averages over processes; we want the sum over processes divided by the count
-                accelerator.backward(nll * (weight * accelerator.num_processes / count))
-            total += weight * nll.detach().double().cpu()
-        if accelerator.num_processes > 1:
-            total = accelerator.reduce(total.float().to(accelerator.device), "sum")
-        return float(total)
 
     def _validate(self) -> float:
         """Score the validation part with dropout off, and keep the weights if they are the best so far."""

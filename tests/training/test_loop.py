@@ -26,11 +26,12 @@ from ft_toolkit.errors import FtError, NumbersGoneWrong
 from ft_toolkit.finetune import finetune
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel, hash_weights
+from ft_toolkit.models.token_nll import SummedLoss
 from ft_toolkit.sections import Adapter, Recipe, Training
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import Row, encode, mask, pack
 from ft_toolkit.text.corpus import Document
-from ft_toolkit.training import accelerator, loop, state
+from ft_toolkit.training import accelerator, accumulation, loop, state
 from ft_toolkit.training.loop import Journal
 from ft_toolkit.training.optimizers import set_learning_rate
 from ft_toolkit.training.schedule import learning_rate
@@ -201,7 +202,7 @@ def test_masks_differ_from_epoch_to_epoch_and_plain_rows_do_not(
 def test_the_first_loss_is_the_sum_over_all_targets_divided_by_their_number(
     checkpoints: Checkpoints, plan: Training, family: str, float32: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "MICRO_TOKENS", 64)  # the step's rows are read in many unequal portions
+    monkeypatch.setattr(accumulation, "MICRO_TOKENS", 64)  # the step's rows are read in many unequal portions
     ready, lines = bench(checkpoints[family], texts_of_unequal_length()), []
     ready.train(plan.model_copy(update={"batch_tokens": 10**6, "steps": 1}), record=lines.append)
     base = load_base(str(checkpoints[family]))
@@ -234,13 +235,67 @@ def test_how_many_tokens_are_read_at_once_does_not_matter(
 ) -> None:
     adapters = []
     for micro_tokens in (64, 10**6):
-        monkeypatch.setattr(loop, "MICRO_TOKENS", micro_tokens)
+        monkeypatch.setattr(accumulation, "MICRO_TOKENS", micro_tokens)
         ready = bench(checkpoints[family], texts_of_unequal_length())
         # in float32 AdamW blows the rounding of gradients near zero up to 1e-5, and hides smaller faults
         ready.model.double()
         ready.train(plan.model_copy(update={"batch_tokens": 288, "steps": 4}))
         adapters.append(ready.adapter)
     assert farthest(*adapters) < 1e-9
+
+
+def short_of_memory(
+    ready: Bench, monkeypatch: pytest.MonkeyPatch, most_tokens: int, error: Exception
+) -> None:
+    """A forward pass of more tokens than this fails as it does where memory is too short."""
+    exact = SummedLoss.forward
+
+    def forward(self: SummedLoss, input_ids: torch.Tensor, *more: torch.Tensor) -> object:
+        if input_ids.numel() > most_tokens:
+            raise error
+        return exact(self, input_ids, *more)
+
+    monkeypatch.setattr(SummedLoss, "forward", forward)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory"),
+    ],
+)
+def test_where_memory_is_short_the_same_steps_are_taken_in_smaller_portions(
+    checkpoints: Checkpoints, plan: Training, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    adapters, steps = [], plan.model_copy(update={"batch_tokens": 288, "steps": 4})
+    for is_short in (False, True):
+        ready, lines = bench(checkpoints["gpt2"], texts_of_unequal_length()), []
+        ready.model.double()
+        if is_short:
+            short_of_memory(ready, monkeypatch, 130, error)
+        ready.train(steps, record=lines.append)
+        adapters.append(ready.adapter)
+        assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert farthest(*adapters) < 1e-9
+
+
+def test_memory_too_short_for_one_row_is_told_with_a_cure(
+    checkpoints: Checkpoints, plan: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
+    short_of_memory(ready, monkeypatch, 1, MemoryError())
+    with pytest.raises(FtError, match=r"memory: expected room for one row .* Lower training\.block_tokens"):
+        ready.train(plan)
+
+
+def test_any_other_error_of_a_step_is_no_shortage_of_memory(
+    checkpoints: Checkpoints, plan: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
+    short_of_memory(ready, monkeypatch, 1, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        ready.train(plan)
 
 
 def tokens_of_steps(lines: list[dict[str, Any]], epoch: int) -> list[int]:

@@ -17,10 +17,12 @@ from two_processes import Bench, bench, texts_of_unequal_length
 from ft_toolkit.errors import NumbersGoneWrong, Terminated
 from ft_toolkit.models.adapters import trainable
 from ft_toolkit.sections import Adapter, Training
-from ft_toolkit.training import loop, state
+from ft_toolkit.training import state
+from ft_toolkit.training.accumulation import Accumulation
 from ft_toolkit.training.loop import Journal
 from ft_toolkit.training.optimizers import make_optimizers
 from ft_toolkit.training.outcome import Outcome
+from ft_toolkit.training.schedule import step_seed
 from ft_toolkit.training.state import Checkpoints, Learned, TrainingState
 
 Checkpoint = dict[str, Path]
@@ -267,13 +269,14 @@ def test_a_second_signal_ends_at_once_and_loses_no_valid_checkpoint(
 
 def poisoned(ready: Bench, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """The loss of these steps is NaN."""
-    exact = loop._Training._accumulate
+    exact = Accumulation.gradients
+    seeds = {step_seed(PLAN.seed, step, 0) for step in steps}
 
-    def accumulate(self: Any, *arguments: Any) -> float | None:
-        nats = exact(self, *arguments)
-        return float("nan") if self.state.step + 1 in steps else nats
+    def gradients(self: Accumulation, batch: Any, count: int, seed: int, is_stopped: Any) -> float | None:
+        nats = exact(self, batch, count, seed, is_stopped)
+        return float("nan") if seed in seeds else nats
 
-    monkeypatch.setattr(loop._Training, "_accumulate", accumulate)
+    monkeypatch.setattr(Accumulation, "gradients", gradients)
 
 
 def test_a_step_without_a_finite_loss_is_skipped_and_counted(
