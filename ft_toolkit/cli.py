@@ -177,8 +177,12 @@ def plan(
     dtype: Annotated[str, typer.Option(help="Of the frozen base: float32 or bfloat16.")] = "float32",
     tokens: Annotated[float | None, typer.Option(help="To read in training.")] = None,
     tokens_per_second: Annotated[float | None, typer.Option(help="As measured on such devices.")] = None,
+    probe: Annotated[
+        bool,
+        typer.Option(help="--no-probe: do not try a little of the recipe to learn its time."),
+    ] = True,
 ) -> None:
-    """Count parameters and bytes of a training without loading or downloading any weights."""
+    """Count parameters and bytes of a training, and estimate a recipe's time on this machine."""
     from ft_toolkit import plan as story
 
     asked = story.Asked(family, layers, width, heads, vocabulary, positions, config)
@@ -194,6 +198,8 @@ def plan(
         print(line)
     if words:
         print(f"training        {words}")
+    if probe and recipe is not None and (time := story.probed(recipe)):
+        print(f"this machine    {time}")
 
 
 @app.command()

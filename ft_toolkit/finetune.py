@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from ft_toolkit import auto
 from ft_toolkit.energy import metered
 from ft_toolkit.errors import FtError, Terminated, told_when_stopped
+from ft_toolkit.forecast import forecast, is_worth_a_probe
 from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
 from ft_toolkit.judging.integrity import Live, fingerprints, observe, prove, require
 from ft_toolkit.judging.percent import as_percent
@@ -127,6 +128,8 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     if words := auto.words(it.asked, it.measure):
         screen.say(words)
     run.record(versions=versions(), device=str(session.accelerator.device))
+    if is_worth_a_probe(it) and session.accelerator.num_processes == 1:
+        screen.say(forecast(it, session).words())
 
 
 def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:

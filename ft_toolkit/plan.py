@@ -167,6 +167,24 @@ def filled(recipe: str | None, plan: Adapter, sizes: Sizes, tokens: float | None
     return auto.fill(asked, measure).adapter, auto.words(asked, measure)
 
 
+def probed(recipe: str) -> str | None:
+    """A recipe's time on this machine, by a little of it; None where its base or text are not here."""
+    from ft_toolkit.forecast import forecast
+    from ft_toolkit.material import gathered
+    from ft_toolkit.progress import Screen
+    from ft_toolkit.recipe import read_recipe
+    from ft_toolkit.references import parse_base, parse_text
+    from ft_toolkit.session import Session
+    from ft_toolkit.training.accelerator import make_accelerator
+
+    asked = read_recipe(recipe).recipe
+    if parse_base(asked.base).folder is None or parse_text(asked.corpus.source).kind == "hub":
+        return None
+    accelerator = make_accelerator()
+    material = gathered(asked, accelerator.device)
+    return forecast(material, Session(accelerator, Screen(quiet=True))).words()
+
+
 def _measured(recipe: Recipe) -> Measure | None:
     """What ft finetune would decide by; None where base or text are not here, or cannot be read yet."""
     from transformers import AutoTokenizer

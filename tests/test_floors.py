@@ -36,6 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "finetune",
         "material",
+        "forecast",
         "seeds",
         "compare",
         "corpus_look",

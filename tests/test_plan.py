@@ -82,7 +82,7 @@ def test_a_plan_decides_what_auto_stands_for_as_the_training_does(
     it = gathered(asked, torch.device("cpu"))
     file = tmp_path / "mine.yaml"
     file.write_text(strict_yaml.dump(asked.model_dump()))
-    found = CliRunner().invoke(app, ["plan", str(file)])
+    found = CliRunner().invoke(app, ["plan", str(file), "--no-probe"])
     assert found.output.splitlines()[-1] == f"training        {auto.words(asked, it.measure)}"
 
 
@@ -102,7 +102,7 @@ def test_a_plan_of_a_shape_goes_by_the_tokens_that_are_given(asked: list[str], s
 
 
 def test_a_plan_says_nothing_of_auto_where_every_number_is_given() -> None:
-    found = CliRunner().invoke(app, ["plan", "quickstart-bert"])
+    found = CliRunner().invoke(app, ["plan", "quickstart-bert", "--no-probe"])
     assert "auto" not in found.output
 
 
