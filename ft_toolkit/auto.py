@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from ft_toolkit.sections import LEAST_RANK, Adapter, Recipe
 
@@ -23,6 +24,7 @@ METHOD_FACTORS = {
     "ia3": 10.0,
     "full": 0.1,
 }
+CAUSAL_REPLAY = 0.1
 SCRATCH_RATE, SCRATCH_WIDTH = 3e-3, 256  # the starters' own, docs/log.md
 
 
@@ -34,6 +36,7 @@ class Measure:
     steps: int  # planned optimizer steps
     tokens: int  # to be read in training, all epochs
     parameters_per_rank: int  # of the adapter, for each unit of rank; 0 where it has none
+    objective: Literal["causal", "masked"] = "causal"  # decides replay
 
 
 def learning_rate(adapter: Adapter, width: int, steps: int) -> float:
@@ -60,6 +63,14 @@ def rank(width: int, tokens: int, parameters_per_rank: int) -> int:
     return max(LEAST_RANK, min(power, MOST_RANK, width // 4))
 
 
+def replay(adapter: Adapter, objective: Literal["causal", "masked"]) -> float:
+    """Share of the tokens: a causal base writes its own; fresh weights have nothing to forget.
+
+    A masked base's rows are another model's text, which helped less and at a larger share did harm.
+    """
+    return CAUSAL_REPLAY if objective == "causal" and adapter.method != "scratch" else 0.0
+
+
 def fill(recipe: Recipe, measure: Measure) -> Recipe:
     """The recipe with a number for every auto."""
     adapter, training = recipe.adapter, recipe.training
@@ -70,6 +81,8 @@ def fill(recipe: Recipe, measure: Measure) -> Recipe:
     if training.learning_rate == "auto":
         rate = learning_rate(adapter, measure.width, measure.steps)
         training = training.model_copy(update={"learning_rate": rate})
+    if training.replay == "auto":
+        training = training.model_copy(update={"replay": replay(adapter, measure.objective)})
     return recipe.model_copy(update={"adapter": adapter, "training": training})
 
 

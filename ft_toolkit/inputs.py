@@ -17,6 +17,7 @@ _TRAINING_LIBRARIES = ("ft-toolkit", "torch", "transformers", "peft", "tokenizer
 _AUTO = {
     "block_tokens": ("training", None),
     "learning_rate": ("training", "auto"),
+    "replay": ("training", "auto"),
     "rank": ("adapter", "auto"),
     "alpha": ("adapter", "auto"),
 }

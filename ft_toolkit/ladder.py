@@ -94,7 +94,7 @@ def _beside(recipe: Recipe, method: str, steps: int) -> Recipe:
     values = recipe.model_dump() | {"name": f"{recipe.name}-ladder-{method}", "adapter": {"method": method}}
     values["training"] |= {"steps": steps, "learning_rate": "auto"}
     if method == "scratch":  # which has nothing to forget
-        values["training"]["replay"] = 0.0
+        values["training"]["replay"] = "auto"
     return Recipe.model_validate(values)
 
 

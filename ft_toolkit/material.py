@@ -59,10 +59,15 @@ def gathered(recipe: Recipe, device: torch.device) -> Material:
     filled, rows, measure = laid_out(recipe, learner, parts)
     pair = new_pair(base, filled.adapter, recipe.training.seed, learner)
     plan = filled.training
-    if plan.replay:
+    if plan.replay_share:
         with pair.base_side() as alone:
             rows += replay_rows(
-                alone, rows, plan.replay, plan.block_tokens or BLOCK_TOKENS, plan.seed, plan.mask_fraction
+                alone,
+                rows,
+                plan.replay_share,
+                plan.block_tokens or BLOCK_TOKENS,
+                plan.seed,
+                plan.mask_fraction,
             )
     return Material(recipe, filled, reading, parts, pair, rows, measure, overlap)
 
@@ -83,6 +88,7 @@ def laid_out(recipe: Recipe, model: LanguageModel, parts: Parts) -> tuple[Recipe
         steps=steps,
         tokens=round(tokens_per_epoch * steps / steps_per_epoch),
         parameters_per_rank=parameters_per_rank(model.model, model.family, recipe.adapter),
+        objective=model.family.objective,
     )
     return auto.fill(recipe.model_copy(update={"training": plan}), measure), rows, measure
 

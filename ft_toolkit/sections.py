@@ -197,8 +197,9 @@ class Training(Section):
     mask_fraction: float = Field(
         0.15, gt=0, lt=1, description="masked models: share of the tokens masked in training"
     )
-    replay: Annotated[float, BeforeValidator(_share)] = Field(
-        0.0, ge=0, lt=1, description="share of tokens with the base's own predictions, against forgetting: 5%"
+    replay: Literal["auto"] | Annotated[float, BeforeValidator(_share), Field(ge=0, lt=1)] = Field(
+        "auto",
+        description="share of tokens with the base's own predictions, against forgetting: 5% (docs/auto.md)",
     )
     warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps that warm up")
     patience: PositiveInt = Field(3, description="validations without improvement before stopping early")
@@ -211,6 +212,11 @@ class Training(Section):
         raises   ValueError for auto, which auto.fill replaces before a training starts
         """
         return float(self.learning_rate)
+
+    @property
+    def replay_share(self) -> float:
+        """Replay as a number; raises as peak does."""
+        return float(self.replay)
 
 
 class Judging(Section):
@@ -251,7 +257,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _replay_needs_a_base(self) -> Recipe:
-        if self.training.replay and self.adapter.method == "scratch":
+        if self.training.replay not in ("auto", 0) and self.adapter.method == "scratch":
             raise ValueError(
                 "training.replay without method: scratch, whose fresh weights have nothing to forget"
             )

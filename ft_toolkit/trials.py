@@ -29,7 +29,7 @@ from ft_toolkit.training.accelerator import make_accelerator
 
 RATE_FACTORS = (1.0, 3.0, 1 / 3)  # the first of each row is the recipe's own
 RANK_FACTORS = (1.0, 4.0, 1 / 4)
-REPLAY = 0.05
+MORE_REPLAY = 0.05
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Ground:
 
     def settings(self) -> list[Settings]:
         """Every combination, those that change least of the recipe first."""
-        adapter, replay = self.filled.adapter, self.recipe.training.replay
+        adapter = self.filled.adapter
         ranks: list[int | None] = [None]
         targets: list[str | list[str]] = [self.recipe.adapter.targets]
         if self.measure.parameters_per_rank:
@@ -65,9 +65,10 @@ class Ground:
             ranks = [rank for rank in dict.fromkeys(wanted) if rank <= most]
             if self.has_both_parts:
                 targets.append("attention" if targets[0] in ("auto", "all-linear") else "all-linear")
-        # replay protects what the validation part does not show: one that was asked for stays
-        may_replay = not replay and adapter.method != "scratch"
-        replays = [replay, REPLAY] if may_replay else [replay]
+        # never less replay than auto's: it protects what the validation part does not show
+        replays = [self.filled.training.replay_share]
+        if self.recipe.training.replay == "auto" and adapter.method != "scratch":
+            replays.append(replays[0] + MORE_REPLAY)
         axes: list[Sequence[Any]] = [replays, targets, ranks, RATE_FACTORS]
         every = [Settings(rate, rank, where, share) for share, where, rank, rate in product(*axes)]
         first = every[0]
@@ -107,7 +108,10 @@ def read_ground(recipe: Recipe, runs_folder: Path, device: str, screen: Screen) 
     family = it.pair.base.family
     metric = "perplexity" if family.objective == "causal" else "pseudo-perplexity"
     has_both_parts = bool(family.attention and family.feed_forward)
-    return Ground(recipe, it.recipe, it.measure, folder, device, metric, has_both_parts)
+    replay = auto.fill(recipe, it.measure).training.replay
+    training = it.recipe.training.model_copy(update={"replay": replay})
+    filled = it.recipe.model_copy(update={"training": training})
+    return Ground(recipe, filled, it.measure, folder, device, metric, has_both_parts)
 
 
 def _folder(runs_folder: Path, name: str, made_from: Mapping[str, Any], screen: Screen) -> Path:

@@ -106,7 +106,13 @@ def tiny_recipe(checkpoints: dict[str, Path], small_corpus: Path) -> Callable[..
             "name": f"tiny-{family}",
             "base": str(checkpoints[family]),
             "corpus": {"source": str(small_corpus)},
-            "training": {"steps": 5, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.01},
+            "training": {
+                "steps": 5,
+                "block_tokens": 32,
+                "batch_tokens": 256,
+                "learning_rate": 0.01,
+                "replay": 0,
+            },
             "judging": {"general": None},
         }
         for key, value in sections.items():

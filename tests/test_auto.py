@@ -45,7 +45,7 @@ def test_the_rank_grows_with_the_tokens_and_never_past_a_quarter_of_the_width() 
 
 
 def test_numbers_stay_and_only_autos_are_filled() -> None:
-    given = recipe(adapter={"rank": 3, "alpha": 5}, training={"learning_rate": 0.5})
+    given = recipe(adapter={"rank": 3, "alpha": 5}, training={"learning_rate": 0.5, "replay": 0.3})
     assert fill(given, STARTER) == given
     assert words(given, STARTER) == ""
     half = fill(recipe(adapter={"rank": 16}), STARTER)

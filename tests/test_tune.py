@@ -20,7 +20,7 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.recipe import read_recipe
 from ft_toolkit.run import Run, list_runs, now
 from ft_toolkit.sections import Recipe
-from ft_toolkit.trials import Ground, Settings
+from ft_toolkit.trials import MORE_REPLAY, Ground, Settings
 from ft_toolkit.tune import Asked, tune
 
 QUIET = Screen(quiet=True)
@@ -197,16 +197,16 @@ def ground(**sections: Any) -> Ground:
 
 
 def test_the_first_candidate_is_the_recipe_itself_and_the_next_change_one_thing() -> None:
-    found = ground().settings()
-    own = Settings(1.0, 8, "auto", 0.0)
+    found, share = ground().settings(), auto.CAUSAL_REPLAY
+    own = Settings(1.0, 8, "auto", share)
     assert found[:7] == [
         own,
-        Settings(3.0, 8, "auto", 0.0),
-        Settings(1 / 3, 8, "auto", 0.0),
-        Settings(1.0, 32, "auto", 0.0),
-        Settings(1.0, 2, "auto", 0.0),
-        Settings(1.0, 8, "attention", 0.0),
-        Settings(1.0, 8, "auto", 0.05),
+        Settings(3.0, 8, "auto", share),
+        Settings(1 / 3, 8, "auto", share),
+        Settings(1.0, 32, "auto", share),
+        Settings(1.0, 2, "auto", share),
+        Settings(1.0, 8, "attention", share),
+        Settings(1.0, 8, "auto", share + MORE_REPLAY),
     ]
     assert len(found) == 3 * 3 * 2 * 2
     same = ground().recipe_of(own, 36)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from two_processes import bench, texts_of_unequal_length
 
 from ft_toolkit.judging.protocols import SEED
+from ft_toolkit.material import gathered
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.sampling import sample_ids
 from ft_toolkit.sections import Recipe, Training
@@ -92,7 +93,7 @@ def test_no_row_is_text_that_the_drift_is_measured_on(checkpoints: dict[str, Pat
 def test_a_share_is_written_in_per_cent_or_as_a_number(
     tiny_recipe: TinyRecipe, given: object, share: float
 ) -> None:
-    assert tiny_recipe(training={"replay": given}).training.replay == pytest.approx(share)
+    assert tiny_recipe(training={"replay": given}).training.replay_share == pytest.approx(share)
 
 
 @pytest.mark.parametrize("given", ["5", "100%", -0.1, "some"])
@@ -104,3 +105,19 @@ def test_a_share_that_is_none_is_refused(tiny_recipe: TinyRecipe, given: object)
 def test_fresh_weights_have_nothing_to_forget(tiny_recipe: TinyRecipe) -> None:
     with pytest.raises(ValidationError, match="nothing to forget"):
         tiny_recipe(training={"replay": 0.1}, adapter={"method": "scratch"})
+
+
+def test_by_default_a_causal_base_replays_and_a_masked_one_or_fresh_weights_do_not(
+    tiny_recipe: TinyRecipe,
+) -> None:
+    device, shares = torch.device("cpu"), {}
+    for family, method in (("gpt2", "lora"), ("gpt2", "full"), ("gpt2", "scratch"), ("bert", "lora")):
+        it = gathered(tiny_recipe(family, training={"replay": "auto"}, adapter={"method": method}), device)
+        tokens = [len(row.input_ids) for row in it.rows]
+        replayed = sum(
+            n for n, row in zip(tokens, it.rows, strict=True) if row.documents[0].startswith("replay")
+        )
+        shares[family, method] = replayed / sum(tokens)
+        assert it.recipe.training.replay_share == pytest.approx(shares[family, method], abs=0.02)
+    assert shares["gpt2", "lora"] == shares["gpt2", "full"] > 0.03
+    assert shares["gpt2", "scratch"] == shares["bert", "lora"] == 0
