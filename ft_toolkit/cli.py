@@ -32,9 +32,7 @@ app.command("runs", epilog="ft runs    ft runs --runs elsewhere --json")(listing
 app.command("report", epilog="ft report runs/quickstart    ft report runs/a runs/b --out index.html")(
     report.main
 )
-app.command("try", epilog='ft try runs/quickstart "Peel the garlic and"    ft try runs/quickstart')(
-    tryout.main
-)
+app.command("try", epilog=tryout.EXAMPLES)(tryout.main)
 
 
 @app.callback(invoke_without_command=True)

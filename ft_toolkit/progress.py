@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
@@ -43,6 +44,15 @@ class Screen:
     def say(self, message: RenderableType, style: str | None = None) -> None:
         """Print a note on stderr, and log it; brackets and colons stay what they are."""
         self._print(self._console, message, style)
+
+    @contextmanager
+    def growing(self) -> Iterator[Callable[[RenderableType], object]]:
+        """Show a result while it grows; on a terminal alone, where it is gone at the end."""
+        if not self._results.is_terminal:
+            yield lambda so_far: None
+            return
+        with Live(console=self._results, transient=True, vertical_overflow="visible") as live:
+            yield live.update
 
     def result(self, message: RenderableType, style: str | None = None) -> None:
         """Print a result on stdout, a sentence or a table, and log it likewise."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-
-from peft import PeftModel
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.inputs import comparison_inputs, recipe_asked_for
@@ -21,11 +19,11 @@ from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.judging.unseen import read_general, read_other, recovered, refuse_trained_text
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.foreign import load_foreign, other_name
-from ft_toolkit.models.model_pair import ModelPair, load_pair
+from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.progress import Screen
 from ft_toolkit.reporting.report import write_report
 from ft_toolkit.run import Run, now
-from ft_toolkit.run_models import scoring_session
+from ft_toolkit.run_models import scoring_session, trained_pairs
 from ft_toolkit.sections import NEAR_DUPLICATES, Judging
 from ft_toolkit.session import Session
 from ft_toolkit.stages import Stages, list_artefact
@@ -75,7 +73,7 @@ def compare_runs(
         for source, documents in others:
             refuse_trained_text(run, documents, source, session.screen)
     found: list[Comparison] = []
-    for run, pair in _pairs(runs, session):
+    for run, pair in trained_pairs(runs, session):
         scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, how), session)
         if others:
             corpora = _score_others(scorer, others, run.recipe.judging)
@@ -143,20 +141,6 @@ def shown(scores: TokenScores, trained: Path, screen: Screen) -> Comparison:
     comparison = compare(scores)
     show(comparison, trained, screen)
     return comparison
-
-
-def _pairs(runs: Sequence[Run], session: Session) -> Iterator[tuple[Run, ModelPair]]:
-    """Each run with its pair, those of one base together: they share one set of weights."""
-    for name in dict.fromkeys(run.recipe.base for run in runs):
-        base, adapted = load_base(name, session.accelerator.device), None
-        if base.family.note:
-            session.screen.say(base.family.note)
-        for run in (run for run in runs if run.recipe.base == name):
-            run.check_base(base.name, base.sha256s)
-            pair = load_pair(base, run.trained_folder, adapted)
-            if isinstance(pair.tuned.model, PeftModel):
-                adapted = pair.tuned.model
-            yield run, pair
 
 
 def _held_out(run: Run, runs: Sequence[Run], screen: Screen) -> Parts:

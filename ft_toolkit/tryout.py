@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,55 +14,81 @@ from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.progress import Screen
 
 if TYPE_CHECKING:  # torch comes with them; --help must not wait
+    from rich.table import Table
     from rich.text import Text
 
-    from ft_toolkit.judging.totals import TokenNll
-    from ft_toolkit.models.language_model import LanguageModel
-    from ft_toolkit.models.model_pair import ModelPair
+    from ft_toolkit.models.guesses import Guess
     from ft_toolkit.reporting.passages import Piece
-    from ft_toolkit.text.blocks import Encoded
+    from ft_toolkit.tryout_answers import Answer, Answers, Draw, Tried
 
-T = TypeVar("T")
-MASK = "[MASK]"  # stands for the mask token of any masked model
-GUESSES = 5
-NAMED = 5  # tokens that gained most, and that lost most
+EXAMPLES = 'ft try runs/quickstart "Peel the garlic and"    ft try runs/quickstart --web'
 # The report's shades, with an ink of their own, so that they can be read on any terminal.
 _BETTER = ("", "#e6f0fb", "#c3dcf7", "#94c1f1", "#62a3e9")
 _WORSE = ("", "#fdf0de", "#fbdbae", "#f6bd76", "#ee9c45")
 _INK = "#1a1c22"
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How a continuation is drawn."""
-
-    tokens: int = 60
-    temperature: float = 0.8
-    seed: int = 0
-
-
 @one_line_errors()
 def main(
-    run: Annotated[str, typer.Argument(help="A run folder, or hub:owner/name[@revision].")],
-    text: Annotated[
-        str | None, typer.Argument(help='"Peel the garlic and"; with [MASK] for a masked model.')
-    ] = None,
-    tokens: Annotated[int, typer.Option(help="The longest continuation.")] = Draw.tokens,
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... [TEXT]",
+            help='Run folders, or hub:owner/name[@revision]; then a text: "Peel the garlic and", '
+            "with [MASK] for a masked model.",
+        ),
+    ],
+    text: Annotated[str | None, typer.Option("--text", help="The text, where it looks like a run.")] = None,
+    tokens: Annotated[int, typer.Option(help="The longest continuation.")] = 60,
     temperature: Annotated[
         float, typer.Option(help="0: the likeliest token each time; 1: as the model predicts.")
-    ] = Draw.temperature,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another continuation.")] = Draw.seed,
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another continuation.")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help=r"End the continuation before this text; \n: a line's end.")
+    ] = None,
+    web: Annotated[bool, typer.Option("--web", help="Serve a page on 127.0.0.1 in place of this.")] = False,
+    port: Annotated[
+        int | None, typer.Option(min=1024, max=65535, help="Of the page; by default a free one.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Show what base and tuned model make of a text, side by side; without a text, of each line typed."""
-    from ft_toolkit.run_models import scoring_session, trained_pair
+    """Show what base and tuned models make of a text, side by side; without a text, of each line typed."""
+    runs, typed = split_text(places, text)
+    if port is not None and not web:
+        raise FtError("--port", "--web beside it", "no --web", "Add --web.")
+    if stop is not None and "" in stop:
+        raise FtError("--stop", "a text", "an empty one", r"Write --stop . or --stop '\n'.")
+    from ft_toolkit.run_models import scoring_session
     from ft_toolkit.sharing.pulled import open_run
+    from ft_toolkit.tryout_answers import Draw, load_tried
 
-    screen, draw = Screen(), Draw(tokens, temperature, seed)
-    opened = open_run(run, screen.say)
-    pair = trained_pair(opened, scoring_session(device, screen))
-    for line in [text] if text is not None else _typed(sys.stdin):
-        try_text(pair, line, draw, screen)
+    screen = Screen()
+    draw = Draw(tokens, temperature, seed, tuple(each.replace("\\n", "\n") for each in stop or ()))
+    opened = [open_run(run, screen.say) for run in runs]
+    tried = load_tried(opened, scoring_session(device, screen))
+    if web:
+        from ft_toolkit.tryout_page import serve
+
+        serve(tried, typed or "", draw, port, screen)
+        return
+    for line in [typed] if typed is not None else _typed(sys.stdin):
+        for each in tried:
+            try_text(each, line, draw, screen)
+
+
+def split_text(places: Sequence[str], text: str | None) -> tuple[list[str], str | None]:
+    """(the runs, the text): the last place is the text unless it is a run, or a text was given apart.
+
+    raises   FtError for what is neither: a run that is not there
+    """
+    *runs, last = places
+    if text is not None or not runs or last.startswith("hub:") or Path(last).is_dir():
+        return [*runs, last], text
+    parent = Path(last).parent
+    if not any(map(str.isspace, last)) and parent != Path() and parent.is_dir():
+        raise FtError("ft try", "a run folder or a text", last, f"Is it a text? Write --text {last}.")
+    return runs, last
 
 
 def _typed(lines: Iterable[str]) -> Iterator[str]:
@@ -80,128 +105,77 @@ def _typed(lines: Iterable[str]) -> Iterator[str]:
             yield line.rstrip("\n")
 
 
-def try_text(pair: ModelPair, text: str, draw: Draw, screen: Screen) -> None:
-    """Show the top guesses for [MASK], or a continuation; and how well the text itself is predicted.
+def try_text(tried: Tried, text: str, draw: Draw, screen: Screen) -> None:
+    """Show what a base and the models tuned from it make of a text; on a terminal while they write.
 
-    raises   FtError for an empty text, or [MASK] where the model has none
+    raises   FtError as answers_of does
     """
+    from ft_toolkit.tryout_answers import BASE, Answer, Answers, answers_of
+
+    names = [BASE, *(one.name for one in tried.tuned)]
+    written = dict.fromkeys(names, "")
+    with screen.growing() as show:
+
+        def grown(name: str, so_far: str) -> None:
+            written[name] = so_far
+            show(table_of(Answers(tried.base.name, [Answer(name, written[name]) for name in names])))
+
+        found = answers_of(tried, text, draw, grown)
+    if len(names) > 2:
+        screen.result(f"base: {tried.base.name}", style="dim")
+    screen.result(table_of(found))
+    for answer in found.answers:
+        if answer.passage is not None:
+            _show_passage(answer, screen, is_named=len(names) > 2)
+
+
+def _show_passage(answer: Answer, screen: Screen, *, is_named: bool) -> None:
+    from ft_toolkit.reporting.passages import moved_most
+
+    assert answer.passage is not None
+    if is_named:
+        screen.result(f"{answer.name} against its base", style="dim")
+    screen.result(coloured(answer.passage.pieces))
+    for line in moved_most(answer.passage.pieces):
+        screen.result(line)
+
+
+def table_of(found: Answers) -> Table:
+    """A column a model: its guesses for each [MASK], or its continuation and figures."""
     from rich.table import Table
 
-    if not text.strip():
-        raise FtError("ft try", "a text", "an empty one", 'Write ft try RUN "some words".')
+    from ft_toolkit.models.guesses import MASK
+
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
-    for column in ("", "base", "tuned"):
-        table.add_column(column, ratio=None if not column else 1)
-    is_masked = pair.base.family.objective == "masked"
-    if is_masked and (MASK in text or str(pair.base.tokenizer.mask_token) in text):
-        for number, (before, after) in enumerate(
-            zip(*_both(pair, lambda it: guesses(it, text)), strict=True)
-        ):
-            table.add_row(*_cells(f"{MASK} {number + 1}", "\n".join(before), "\n".join(after)))
-        screen.result(table)
-        return
-    if MASK in text and not is_masked:
-        found = f"{MASK}, and {pair.base.name} is causal"
-        raise FtError("ft try", "a text to continue", found, f"Leave {MASK} out.")
-    if not is_masked:
-        table.add_row(*_cells("goes on", *_both(pair, lambda it: continuation(it, text, draw))))
-    metric, figures, pieces = scored(pair, text)
-    table.add_row(*_cells(metric, *figures))
-    screen.result(table)
-    if pieces:
-        screen.result(coloured(pieces))
-        for line in moved_most(pieces):
-            screen.result(line)
+    table.add_column("")
+    for answer in found.answers:
+        table.add_column(_plain(answer.name), ratio=1)
+    for number, lists in enumerate(zip(*(answer.guesses for answer in found.answers), strict=True), 1):
+        table.add_row(*_cells(f"{MASK} {number}", ["\n".join(map(guess_line, some)) for some in lists]))
+    if any(answer.goes_on is not None for answer in found.answers):
+        table.add_row(*_cells("goes on", [answer.goes_on or "" for answer in found.answers]))
+    for metric in found.metrics:
+        table.add_row(*_cells(metric, [answer.figures.get(metric, "–") for answer in found.answers]))
+    return table
 
 
-def _both(pair: ModelPair, ask: Callable[[LanguageModel], T]) -> tuple[T, T]:
-    """Ask both sides the same: (the base's answer, the tuned model's)."""
-    with pair.base_side() as base:
-        of_base = ask(base)
-    return of_base, ask(pair.tuned)
+def guess_line(guess: Guess) -> str:
+    return f"{100 * guess.share:5.1f} %  {guess.token}"
 
 
-def _cells(name: str, base: str, tuned: str) -> tuple[Text, Text, Text]:
-    """What a model wrote, as it is: no markup, and no terminal's command."""
+def _cells(name: str, texts: Iterable[str]) -> list[Text]:
+    from rich.text import Text
+
+    return [Text(name, style="dim"), *map(_plain, texts)]
+
+
+def _plain(text: str) -> Text:
+    """What a model or a person wrote, as it is: no markup, and no terminal's command."""
     from rich.text import Text
 
     from ft_toolkit.reporting.passages import PICTURES
 
-    return Text(name, style="dim"), Text(base.translate(PICTURES)), Text(tuned.translate(PICTURES))
-
-
-def continuation(model: LanguageModel, text: str, draw: Draw) -> str:
-    """What a causal model writes behind a text."""
-    from ft_toolkit.models.sampling import continued_ids
-    from ft_toolkit.text.blocks import encode
-    from ft_toolkit.text.corpus import Document
-
-    (prompt,) = encode([Document("typed", 0, text)], model.tokenizer)
-    ids = continued_ids(model, prompt.ids, draw.tokens, draw.seed, draw.temperature)
-    return str(model.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-
-def guesses(model: LanguageModel, text: str) -> list[list[str]]:
-    """The likeliest tokens for each [MASK] of a text, with their probabilities.
-
-    raises   FtError for a text longer than the model reads
-    """
-    import torch
-
-    tokenizer = model.tokenizer
-    read = tokenizer(text.replace(MASK, str(tokenizer.mask_token)), return_tensors="pt").to(model.device)
-    length = read["input_ids"].shape[1]
-    if length > model.positions:
-        raise FtError("ft try", f"at most {model.positions} tokens", length, "Shorten the text.")
-    with torch.inference_mode():
-        logits = model.model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).logits
-    shares = logits[0, read["input_ids"][0] == model.special.mask].float().softmax(-1)
-    best = shares.topk(min(GUESSES, shares.shape[-1]))
-    return [
-        [
-            f"{100 * share:5.1f} %  {str(tokenizer.decode([token])).strip()}"
-            for share, token in zip(*row, strict=True)
-        ]
-        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
-
-
-def scored(pair: ModelPair, text: str) -> tuple[str, tuple[str, str], list[Piece]]:
-    """(the metric, its figure under base and tuned, the text in pieces with each token's nats).
-
-    Where the tuned model has its own tokenizer the figure is in bits per byte, and there are no pieces.
-    """
-    import numpy as np
-    from tokenizers import Tokenizer
-
-    from ft_toolkit.judging.protocols import choose_protocol, score
-    from ft_toolkit.judging.totals import document_totals
-    from ft_toolkit.judging.vocabulary import Vocabulary
-    from ft_toolkit.reporting.passages import pieces_of
-    from ft_toolkit.reporting.tables import perplexity
-    from ft_toolkit.text.blocks import encode
-    from ft_toolkit.text.corpus import Document
-
-    protocol = choose_protocol(pair.base, exact=pair.base.family.objective == "masked")
-    document = Document("typed", 0, text)
-
-    def ask(model: LanguageModel) -> tuple[Encoded, TokenNll]:
-        (encoded,) = encode([document], model.tokenizer)
-        (nats,) = score(model, [encoded], protocol)
-        return encoded, nats
-
-    (read, base), (own, tuned) = _both(pair, ask)
-    totals = document_totals(read, base), document_totals(own, tuned)
-    if not all(each.tokens for each in totals):
-        return protocol.metric, ("one token is too short", "one token is too short"), []
-    if pair.own_tokenizer_sha256 is not None:
-        bits = [f"{each.bits_per_byte:.3f}" for each in totals]
-        return "bits per byte", (bits[0], bits[1]), []
-    figures = [perplexity(each.nats_per_token) for each in totals]
-    copy = Tokenizer.from_str(pair.base.tokenizer.backend_tokenizer.to_str())  # Vocabulary changes a setting
-    spans = Vocabulary(copy).spans(text, read.ids) or []
-    rare = np.zeros(len(spans), dtype=np.bool_)
-    return protocol.metric, (figures[0], figures[1]), pieces_of(text, spans, base, tuned, rare)
+    return Text(text.translate(PICTURES))
 
 
 def coloured(pieces: Iterable[Piece]) -> Text:
@@ -215,16 +189,3 @@ def coloured(pieces: Iterable[Piece]) -> Text:
         line = "underline " if piece.shade < 0 else ""
         found.append(piece.text, f"{line}{_INK} on {paper}" if paper else None)
     return found
-
-
-def moved_most(pieces: Iterable[Piece]) -> list[str]:
-    """The tokens that gained and lost most, in words: the same without colour."""
-    ranked = sorted((piece for piece in pieces if piece.shade), key=lambda piece: -piece.gain)
-    gained = [piece for piece in ranked if piece.gain > 0][:NAMED]
-    lost = [piece for piece in reversed(ranked) if piece.gain < 0][:NAMED]
-    lines = []
-    for words, some in (("tuned finds more likely", gained), ("less likely", lost)):
-        if some:
-            names = ", ".join(f"{piece.text!r} {math.exp(min(abs(piece.gain), 700)):,.3g}×" for piece in some)
-            lines.append(f"{words}: {names}")
-    return lines

@@ -49,6 +49,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "report",
         "listing",
         "tryout",
+        "tryout_answers",
+        "tryout_page",
         "doctor",
         "publish",
         "merge",

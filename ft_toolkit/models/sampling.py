@@ -7,7 +7,7 @@ generation_config says (top-k, penalties, forbidden words), so it is not asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,19 @@ def sample_ids(model: LanguageModel, count: int, tokens: int, seed: int) -> list
     return found
 
 
-def continued_ids(model: LanguageModel, prompt: Ids, tokens: int, seed: int, temperature: float = 1.0) -> Ids:
+def continued_ids(
+    model: LanguageModel,
+    prompt: Ids,
+    tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+    is_enough: Callable[[Sequence[int]], bool] = lambda ids: False,
+) -> Ids:
     """What the model writes behind a prompt, drawn token by token.
 
     prompt        (n,) ids, at least one; of a long one the last that leave room for `tokens`
     temperature   the logits are divided by it; 0 takes the likeliest token each time
+    is_enough     told the ids so far behind each token; True ends the text there
     returns       (m,), 1 ≤ m ≤ tokens; the end token, where the model ends the text, is the last
 
     raises   FtError as sample_ids does; NumbersGoneWrong for predictions that are not numbers
@@ -75,7 +83,7 @@ def continued_ids(model: LanguageModel, prompt: Ids, tokens: int, seed: int, tem
             else:
                 chosen = draw(logits / temperature, number, model.name)
             found.append(int(chosen[0]))
-            if found[-1] == model.special.end:
+            if is_enough(found) or found[-1] == model.special.end:
                 break
             predict.append(chosen.astype(np.int32))
     return np.array(found, dtype=np.int32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from ft_toolkit.judging.bands import COUNT_BITS, COUNT_NAMES
 from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores
+from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.judging.vocabulary import Vocabulary
 from ft_toolkit.reporting.figures import evenly
 
 PASSAGES = 12
 PASSAGE_TOKENS = 400
+NAMED = 5  # tokens that gained most, and that lost most, as moved_most names them
 MARKED = 0.1  # the share of the shown tokens that counts as most gained, and as most lost
 # Nats from which a shade is used: the token is 1.25, 2, 4 or 16 times as likely.
 SHADES = (math.log(1.25), math.log(2), math.log(4), math.log(16))
@@ -112,11 +114,37 @@ def _passage(document: DocumentScores, vocabulary: Vocabulary, text: str, name: 
     return Passage(name, before, after, count, len(spans), pieces)
 
 
+def typed_passage(
+    name: str, text: str, spans: list[tuple[int, int]], base: TokenNll, tuned: TokenNll
+) -> Passage:
+    """A whole text as a passage, with its own most gained and most lost tokens.
+
+    spans   of its tokens, from Vocabulary.spans
+    """
+    count, rare = len(spans), np.zeros(len(spans), dtype=np.bool_)
+    pieces = pieces_of(text, spans, base, tuned, rare)
+    means = float(np.nanmean(base)), float(np.nanmean(tuned))
+    return _marked([Passage(name, *means, count, count, pieces)])[0]
+
+
+def moved_most(pieces: Iterable[Piece]) -> list[str]:
+    """The tokens that gained and lost most, in words: the same as the shades say."""
+    ranked = sorted((piece for piece in pieces if piece.shade), key=lambda piece: -piece.gain)
+    gained = [piece for piece in ranked if piece.gain > 0][:NAMED]
+    lost = [piece for piece in reversed(ranked) if piece.gain < 0][:NAMED]
+    lines = []
+    for words, some in (("tuned finds more likely", gained), ("less likely", lost)):
+        if some:
+            names = ", ".join(f"{piece.text!r} {math.exp(min(abs(piece.gain), 700)):,.3g}×" for piece in some)
+            lines.append(f"{words}: {names}")
+    return lines
+
+
 def pieces_of(
     text: str,
     spans: list[tuple[int, int]],
-    base: NDArray[np.float64],
-    tuned: NDArray[np.float64],
+    base: TokenNll,
+    tuned: TokenNll,
     rare: NDArray[np.bool_],
 ) -> list[Piece]:
     """The text from its beginning to the last span, in order and whole.

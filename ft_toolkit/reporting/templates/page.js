@@ -24,7 +24,7 @@ function show(token) {
 const hide = () => { if (readout) readout.textContent = ""; };
 // moving the focus scrolls: what is said moves along
 const moved = () => document.activeElement.matches("b[data-n]") ? show(document.activeElement) : hide();
-for (const text of document.querySelectorAll(".text")) {
+function watch(text) {
   const tokens = [...text.querySelectorAll("b[data-n]")];
   text.addEventListener("mouseover", (event) => { const token = event.target.closest("b[data-n]"); token ? show(token) : hide(); });
   text.addEventListener("mouseleave", hide);
@@ -44,6 +44,7 @@ for (const text of document.querySelectorAll(".text")) {
     own[next].focus();
   });
 }
+for (const text of document.querySelectorAll(".text")) watch(text);
 addEventListener("scroll", moved, { passive: true });
 for (const input of document.querySelectorAll(".filters input"))
   input.addEventListener("change", () => { document.getElementById("map").dataset.filter = input.value; });
