@@ -10,21 +10,19 @@ from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column
-from rich.text import Text
+from rich.progress import Progress
 
 from ft_toolkit.errors import disk_full, is_disk_full
+from ft_toolkit.progress_line import Figures, Pace, StageLine, stage_line
 
 LOG_SECONDS = 10.0
 LOG_COLUMNS = 110
-WIDE_COLUMNS = 100  # a narrower terminal gets a shorter bar
 
 
 class Advance(Protocol):
-    """Reports `done` more units of a stage, with figures to show beside the bar."""
+    """Reports `done` more units of a stage, with figures to show beside them."""
 
-    def __call__(self, done: int = 1, figures: str = "") -> None: ...
+    def __call__(self, done: int = 1, figures: str | Figures = "") -> None: ...
 
 
 class Screen:
@@ -73,46 +71,42 @@ class Screen:
         self._keep(capture.get())
 
     @contextmanager
-    def stage(self, name: str, total: int, *, ends_full: bool = False) -> Iterator[Advance]:
-        """Show a bar on a terminal, and a line every ten seconds elsewhere (and in the log).
+    def stage(self, name: str, total: int, *, done: int = 0, ends_full: bool = False) -> Iterator[Advance]:
+        """Show a line that moves on a terminal, and one every ten seconds elsewhere (and in the log).
 
+        done        of `total`, before it begins
         ends_full   a stage that ends has done all of `total`: part of its work may come from a cache
         """
-        started = last_line = time.monotonic()
-        done_so_far, last_figures = 0, ""
-        bar = Progress(
-            TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=24 if self._console.width >= WIDE_COLUMNS else 8),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            _Figures(),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
+        pace, last_line = Pace(name, total, done), time.monotonic()
+        bar = Progress(StageLine(pace), console=self._console, transient=True, disable=not self._is_live)
         with bar:
-            task = bar.add_task(name, total=total, figures="")
+            bar.add_task(name, total=None)
 
-            def advance(done: int = 1, figures: str = "") -> None:
-                nonlocal done_so_far, last_line, last_figures
-                done_so_far, last_figures = min(total, done_so_far + done), figures or last_figures
-                bar.update(task, completed=done_so_far, figures=last_figures)
+            def advance(done: int = 1, figures: str | Figures = "") -> None:
+                nonlocal last_line
+                pace.advance(done, figures)
                 now = time.monotonic()
                 if now - last_line >= LOG_SECONDS:
                     last_line = now
-                    left = (now - started) / max(done_so_far, 1) * (total - done_so_far)
-                    self._line(f"{name} {done_so_far}/{total}  {last_figures}  {left:.0f} s left")
+                    left = "" if pace.left_seconds is None else f"  {pace.left_seconds:.0f} s left"
+                    self._line(f"{name} {pace.done}/{total}  {pace.figures.words}{left}")
 
             yield advance
             if ends_full:
-                done_so_far = total
-                bar.update(task, completed=total)
-        self._line(
-            f"{name} {done_so_far}/{total}  {last_figures}  {time.monotonic() - started:.1f} s", always=True
-        )
+                pace.done = total
+        end = f"{pace.seconds:.1f} s"
+        if self._is_live:
+            is_ascii = self._console.options.ascii_only
+            self._console.print(stage_line(pace, end, self._console.width, is_ascii=is_ascii), style="dim")
+        self._line(f"{name} {pace.done}/{total}  {pace.figures.words}  {end}")
 
-    def _line(self, line: str, *, always: bool = False) -> None:
-        if always or not self._console.is_terminal:
+    @property
+    def _is_live(self) -> bool:
+        """Whether a line can be drawn over."""
+        return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    def _line(self, line: str) -> None:
+        if not self._is_live:
             self._console.print(line, style="dim")
         self._keep(line + "\n")
 
@@ -125,16 +119,6 @@ class Screen:
                     log.write(text)
             except OSError as error:
                 raise disk_full(self._log) if is_disk_full(error) else error from None
-
-
-class _Figures(TextColumn):
-    """The one column that gives way on a narrow terminal: cut on its line, so that the counts stay whole."""
-
-    def __init__(self) -> None:
-        super().__init__("", table_column=Column(no_wrap=False))  # rich shrinks columns that may wrap first
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
 
 
 def _console(stderr: bool, quiet: bool) -> Console:

@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "sections",
         "runtime",
         "progress",
+        "progress_line",
         "run",
         "stages",
         "inputs",

@@ -7,13 +7,16 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from rich.table import Table
 
+from ft_toolkit import progress
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
+from ft_toolkit.progress_line import BLOCKS, Figures, Pace, clock, count, stage_line
 
 
 def test_results_go_to_stdout_and_notes_to_stderr_and_both_to_the_log(
@@ -136,23 +139,92 @@ def test_a_stage_whose_work_was_kept_ends_full_and_never_overfull(capsys: pytest
     assert over.startswith("general 40/40")
 
 
-@pytest.mark.parametrize("columns", [60, 80, 140])
-def test_a_narrow_terminal_keeps_the_count_of_steps(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+LOSSES = tuple(5 - step / 10 for step in range(30))
+FIGURES = Figures(
+    "loss 3.123  validation 3.456  12345 tokens/s  1.2 GB",
+    ["loss 3.12", "best 3.46", "12k tok/s", "1.2 GB"],
+    LOSSES,
+)
+
+
+def drawn(columns: int, monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8") -> list[str]:
+    """Every line that a training shows on such a terminal, and the one that stays."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    terminal = io.StringIO()
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, encoding=encoding, write_through=True)
     monkeypatch.setattr(sys, "stderr", terminal)
-    with Screen().stage("training", 2000) as advance:
-        advance(1234, "loss 3.123  validation 3.456  12345 tokens/s  1.2 GB")
-    shown = [
-        line
-        for line in re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()))
-        if line
+    with Screen().stage("training", 2000, done=1000) as advance:
+        time.sleep(0.01)
+        advance(234, FIGURES)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue().decode(encoding))
+    return [line.rstrip() for line in re.split(r"[\r\n]", text) if "1234/2000" in line]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_the_line_of_a_training_fits_its_terminal_and_says_what_matters(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *moving, last = drawn(columns, monkeypatch)
+    assert moving and max(map(len, [*moving, last])) <= columns
+    for line in (moving[-1], last):
+        (curve,) = re.findall(f"[{BLOCKS}]+", line)
+        assert (
+            len(curve) >= 4 and curve[0] == BLOCKS[-1] and curve[-1] == BLOCKS[0]
+        )  # the newest is the lowest
+        assert ("1.2 GB" in line) is (columns > 60)
+        assert ("━" in line) is (columns == 140)
+        assert all(words in line for words in ("loss 3.12", "best 3.46", "12k tok/s"))
+    assert moving[-1].endswith(" 0:01") and last.endswith(" s")  # the pace counts from step 1000
+
+
+def test_a_terminal_without_blocks_gets_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in (60, 140):
+        for line in drawn(columns, monkeypatch, "ascii"):
+            assert line.isascii() and re.search(r"@+[#*+=.-]*_+ ", line) and len(line) <= columns
+
+
+@pytest.mark.parametrize("columns", range(10, 130, 7))
+@pytest.mark.parametrize(
+    "figures", [FIGURES, "uploading adapter_model.safetensors, 12 s", "", Figures("a", ["loss 1.00"], (1.0,))]
+)
+def test_no_line_is_wider_than_its_terminal(columns: int, figures: str | Figures) -> None:
+    pace = Pace("training", 2000, 0)
+    pace.advance(7, figures)
+    assert len(stage_line(pace, "1:02:03", columns)) <= columns
+
+
+def test_a_terminal_that_cannot_draw_over_a_line_gets_plain_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
+    with Screen().stage("training", 3) as advance:
+        advance(1, FIGURES)
+    moving, last = capsys.readouterr().err.splitlines()
+    assert moving.startswith(f"training 1/3  {FIGURES.words}  ") and moving.endswith(" s left")
+    assert last.startswith(f"training 1/3  {FIGURES.words}  ")
+
+
+def test_the_time_left_is_what_the_pace_and_the_budget_leave() -> None:
+    pace = Pace("training", 10, 0)
+    assert pace.left_seconds is None
+    pace.begun_at -= 5
+    pace.advance(5, "")
+    assert pace.left_seconds == pytest.approx(5, abs=0.1)
+    pace.advance(0, Figures("", (), left_seconds=2))
+    assert pace.left_seconds == 2
+    pace.advance(-5, "")  # a training that begins again at a lower rate
+    assert pace.left_seconds is None
+    assert [clock(each) for each in (0, 8.2, 60, 3600, 36_005)] == [
+        "0:00",
+        "0:09",
+        "1:00",
+        "1:00:00",
+        "10:00:05",
     ]
-    bars = [line for line in shown if "━" in line]
-    assert len(bars) > 1
-    assert {len(line.rstrip()) <= columns for line in bars} == {True}
-    assert "1234/2000" in bars[-1]
-    assert "loss 3.1" in bars[-1]
-    assert ("1.2 GB" in bars[-1]) is (columns == 140)
+    assert [count(each) for each in (0, 949, 1234, 12_345, 1.26e6)] == ["0", "949", "1.2k", "12k", "1.3M"]

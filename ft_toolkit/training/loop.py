@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 import torch
 from torch.optim import Optimizer
 
@@ -32,6 +31,7 @@ from ft_toolkit.training.optimizers import set_learning_rate
 from ft_toolkit.training.outcome import Outcome, StopReason
 from ft_toolkit.training.restart import RATE_DIVISOR, Restart
 from ft_toolkit.training.schedule import endless, learning_rate, planned_steps, step_seed
+from ft_toolkit.training.shown import Shown
 from ft_toolkit.training.state import Checkpoints, Learned, TrainingState
 
 VALIDATIONS = 8  # over the planned steps
@@ -109,6 +109,7 @@ class _Training:
         self.state = TrainingState()
         self.seconds_before, self.started = 0.0, time.monotonic()
         self.last_checkpoint = time.monotonic()
+        self.shown = Shown(self.plan.budget)
 
     @property
     def seconds(self) -> float:
@@ -133,8 +134,8 @@ class _Training:
         """Take steps until the training ends or is stopped."""
         if self.state.step >= self.steps or self.state.without_gain >= self.plan.patience:
             return "done" if self.state.step >= self.steps else "patience"
-        with signals_noted() as noted, self.session.screen.stage("training", self.steps) as advance:
-            advance(self.state.step)
+        screen, taken = self.session.screen, self.state.step
+        with signals_noted() as noted, screen.stage("training", self.steps, done=taken) as advance:
             while (reason := self._steps(noted, advance)) is None:
                 advance(-self.state.step)
                 self._begin_again()
@@ -300,16 +301,10 @@ class _Training:
         flags = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
         return bool(flags > 0)
 
-    def _show(self, line: dict[str, object], advance: Callable[[int, str], object]) -> None:
+    def _show(self, line: dict[str, object], advance: Callable[..., object]) -> None:
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         self.accelerator.log(numbers, step=self.state.step)
-        loss = line["loss_nats"]
-        shown = f"loss {loss:.3f}" if isinstance(loss, float) else "step skipped: its loss is not finite"
-        best = self.state.best_nats
-        validated = f"  validation {best:.3f}" if math.isfinite(best) else ""
-        rate = self.state.tokens / max(self.seconds - self.state.seconds_before_steps, 1e-9)
-        gigabytes = psutil.Process().memory_info().rss / 1e9
-        advance(1, f"{shown}{validated}  {rate:.0f} tokens/s  {gigabytes:.1f} GB")
+        advance(1, self.shown.figures(line["loss_nats"], self.state, self.seconds))
 
     def _give_up(self, step: int, batch: Sequence[Row]) -> None:
         names = ", ".join(list(dict.fromkeys(name for row in batch for name in row.documents))[:3])
