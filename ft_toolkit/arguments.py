@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe file, or a name from ft recipes.")]
+from ft_toolkit import completion
+
+RecipeName = Annotated[
+    str, typer.Argument(help="A recipe file, or a name from ft recipes.", autocompletion=completion.recipes)
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="training.epochs=5")]
 Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the run folders.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]

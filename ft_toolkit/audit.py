@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ft_toolkit import completion
 from ft_toolkit.arguments import AsJson, Device
 from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.progress import Screen
@@ -18,12 +19,12 @@ if TYPE_CHECKING:  # scipy comes with them, and torch with measuring; --help mus
     from ft_toolkit.measuring import Asked, Measured
     from ft_toolkit.run import Run
 
-EXAMPLES = "ft audit runs/quickstart    ft audit runs/quickstart --calibration --null 5 --json"
-
 
 @one_line_errors()
 def main(
-    run: Annotated[Path, typer.Argument(help="A judged run, such as runs/quickstart.")],
+    run: Annotated[
+        Path, typer.Argument(help="A judged run, such as runs/quickstart.", autocompletion=completion.runs)
+    ],
     as_json: AsJson = False,
     calibration: Annotated[
         bool, typer.Option("--calibration", help="Load the models: is it as often right as it is sure?")

@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ft_toolkit import __version__, audit, compare, corpus_look, ladder, listing, report, tryout, tune
+from ft_toolkit import (
+    __version__,
+    audit,
+    compare,
+    completion,
+    corpus_look,
+    ladder,
+    listing,
+    report,
+    tryout,
+    tune,
+)
 from ft_toolkit.arguments import Device, Overrides, RecipeName, Runs
 from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
+from ft_toolkit.examples import epilog
 from ft_toolkit.runtime import prepare_process, termination_as_exception
 
 if TYPE_CHECKING:  # pydantic comes with it; --help must not wait
@@ -18,21 +30,18 @@ if TYPE_CHECKING:  # pydantic comes with it; --help must not wait
 app = typer.Typer(
     help="Fine-tune small GPT-2 and BERT checkpoints with LoRA, and measure honestly whether it helped.",
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 recipes = typer.Typer(help="The recipes that ship, and what each value means.", rich_markup_mode=None)
 app.add_typer(recipes, name="recipes", invoke_without_command=True)
-app.command("compare")(compare.main)
-app.command("audit", epilog=audit.EXAMPLES)(audit.main)
-app.command("tune")(tune.main)
-app.command("ladder")(ladder.main)
-app.command("corpus")(corpus_look.main)
-app.command("runs", epilog="ft runs    ft runs --runs elsewhere --json")(listing.main)
-app.command("report", epilog="ft report runs/quickstart    ft report runs/a runs/b --out index.html")(
-    report.main
-)
-app.command("try", epilog=tryout.EXAMPLES)(tryout.main)
+app.command("compare", epilog=epilog("compare"))(compare.main)
+app.command("audit", epilog=epilog("audit"))(audit.main)
+app.command("tune", epilog=epilog("tune"))(tune.main)
+app.command("ladder", epilog=epilog("ladder"))(ladder.main)
+app.command("corpus", epilog=epilog("corpus"))(corpus_look.main)
+app.command("runs", epilog=epilog("runs"))(listing.main)
+app.command("report", epilog=epilog("report"))(report.main)
+app.command("try", epilog=epilog("try"))(tryout.main)
 
 
 @app.callback(invoke_without_command=True)
@@ -46,7 +55,7 @@ def root(
         print(context.get_help())
 
 
-@app.command()
+@app.command(epilog=epilog("finetune"))
 @one_line_errors()  # inside the verb: typer would handle Ctrl-C itself, without our message
 def finetune(
     recipe: RecipeName = "quickstart",
@@ -94,10 +103,13 @@ def finetune(
         journey(resolved.recipe, runs, options)
 
 
-@app.command()
+@app.command(epilog=epilog("resume"))
 @one_line_errors()
 def resume(
-    run: Annotated[Path, typer.Argument(help="An unfinished run, such as runs/quickstart.")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="An unfinished run, such as runs/quickstart.", autocompletion=completion.runs),
+    ],
     restart: Annotated[
         bool, typer.Option("--restart", help="Remake it from the stage whose inputs changed.")
     ] = False,
@@ -121,10 +133,12 @@ def resume(
     journey.finetune(recipe, unfinished.folder.parent, options)
 
 
-@app.command()
+@app.command(epilog=epilog("push"))
 @one_line_errors()
 def push(
-    run: Annotated[Path, typer.Argument(help="A finished run, such as runs/quickstart.")],
+    run: Annotated[
+        Path, typer.Argument(help="A finished run, such as runs/quickstart.", autocompletion=completion.runs)
+    ],
     to: Annotated[str | None, typer.Option(help="owner/name on the Hub; by default publish.repo.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Send it; without this the plan is shown.")] = False,
     public: Annotated[bool, typer.Option("--public", help="Anyone may read it.")] = False,
@@ -156,10 +170,13 @@ def push(
     )
 
 
-@app.command()
+@app.command(epilog=epilog("plan"))
 @one_line_errors()
 def plan(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe; or say --family, or --config.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A recipe; or say --family, or --config.", autocompletion=completion.recipes),
+    ] = None,
     family: Annotated[str | None, typer.Option(help="An architecture listed in docs/models.md.")] = None,
     layers: Annotated[int, typer.Option()] = 12,
     width: Annotated[int, typer.Option()] = 768,
@@ -200,10 +217,13 @@ def plan(
         print(f"this machine    {time}")
 
 
-@app.command()
+@app.command(epilog=epilog("merge"))
 @one_line_errors()
 def merge(
-    run: Annotated[str, typer.Argument(help="A run folder, or hub:owner/name[@revision].")],
+    run: Annotated[
+        str,
+        typer.Argument(help="A run folder, or hub:owner/name[@revision].", autocompletion=completion.runs),
+    ],
     to: Annotated[Path | None, typer.Option(help="A new folder; by default RUN/merged.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16: half the size, rounded.")] = "float32",
 ) -> None:
@@ -214,7 +234,7 @@ def merge(
     story.merge(open_run(run, print), to, dtype)  # type: ignore[arg-type]  # checked there
 
 
-@app.command()
+@app.command(epilog=epilog("mix"))
 @one_line_errors()
 def mix(
     parts: Annotated[list[str], typer.Argument(help="RUN:WEIGHT, several of one base; or one, made weaker.")],
@@ -229,19 +249,15 @@ def mix(
     story.mix([story.Part(open_run(place, print), weight) for place, weight in named], to, device=device)
 
 
-@recipes.callback()
+@recipes.callback(epilog=epilog("recipes"))
 @one_line_errors()
 def list_recipes(context: typer.Context) -> None:
-    """List the gallery."""
+    """List the gallery: base, corpus, what each makes, and what that costs."""
     if context.invoked_subcommand is None:
-        from ft_toolkit.recipe import gallery, read_recipe
-
-        for path in gallery():
-            recipe = read_recipe(path).recipe
-            print(f"{path.stem:<20} {recipe.base:<34} {recipe.corpus.source}")
+        listing.list_recipes()
 
 
-@recipes.command("show")
+@recipes.command("show", epilog=epilog("recipes show"))
 @one_line_errors()
 def show_recipe(
     recipe: RecipeName,
@@ -254,7 +270,7 @@ def show_recipe(
         print(f"{key:<26} {'null' if value is None else value!s:<28} {origin:<30} {meaning}")
 
 
-@app.command()
+@app.command(epilog=epilog("cache"))
 @one_line_errors()
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False) -> None:
     """Show where base scores are cached and how large the file is, or clear it."""
@@ -267,7 +283,7 @@ def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] =
         store.clear()
 
 
-@app.command()
+@app.command(epilog=epilog("doctor"))
 @one_line_errors()
 def doctor() -> None:
     """Show what this machine offers and what would stop a run."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ft_toolkit import completion
 from ft_toolkit.arguments import AsJson, Device
 from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.judging.protocols import How
@@ -27,7 +28,8 @@ JSON_SCHEMA = 6  # of what --json prints: docs/comparison.schema.json
 
 def main(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Run folders, or hub:owner/name[@revision].")
+        list[str] | None,
+        typer.Argument(help="Run folders, or hub:owner/name[@revision].", autocompletion=completion.runs),
     ] = None,
     on: Annotated[
         list[str] | None, typer.Option(help="Other text to judge on (repeatable): file, folder, glob, hf:….")

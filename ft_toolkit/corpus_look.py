@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ft_toolkit import completion
 from ft_toolkit.arguments import AsJson
 from ft_toolkit.errors import FtError, one_line_errors
 
@@ -30,7 +31,12 @@ BROKEN_WORDS = 8
 
 
 def main(
-    source: Annotated[str, typer.Argument(metavar="SOURCE|RECIPE", help="A source of text, or a recipe.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE|RECIPE", help="A source of text, or a recipe.", autocompletion=completion.recipes
+        ),
+    ],
     base: Annotated[
         str | None,
         typer.Option(help="Whose tokenizer to look with; by default the recipe's, or starter/gpt2."),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,28 @@ def _resolved(
 def gallery() -> list[Path]:
     """The recipes that ship, by name."""
     return sorted(shipped.recipe_folder().glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class About:
+    """What a recipe of the gallery says of itself in the comment that it opens with.
+
+    cost   (estimate) behind it where nobody has measured it
+    """
+
+    description: str
+    cost: str
+
+
+def about(path: Path) -> About:
+    """raises   FtError for a recipe without such a comment"""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    text = " ".join(line.lstrip("# ") for line in lines)
+    found = re.match(r"(.+?\.) .*?Costs (.+?)[.,] (?:[^.]*\. )??(This is an estimate)?", text)
+    if found is None:
+        raise FtError(path, "a comment of what it does and what it costs", "none", "Write: # Costs ….")
+    description, cost, is_estimate = found.groups()
+    return About(description, f"{cost} (estimate)" if is_estimate else cost)
 
 
 def find_recipe(name: str | Path) -> Path:

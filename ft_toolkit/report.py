@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from ft_toolkit import completion
 from ft_toolkit.errors import FtError, one_line_errors
 
 
 @one_line_errors()
 def main(
-    runs: Annotated[list[Path], typer.Argument(help="A run, such as runs/quickstart; or several.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="A run, such as runs/quickstart; or several.", autocompletion=completion.runs),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="The page's file; by default a run's own report.html.")
     ] = None,

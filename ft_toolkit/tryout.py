@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ft_toolkit import completion
 from ft_toolkit.arguments import Device
 from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.progress import Screen
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # torch comes with them; --help must not wait
     from ft_toolkit.reporting.passages import Piece
     from ft_toolkit.tryout_answers import Answer, Answers, Draw, Tried
 
-EXAMPLES = 'ft try runs/quickstart "Peel the garlic and"    ft try runs/quickstart --web'
 # The report's shades, with an ink of their own, so that they can be read on any terminal.
 _BETTER = ("", "#e6f0fb", "#c3dcf7", "#94c1f1", "#62a3e9")
 _WORSE = ("", "#fdf0de", "#fbdbae", "#f6bd76", "#ee9c45")
@@ -33,7 +33,8 @@ def main(
     places: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN... [TEXT]",
+            metavar="RUN",
+            autocompletion=completion.runs,
             help='Run folders, or hub:owner/name[@revision]; then a text: "Peel the garlic and", '
             "with [MASK] for a masked model.",
         ),

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,14 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from click import Group
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from ft_toolkit import __version__, cli, compare, shipped
 from ft_toolkit.cli import app
+from ft_toolkit.examples import EXAMPLES
+from ft_toolkit.recipe import read_recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
 
@@ -67,11 +72,81 @@ def test_a_wrong_option_is_a_mistake_that_can_be_mended() -> None:
     assert "Traceback" not in result.output
 
 
-def test_recipes_lists_the_gallery() -> None:
-    listed = {line.split()[0]: line for line in ft("recipes").stdout.splitlines()}
+def test_recipes_lists_the_gallery_with_what_each_does_and_costs() -> None:
+    heads, *lines = ft("recipes").stdout.splitlines()
+    assert re.split(" {2,}", heads) == ["recipe", "base", "corpus", "cost", "what it does"]
+    listed = {line.split()[0]: re.split(" {2,}", line)[1:] for line in lines}
     assert set(listed) == {path.stem for path in shipped.recipe_folder().glob("*.yaml")}
-    assert "starter/gpt2" in listed["quickstart"]
-    assert "package:italian-cooking" in listed["quickstart"]
+    assert listed["quickstart"][:2] == ["starter/gpt2", "package:italian-cooking"]
+    for name, (_, _, cost, description) in listed.items():
+        text = " ".join(re.findall("^# *(.*)", (shipped.recipe_folder() / f"{name}.yaml").read_text(), re.M))
+        assert text.startswith(description) and f"Costs {cost.removesuffix(' (estimate)')}" in text
+        assert cost.endswith(" (estimate)") == ("This is an estimate" in text)
+
+
+COMMANDS = {name for name in EXAMPLES if " " not in name}
+
+
+def test_every_command_ends_its_help_with_two_examples() -> None:
+    assert {command.name or command.callback.__name__ for command in app.registered_commands} == COMMANDS - {
+        "recipes"
+    }
+    for name, lines in EXAMPLES.items():
+        shown = [line.strip() for line in ft(*name.split(), "--help").stdout.splitlines()]
+        assert shown[-3:] == ["Examples:", *lines] and len(set(lines)) == 2
+
+
+@pytest.mark.parametrize("line", sorted(set(chain(*EXAMPLES.values()))))
+def test_an_example_works_as_pasted(line: str) -> None:
+    """It parses, and what it names is there: recipes, their keys, texts that ship, runs of such recipes."""
+    words = shlex.split(line)
+    assert words[0] == "ft" or words[:3] == ["python", "-m", "ft_toolkit"]
+    words = words[1:] if words[0] == "ft" else words[3:]
+    context = get_command(app).make_context("ft", words)
+    while isinstance(context.command, Group) and context.protected_args + context.args:
+        name, command, rest = context.command.resolve_command(context, context.protected_args + context.args)
+        context = command.make_context(name, rest, parent=context)
+    given = {name: value for name, value in context.params.items() if value}
+    recipe = given.get("recipe") or given.get("source", "")
+    if recipe and not recipe.startswith("package:"):
+        assert recipe in {path.stem for path in shipped.recipe_folder().glob("*.yaml")}
+        read_recipe(recipe, given.get("overrides") or ())
+    for source in re.findall("package:([a-z-]+)", line):
+        assert shipped.corpus(source).is_dir()
+    known = {"runs", "runs/quickstart", "runs/quickstart-2", "runs/quickstart-bert"}
+    places = [given.get(name, ()) for name in ("run", "runs", "places", "parts")]
+    for place in chain(*([each] if isinstance(each, str | Path) else each for each in places)):
+        assert str(place).partition(":")[0] in known or place == "Peel the garlic and"
+
+
+@pytest.mark.parametrize(
+    "line", [line for name in ("recipes", "recipes show", "plan", "runs") for line in EXAMPLES[name]]
+)
+def test_an_example_that_needs_no_run_runs(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ft(*shlex.split(line)[1:]).exit_code == 0
+
+
+def test_a_shell_completes_recipes_and_runs(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cooked", "cooled"):
+        Run.create(tmp_path / "runs", tiny_recipe(name=name))
+    (tmp_path / "notes.yaml").write_text("base: starter/gpt2")
+
+    def completed(line: str) -> list[str]:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        asked = {"_FT_COMPLETE": "complete_bash"} | words
+        return CliRunner().invoke(app, [], prog_name="ft", env=asked).stdout.split()
+
+    assert completed("ft finetune quick") == ["quickstart", "quickstart-bert"]
+    assert completed("ft plan no") == ["notes.yaml"]
+    assert completed("ft try runs/coo") == ["runs/cooked", "runs/cooled"]
+    assert completed("ft compare runs/cooked run") == ["runs/cooked", "runs/cooled"]
+    assert completed("ft doc") == ["doctor"]
 
 
 def test_recipes_show_explains_each_value_and_where_it_came_from() -> None:
