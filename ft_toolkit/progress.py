@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleDimensions, RenderableType
 from rich.live import Live
 from rich.progress import Progress
+from rich.text import Text
 
 from ft_toolkit.errors import disk_full, is_disk_full
 from ft_toolkit.progress_line import Figures, Pace, StageLine, stage_line
@@ -57,7 +59,9 @@ class Screen:
         self._print(self._results, message, style)
 
     def _print(self, console: Console, message: RenderableType, style: str | None) -> None:
-        console.print(message, style=style)
+        # prose on a terminal is broken between words; notes and pipes keep their lines, and paths stay whole
+        is_prose = console is self._results and console.is_terminal and isinstance(message, str | Text)
+        console.print(message, style=style, soft_wrap=not is_prose)
         plain = Console(
             width=LOG_COLUMNS,
             color_system=None,
@@ -125,4 +129,6 @@ def _console(stderr: bool, quiet: bool) -> Console:
     console = Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = LOG_COLUMNS  # without a terminal a table would be squeezed into 80 columns
+    elif console.is_dumb_terminal:  # rich takes its width for 80
+        console.size = ConsoleDimensions(*shutil.get_terminal_size())
     return console

@@ -139,6 +139,23 @@ def test_a_stage_whose_work_was_kept_ends_full_and_never_overfull(capsys: pytest
     assert over.startswith("general 40/40")
 
 
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_prose_on_a_narrow_terminal_is_broken_between_words_and_paths_are_not(
+    term: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "60")
+    screen, words = Screen(), "The interval covers the choice of documents, not the training seed. " * 2
+    screen.result(words)
+    screen.say(words)
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert " ".join(line.strip() for line in lines) == words.strip() and max(map(len, lines)) <= 60
+    assert said.err == f"{words}\n"
+
+
 LOSSES = tuple(5 - step / 10 for step in range(30))
 FIGURES = Figures(
     "loss 3.123  validation 3.456  12345 tokens/s  1.2 GB",

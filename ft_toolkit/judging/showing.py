@@ -8,7 +8,8 @@ from pathlib import Path
 from ft_toolkit.inputs import weights_bytes
 from ft_toolkit.judging.comparison import Comparison
 from ft_toolkit.judging.ranking import ranking
-from ft_toolkit.judging.verdict import gap_line, judge, verdict_table
+from ft_toolkit.judging.verdict import gap_line, judge
+from ft_toolkit.judging.verdict_table import verdict_table
 from ft_toolkit.progress import Screen
 
 

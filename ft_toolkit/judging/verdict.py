@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from ft_toolkit.judging.comparison import Comparison, CorpusComparison
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.predictions import Divergence
-from ft_toolkit.judging.statistics import CONFIDENCE, Difference, Estimate, Gap
+from ft_toolkit.judging.statistics import Difference, Estimate, Gap
 
 # A loss on general text of less than LITTLE per cent is "a little", from MUCH per cent "much".
 FORGOTTEN_LITTLE_PERCENT = 3.0
@@ -162,52 +160,6 @@ def unit(difference: Difference) -> str:
 def _units(subjects: Sequence[CorpusComparison]) -> str:
     """The same of several texts: groups, if any of them has a group of several documents."""
     return max((unit(subject.difference) for subject in subjects), default="documents")
-
-
-def verdict_table(comparison: Comparison, verdict: Verdict) -> Table:
-    """The table under the sentence: a row per corpus, and one for the drift."""
-    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-    table.add_column("")
-    table.add_column(f"{comparison.protocol.metric}", justify="right")
-    table.add_column("change", justify="right")
-    table.add_column(f"{CONFIDENCE:.0%} CI".replace("%", " %"), justify="right")
-    table.add_column("documents")
-    for corpus in comparison.corpora:
-        if corpus.kind != "train":
-            _add_rows(table, corpus, verdict)
-    if comparison.drift is not None:
-        table.add_row(*_drift_cells(comparison.drift, comparison.protocol.metric, verdict))
-    for corpus in comparison.of_kind("train"):
-        _add_rows(table, corpus, verdict)
-    return table
-
-
-def _add_rows(table: Table, corpus: CorpusComparison, verdict: Verdict) -> None:
-    difference, outside = corpus.difference, corpus.outside_repeated_lines
-    said = f": {verdict.forgotten}" if corpus.kind == "general" else ""
-    table.add_row(
-        row_name(corpus),
-        f"{corpus.base.perplexity:.1f} → {corpus.adapter.perplexity:.1f}",
-        signed_percent(difference.nats_per_token),
-        interval_words(difference),
-        f"{difference.better} of {difference.documents} better{said}",
-    )
-    if outside is not None and corpus.kind in ("held-out", "other"):
-        table.add_row(
-            "  outside repeated lines",
-            f"{100 * (1 - corpus.repeated_token_fraction):.0f} % of tokens",
-            signed_percent(outside.nats_per_token),
-            interval_words(outside),
-            f"{outside.better} of {outside.documents} better",
-        )
-
-
-def _drift_cells(drift: Divergence, metric: str, verdict: Verdict) -> tuple[str, str, str, str, str]:
-    """A row that makes no column wider."""
-    nats, interval = kl_words(drift.kl_nats)
-    what = "samples" if metric == "perplexity" else "documents"  # a masked model draws no text
-    said = f"a token from its base ({drift.documents} {what}): {verdict.drifted}"
-    return "drift", f"{nats} nats", "", interval or "too few documents", said
 
 
 def kl_words(kl_nats: Estimate) -> tuple[str, str]:

@@ -29,8 +29,8 @@ from ft_toolkit.judging.verdict import (
     kl_words,
     memorised_words,
     signed_percent,
-    verdict_table,
 )
+from ft_toolkit.judging.verdict_table import verdict_table
 
 CAUSAL = Protocol("document", 256, stride_tokens=128)
 MASKED = Protocol("covering", 128, groups=7)
@@ -419,6 +419,25 @@ def test_the_table_has_a_line_for_each_corpus_and_one_outside_repeated_lines() -
         "outside repeated lines 80 % of tokens −22.1 % −25.9 … −18.1 % 48 of 50 better"
     )
     assert general.startswith("general text")
+
+
+@pytest.mark.parametrize("columns", [60, 72, 90, 110])
+def test_the_table_says_the_same_at_any_width_and_breaks_no_figure(columns: int) -> None:
+    whole = comparison(general=certain(-0.04), drift=drifted(0.23))
+    whole.corpora[0] = corpus("held-out", certain(-0.5), outside=certain(-0.4))
+    table = verdict_table(whole, judge(whole))
+    screen = io.StringIO()
+    Console(file=screen, width=columns).print(table)
+    lines = screen.getvalue().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= columns
+    assert all(any(cell in line for line in lines) for row in table.rows for cell in row[:-1])
+    words = " ".join(screen.getvalue().split())
+    if columns == 60:  # a row's words below its figures
+        assert all(" ".join(row[-1].split()) in words for row in table.rows)
+        figures = next(place for place, line in enumerate(lines) if table.rows[1][2] in line)
+        assert (
+            lines[figures - 1] == "  outside repeated lines" and lines[figures + 1] == "    54 of 56 better"
+        )
 
 
 def test_the_details_give_sizes_figures_and_tests_of_each_text() -> None:
