@@ -92,15 +92,16 @@ def finetune(
     options = Options(device, tuple(track or ()), judge, True, energy, restart, reuse)
     if reuse and seeds == 1 and again.is_shown(resolved.recipe, runs, judge=judge):
         return
-    with told_when_stopped("before training; nothing was trained"):
+    with told_when_stopped("before training; nothing was trained: the same command begins again"):
         # imported here: a fault is reported without waiting for torch
         from ft_toolkit.finetune import finetune as journey
+        from ft_toolkit.next_steps import tell_next
         from ft_toolkit.seeds import finetune_seeds
 
     if seeds > 1:
-        finetune_seeds(resolved.recipe, seeds, runs, options)
+        tell_next(finetune_seeds(resolved.recipe, seeds, runs, options)[0])
     else:
-        journey(resolved.recipe, runs, options)
+        tell_next(journey(resolved.recipe, runs, options))
 
 
 @app.command(epilog=epilog("resume"))
@@ -128,9 +129,10 @@ def resume(
     recipe = recipe_asked_for(unfinished.recipe, asked)
     preflight.check(recipe, unfinished.folder.parent)
     from ft_toolkit import finetune as journey
+    from ft_toolkit.next_steps import tell_next
 
     options = Options(judge=bool(asked["judge"]), restart=restart, folder=unfinished.folder)
-    journey.finetune(recipe, unfinished.folder.parent, options)
+    tell_next(journey.finetune(recipe, unfinished.folder.parent, options))
 
 
 @app.command(epilog=epilog("push"))

@@ -81,11 +81,14 @@ def told_when_stopped(words: str) -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an FtError as one line on stderr and exit with its code; let our own bugs through."""
+    """Print an FtError as one line on stderr and exit with its code; let our own bugs through.
+
+    A second line has the next command to type, where a run was left unfinished (next_steps.py).
+    """
     try:
         yield
     except FtError as error:
-        print(error, file=sys.stderr)
+        _say(error)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno == ENAMETOOLONG:
@@ -94,14 +97,20 @@ def one_line_errors() -> Iterator[None]:
             sys.exit(FtError.exit_code)
         if not is_disk_full(error):
             raise
-        print(disk_full(error.filename or "disk"), file=sys.stderr)
+        _say(error, disk_full(error.filename or "disk"))
         sys.exit(FtError.exit_code)
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
+        _say(interrupt, str(interrupt) or "interrupted")
         sys.exit(INTERRUPTED)
     except Terminated as termination:
-        print(str(termination) or "terminated", file=sys.stderr)
+        _say(termination, str(termination) or "terminated")
         sys.exit(TERMINATED)
+
+
+def _say(error: BaseException, words: object = None) -> None:
+    """The error's line, and the next command where one was noted."""
+    for line in (words or error, *getattr(error, "__notes__", ())):
+        print(line, file=sys.stderr)
 
 
 def is_disk_full(error: Exception) -> bool:

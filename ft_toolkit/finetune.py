@@ -23,6 +23,7 @@ from ft_toolkit.judging.unseen import keep_known_text, read_general
 from ft_toolkit.material import VALIDATION_DOCUMENTS, Material, gathered, validation_score
 from ft_toolkit.models.adapters import save_adapter
 from ft_toolkit.models.model_pair import ModelPair, load_pair
+from ft_toolkit.next_steps import unfinished_noted
 from ft_toolkit.preflight import check as check_before
 from ft_toolkit.progress import Screen
 from ft_toolkit.reporting.report import write_report
@@ -66,7 +67,7 @@ def finetune(
     started = time.monotonic()
     check_before(recipe, runs_folder, options.trackers, energy=options.energy)
     with termination_as_exception(), tempfile.TemporaryDirectory() as scratch:
-        with told_when_stopped("before training; nothing was trained"):
+        with told_when_stopped("before training; nothing was trained: the same command begins again"):
             prepare_torch()
             accelerator = make_accelerator(options.device, options.trackers, str(runs_folder))
             session = Session(accelerator, screen or Screen(quiet=not accelerator.is_main_process))
@@ -80,13 +81,14 @@ def finetune(
                 options.restart,
             )
         try:
-            _introduce(run, material, session)
-            _stage_dataset(stages, material, session)
-            with metered(run.record) if options.energy else nullcontext():
-                pair = _stage_weights(stages, material, session, gate=options.gate)
-            with told_when_stopped(f"before the verdict: trained; ft compare {run.folder} judges it"):
-                _stage_comparison(stages, material, pair, session, judge=options.judge)
-            _ended(run, session, started)
+            with unfinished_noted(run):
+                _introduce(run, material, session)
+                _stage_dataset(stages, material, session)
+                with metered(run.record) if options.energy else nullcontext():
+                    pair = _stage_weights(stages, material, session, gate=options.gate)
+                with told_when_stopped(f"before the verdict: trained; ft compare {run.folder} judges it"):
+                    _stage_comparison(stages, material, pair, session, judge=options.judge)
+                _ended(run, session, started)
         finally:
             run.unlock()
     accelerator.end_training()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from ft_toolkit.errors import FtError, Terminated
 from ft_toolkit.finetune import DEFAULT, finetune
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.progress import Screen
@@ -31,7 +32,12 @@ def finetune_seeds(
         training = recipe.training.model_copy(update={"seed": seed})
         name = recipe.name if seed == recipe.training.seed else f"{recipe.name}-seed{seed}"
         one = recipe.model_copy(update={"training": training, "name": name})
-        runs.append(finetune(one, runs_folder, options, screen))
+        try:
+            runs.append(finetune(one, runs_folder, options, screen))
+        except (FtError, KeyboardInterrupt, Terminated) as stop:
+            if runs:
+                stop.add_note(f"the same command with --reuse keeps the {len(runs)} of {seeds} seeds so far")
+            raise
     are_judged = all((run.folder / "comparison.json").is_file() for run in runs)
     gains = [_gain_percent(run, is_judged=are_judged) for run in runs]
     each = ", ".join(f"{gain:+.1f}" for gain in gains)

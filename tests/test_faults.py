@@ -290,6 +290,8 @@ def test_a_fault_is_told_in_one_line_that_says_what_to_do(
     runs = ["--runs", str(ground.runs)] if arguments[0] == "finetune" else []
     code, output, said = run_ft([*arguments, *runs], monkeypatch, capfd)
     assert said, "nothing was said"
+    if said[-1].startswith("next: "):  # a run was begun: the command that goes on with it
+        assert said.pop().startswith(("next: ft resume ", "next: ft finetune ")) and ground.runs.exists()
     assert (code, output) == (fault.code, "")
     assert "Traceback" not in "\n".join(said)
     assert len(said[-1]) <= 200
@@ -407,8 +409,8 @@ def test_a_disk_that_fills_up_keeps_what_was_computed_before(
     code, said, run = run_on_small_disk(256, ["finetune", large_adapter])
     assert code == 2
     assert "Traceback" not in "\n".join(said)
-    assert "adapter: expected free disk space, found none left. Free some" in said[-1]
-    assert len(said[-1]) <= 200
+    assert "adapter: expected free disk space, found none left. Free some" in said[-2]
+    assert len(said[-2]) <= 200 and said[-1].startswith("next: ft resume ")
     # the adapter, saved when training has ended, is the first large file
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
     assert Run(run).read_table("documents.parquet")
@@ -558,10 +560,14 @@ def test_in_every_phase_a_signal_ends_with_a_word_on_how_far_it_came(
     assert process.code == code
     run = ground.runs / "mine"
     if phase in EARLY:
-        assert process.said.splitlines()[-1] == f"{word} before training; nothing was trained"
+        assert (
+            process.said.splitlines()[-1]
+            == f"{word} before training; nothing was trained: the same command begins again"
+        )
         assert not ground.runs.exists()
     elif phase == "first validation":
-        assert process.said.splitlines()[-1] == f"{word} before the first step; nothing was trained"
+        where = f"{word} before the first step; nothing was trained"
+        assert process.said.splitlines()[-2:] == [where, f"next: ft resume {run}"]
     else:
         assert (
             process.said.splitlines()[-1] == f"{word} before the verdict: trained; ft compare {run} judges it"

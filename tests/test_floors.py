@@ -46,6 +46,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sharing/*", "reporting/*"),
     (
         "finetune",
+        "next_steps",
         "material",
         "forecast",
         "seeds",
