@@ -51,7 +51,7 @@ class Screen:
         if not self._results.is_terminal:
             yield lambda so_far: None
             return
-        with Live(console=self._results, transient=True, vertical_overflow="visible") as live:
+        with Live(console=self._results, transient=True) as live:
             yield live.update
 
     def result(self, message: RenderableType, style: str | None = None) -> None:

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from click import Group
+from click import Context, Group
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -102,10 +102,11 @@ def test_an_example_works_as_pasted(line: str) -> None:
     words = shlex.split(line)
     assert words[0] == "ft" or words[:3] == ["python", "-m", "ft_toolkit"]
     words = words[1:] if words[0] == "ft" else words[3:]
-    context = get_command(app).make_context("ft", words)
-    while isinstance(context.command, Group) and context.protected_args + context.args:
-        name, command, rest = context.command.resolve_command(context, context.protected_args + context.args)
-        context = command.make_context(name, rest, parent=context)
+    command, context, name = get_command(app), None, "ft"
+    while isinstance(command, Group) and words:
+        context = Context(command, parent=context)
+        name, command, words = command.resolve_command(context, words)
+    context = command.make_context(name, words, parent=context)
     given = {name: value for name, value in context.params.items() if value}
     recipe = given.get("recipe") or given.get("source", "")
     if recipe and not recipe.startswith("package:"):
