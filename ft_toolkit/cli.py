@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,6 +81,9 @@ def finetune(
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out files that cannot be read, and list them.")
     ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Train in so many processes on this machine, each with its device.")
+    ] = 1,
 ) -> None:
     """Train an adapter from a recipe, judge it and print the verdict; an unfinished run is resumed."""
     from ft_toolkit import preflight
@@ -92,6 +97,10 @@ def finetune(
     options = Options(device, tuple(track or ()), judge, True, energy, restart, reuse)
     if reuse and seeds == 1 and again.is_shown(resolved.recipe, runs, judge=judge):
         return
+    if processes > 1 and "WORLD_SIZE" not in os.environ:  # each of them runs this command again
+        from ft_toolkit.launch import launch
+
+        raise typer.Exit(launch(processes, sys.argv[1:]))
     with told_when_stopped("before training; nothing was trained: the same command begins again"):
         # imported here: a fault is reported without waiting for torch
         from ft_toolkit.finetune import finetune as journey

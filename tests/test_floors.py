@@ -49,6 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "next_steps",
         "material",
         "forecast",
+        "launch",
         "seeds",
         "compare",
         "corpus_look",

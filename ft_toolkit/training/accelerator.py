@@ -58,3 +58,11 @@ def _require_device(name: str) -> None:
         wanted = torch.device("meta")  # never here
     if (wanted.index or 0) >= counts.get(wanted.type, 0):
         raise FtError("--device", f"auto or {' or '.join(counts)}, which is here", name, "See ft doctor.")
+
+
+def lost_process(error: RuntimeError) -> FtError | None:
+    """What a process says when another one of the same training has ended; None for any other error."""
+    if not any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer")):
+        return None
+    fix = "The same command goes on from the last checkpoint."
+    return FtError("training", "all of its processes", "one that ended", fix)
