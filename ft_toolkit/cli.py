@@ -17,6 +17,7 @@ from ft_toolkit import (
     corpus_look,
     ladder,
     listing,
+    probe,
     report,
     tryout,
     tune,
@@ -44,6 +45,7 @@ app.command("corpus", epilog=epilog("corpus"))(corpus_look.main)
 app.command("runs", epilog=epilog("runs"))(listing.main)
 app.command("report", epilog=epilog("report"))(report.main)
 app.command("try", epilog=epilog("try"))(tryout.main)
+app.command("probe", epilog=epilog("probe"))(probe.main)
 
 
 @app.callback(invoke_without_command=True)

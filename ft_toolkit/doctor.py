@@ -11,7 +11,13 @@ from ft_toolkit.network import hub_silence
 from ft_toolkit.runtime import bfloat16_is_faster, prepare_torch, threads, versions
 
 PATIENCE_SECONDS = 3.0  # for the Hub's answer: the user is waiting for the list
-EXTRAS = {"gguf": "gguf", "trackers": "tensorboard", "energy": "codecarbon", "oracles": "lm_eval"}
+EXTRAS = {
+    "gguf": "gguf",
+    "probe": "sklearn",
+    "trackers": "tensorboard",
+    "energy": "codecarbon",
+    "oracles": "lm_eval",
+}
 
 
 def findings() -> Iterator[tuple[str, str]]:

@@ -29,6 +29,10 @@ EXAMPLES = {
     ),
     "audit": ("ft audit runs/quickstart", "ft audit runs/quickstart --calibration --null 5 --json"),
     "try": ('ft try runs/quickstart "Peel the garlic and"', "ft try runs/quickstart --web"),
+    "probe": (
+        "ft probe runs/quickstart-bert --labels package:everyday-medicine",
+        "ft probe runs/quickstart-bert --labels package:italian-cooking --json",
+    ),
     "merge": ("ft merge runs/quickstart", "ft merge runs/quickstart --to merged --dtype bfloat16"),
     "mix": (
         "ft mix runs/quickstart:0.5 --to runs/half",

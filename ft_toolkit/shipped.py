@@ -1,4 +1,4 @@
-"""What comes with the toolkit: starter checkpoints, small corpora and the recipe gallery."""
+"""What comes with the toolkit: starter checkpoints, small corpora, labelled sentences and the recipes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def starter(name: str) -> Path:
 def corpus(name: str) -> Path:
     """The folder of documents reached as `package:<name>`."""
     return _entry("corpora", name, f"corpus package:{name}") / "documents"
+
+
+def labelled(name: str) -> Path:
+    """The table of labelled sentences that ft probe reaches as `package:<name>`."""
+    return _entry("labelled", name, f"--labels package:{name}") / "sentences.csv"
 
 
 def _entry(shelf: str, name: str, where: str) -> Path:

@@ -64,6 +64,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tryout",
         "tryout_answers",
         "tryout_page",
+        "probe",
         "doctor",
         "publish",
         "merge",

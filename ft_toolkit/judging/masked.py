@@ -84,7 +84,7 @@ def in_windows(positions: int, hide: Hide) -> Plan:
     """
 
     def plan(document: Encoded) -> Iterator[Pass]:
-        for start, stop in _windows(len(document.ids), positions - 2):
+        for start, stop in windows(len(document.ids), positions - 2):
             for hidden, scored in hide(document, start, stop):
                 yield Pass(start, stop, hidden, scored)
 
@@ -151,7 +151,7 @@ def _rows(
     return input_ids, targets, attention_mask
 
 
-def _windows(tokens: int, window: int) -> Iterator[tuple[int, int]]:
+def windows(tokens: int, window: int) -> Iterator[tuple[int, int]]:
     """Windows of nearly equal size, so that none has only a word or two."""
     edges = np.linspace(0, tokens, -(-tokens // window) + 1).round().astype(int)
     return ((int(start), int(stop)) for start, stop in pairwise(edges))
