@@ -15,6 +15,7 @@ from ft_toolkit import (
     compare,
     completion,
     corpus_look,
+    export,
     ladder,
     listing,
     probe,
@@ -46,6 +47,7 @@ app.command("runs", epilog=epilog("runs"))(listing.main)
 app.command("report", epilog=epilog("report"))(report.main)
 app.command("try", epilog=epilog("try"))(tryout.main)
 app.command("probe", epilog=epilog("probe"))(probe.main)
+app.command("export", epilog=epilog("export"))(export.main)
 
 
 @app.callback(invoke_without_command=True)

@@ -13,6 +13,8 @@ from ft_toolkit.runtime import bfloat16_is_faster, prepare_torch, threads, versi
 PATIENCE_SECONDS = 3.0  # for the Hub's answer: the user is waiting for the list
 EXTRAS = {
     "gguf": "gguf",
+    "llama": "llama_cpp",
+    "onnx": "onnxruntime",
     "probe": "sklearn",
     "trackers": "tensorboard",
     "energy": "codecarbon",

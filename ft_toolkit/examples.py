@@ -33,6 +33,10 @@ EXAMPLES = {
         "ft probe runs/quickstart-bert --labels package:everyday-medicine",
         "ft probe runs/quickstart-bert --labels package:italian-cooking --json",
     ),
+    "export": (
+        "ft export runs/quickstart --to gguf",
+        "ft export runs/quickstart-bert --to onnx --out elsewhere",
+    ),
     "merge": ("ft merge runs/quickstart", "ft merge runs/quickstart --to merged --dtype bfloat16"),
     "mix": (
         "ft mix runs/quickstart:0.5 --to runs/half",

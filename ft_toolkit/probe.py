@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # torch comes with them; --help must not wait
 
 SCHEMA = 1
 FOLDS = 5
+
+
 @one_line_errors()
 def main(
     run: Annotated[str, typer.Argument(help="A run of a masked model, or hub:owner/name[@revision].")],

@@ -65,6 +65,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tryout_answers",
         "tryout_page",
         "probe",
+        "export",
         "doctor",
         "publish",
         "merge",

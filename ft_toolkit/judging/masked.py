@@ -118,7 +118,7 @@ def score_documents(
             width = passes[first][1].stop - passes[first][1].start + 2
             some = passes[first : first + max(1, batch_tokens // width)]
             first += len(some)
-            rows = _rows([(documents[i].ids, p) for i, p in some], special, width)
+            rows = framed_rows([(documents[i].ids, p) for i, p in some], special, width)
             input_ids, targets, attention_mask = (torch.from_numpy(each).to(device) for each in rows)
             # without padding no mask is passed: attention then takes its faster path
             padding = None if attention_mask.all() else attention_mask
@@ -131,7 +131,7 @@ def score_documents(
     return scores
 
 
-def _rows(
+def framed_rows(
     passes: Sequence[tuple[NDArray[Any], Pass]], special: SpecialTokens, width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """(input ids, targets, attention mask), each (B, width): begin, a document's tokens, end, padding.

@@ -33,7 +33,7 @@ def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32) -> 
     """
     if folder.exists():
         raise FtError(folder, "a folder that is not there yet", "one that is", "Move it or use --to.")
-    texts = _probe_texts(run)
+    texts = probe_texts(run)
     base = load_base(run.recipe.base)
     run.check_base(base.name, base.sha256s)
     model = load_adapter(base, run.adapter_folder)
@@ -44,9 +44,9 @@ def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32) -> 
         plain = cast(PreTrainedModel, model.merge_and_unload()).to(dtype)  # type: ignore[arg-type]
         plain.save_pretrained(temporary)
         base.tokenizer.save_pretrained(temporary)
-        _forget_this_machine(temporary / "config.json")
+        forget_this_machine(temporary / "config.json")
         again = load_base(str(temporary))
-        moved = _moved_nats(before, probe_scores(again, texts))
+        moved = moved_nats(before, probe_scores(again, texts))
         if dtype == torch.float32 and not moved <= MERGED_NATS:
             wanted, found = f"at most {MERGED_NATS} nats a token apart from the adapter", f"{moved:.2g}"
             raise IntegrityFailed("the merged checkpoint", wanted, found, "Use the adapter instead.")
@@ -56,7 +56,7 @@ def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32) -> 
     return moved
 
 
-def _probe_texts(run: Run) -> list[str]:
+def probe_texts(run: Run) -> list[str]:
     """Held-out text of the run where it was kept; else general text."""
     path = run.folder / "documents.parquet"
     rows = run.read_table("documents.parquet") if path.exists() else []
@@ -65,11 +65,13 @@ def _probe_texts(run: Run) -> list[str]:
     return (kept or general)[:PROBE_DOCUMENTS]
 
 
-def _moved_nats(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
+def moved_nats(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
+    """By how much a document's mean nats a token differ at most."""
     return max(abs(float(np.nanmean(b) - np.nanmean(a))) for b, a in zip(before, after, strict=True))
 
 
-def _forget_this_machine(path: Path) -> None:
+def forget_this_machine(path: Path) -> None:
+    """Take this machine's folders out of a config.json."""
     config = json.loads(path.read_text())
-    config.pop("_name_or_path", None)  # a folder of this machine
+    config.pop("_name_or_path", None)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
