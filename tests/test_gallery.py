@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from itertools import takewhile
@@ -73,6 +74,35 @@ def test_a_recipe_names_what_it_builds_on_and_its_licence(name: str) -> None:
         assert licence in (*TERMS, OWN), f"{source}: {licence}"
         assert source in comment
         assert licence in comment.lower().replace(" ", "-")
+
+
+def table() -> dict[str, list[str]]:
+    """The cells of each recipe's row in recipes/README.md."""
+    page = RECIPES["quickstart"].with_name("README.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| [")]
+    return {row[0].partition("]")[0][1:]: row for row in rows}
+
+
+def test_the_gallerys_page_has_every_recipe_with_the_base_corpus_and_licences_of_its_file() -> None:
+    assert list(table()) == [row[0].partition("(")[2].removesuffix(".yaml)") for row in table().values()]
+    assert table().keys() == RECIPES.keys()
+    for name, (_, base, corpus, owned, *_) in table().items():
+        recipe = read_recipe(name).recipe
+        assert f"`{recipe.base}`" in base, name
+        assert f"`{recipe.corpus.source.partition('@')[0]}`" in corpus, name
+        assert owned.lower().split(", ") == list(licences(recipe).values()), name
+
+
+def test_every_result_in_the_gallery_stands_in_the_page_that_it_names() -> None:
+    for name, (*_, cost, result) in table().items():
+        assert "estimate" in cost or result != "not measured", name
+        if result == "not measured":
+            assert "estimate; it was never run here" in opening(RECIPES[name]), name
+            continue
+        words, _, link = result.partition(": [")
+        page = (RECIPES[name].parent / link.partition("](")[2].removesuffix(")")).resolve()
+        figures = re.findall(r"\d+\.\d+", words)
+        assert figures and all(figure in page.read_text(encoding="utf-8") for figure in figures), name
 
 
 @pytest.mark.parametrize("name", ON_THE_HUB)

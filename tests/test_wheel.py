@@ -33,6 +33,8 @@ def test_an_installed_wheel_trains_and_judges_from_an_empty_folder(tmp_path: Pat
     assert {f"ft_toolkit/starters/{name}/model.safetensors" for name in ("gpt2", "bert")} <= names
     for corpus in ("italian-cooking", "everyday-medicine", "general-probe"):
         assert len([name for name in names if f"corpora/{corpus}/documents/" in name]) > 30
+    for labelled in ("italian-cooking", "everyday-medicine"):
+        assert {f"ft_toolkit/labelled/{labelled}/{file}" for file in ("sentences.csv", "README.md")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "docs/", "runs/"))]
 
