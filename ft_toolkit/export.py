@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -92,6 +92,12 @@ def export(run: Run, form: Form, out: Path | None = None, *, screen: Screen | No
     place = out or run.folder / form.name(run)
     if place.exists() or place.is_symlink():
         raise FtError(place, "a path that is not there yet", "one that is", "Move it, or use --out.")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=place.parent):
+            pass
+    except OSError as error:  # before the models are loaded
+        raise FtError(place, "a folder to write to", error.strerror, "Choose another with --out.") from None
     tuned = trained_pair(run, scoring_session("cpu", screen)).tuned
     check_writable(tuned, form)
     wanted = probed(tuned, probe_texts(run))  # before the merge, which changes the model

@@ -206,6 +206,7 @@ def test_other_masked_families_are_exported_exactly_or_refused(
             "expected a run with an adapter, found a whole model",
         ),
         ("gpt2", "lora", ["--to", "gguf", "--out", "."], "expected a path that is not there yet"),
+        ("gpt2", "lora", ["--to", "gguf", "--out", "/dev/null/x"], "expected a folder to write to"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
