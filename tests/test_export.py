@@ -182,7 +182,7 @@ def test_a_model_that_torch_cannot_export_is_one_line_and_leaves_nothing(
 
     monkeypatch.setattr(torch.onnx, "export", fails)
     with pytest.raises(
-        FtError, match="expected a model that torch.onnx exports, found bert: no such operator"
+        FtError, match=r"expected a model that torch.onnx exports, found bert: no such operator"
     ):
         export(trained("bert"), Form("onnx"), tmp_path / "onnx", screen=QUIET)
     assert list(tmp_path.iterdir()) == []
