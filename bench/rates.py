@@ -85,7 +85,7 @@ class Judge:
     def figures(self, run: Run, corpus: str) -> dict[str, tuple[float, float]]:
         """Of each text: (base, tuned)."""
         base = load_base(run.recipe.base)
-        _, parts = read_parts(run.recipe.corpus)
+        _, parts = read_parts(*run.recipe.corpora)
         texts = {"held_out": parts.test, "general": read_source("package:general-probe").documents}
         chosen = {name: sample(documents, SCORED) for name, documents in texts.items()}
         of_base = {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ft_toolkit.models.plain_tokenizer import PlainTokenizer
     from ft_toolkit.sections import Recipe
     from ft_toolkit.text.corpus import Document
-    from ft_toolkit.text.look import Look, Tokens
+    from ft_toolkit.text.look import Look, Source, Tokens
     from ft_toolkit.text.screening import Screened
     from ft_toolkit.text.splitting import Parts
 
@@ -51,8 +51,9 @@ def main(
 ) -> None:
     """Show what a corpus holds and how a base's tokenizer reads it; nothing is trained."""
     with one_line_errors():
-        skipping = ["corpus.skip_unreadable=true"] if skip_unreadable else []
-        recipe = recipe_for(source, base, [*(overrides or []), *skipping])
+        recipe = recipe_for(source, base, overrides or [])
+        if skip_unreadable:
+            recipe = _skipping(recipe)
         found = look(recipe)
         if as_json:
             json.dump({"schema": SCHEMA, "corpus": asdict(found)}, sys.stdout, indent=2, ensure_ascii=False)
@@ -73,26 +74,33 @@ def recipe_for(name: str, base: str | None, overrides: Sequence[str]) -> Recipe:
     return source_recipe(name, base or DEFAULT_BASE, overrides).recipe
 
 
+def _skipping(recipe: Recipe) -> Recipe:
+    corpora = [corpus.model_copy(update={"skip_unreadable": True}) for corpus in recipe.corpora]
+    one_or_many = corpora if isinstance(recipe.corpus, list) else corpora[0]
+    return recipe.model_copy(update={"corpus": one_or_many})
+
+
 def look(recipe: Recipe) -> Look:
     """Read a recipe's corpus and count; imports no torch.
 
     raises   FtError for what cannot be read
     """
     from ft_toolkit.text import look as counting
-    from ft_toolkit.text.corpus import read_corpus
-    from ft_toolkit.text.screening import screen
+    from ft_toolkit.text.corpus import read_corpora
+    from ft_toolkit.text.splitting import screened_together
 
-    reading = read_corpus(recipe.corpus)
+    reading = read_corpora(*recipe.corpora)
     documents = reading.documents
-    screened = screen(documents, recipe.corpus.near_duplicates, keep=recipe.corpus.keep_duplicates)
+    screened = screened_together(documents, recipe.corpora)
     parts, fault = _parts(recipe, screened, reading.copies)
     texts = counting.sample_texts(documents)
     share, repeated = counting.repeated_sentences(documents)
     tokenizer, no_tokenizer = _tokenizer(recipe)
     tokens = _tokens(recipe.base, tokenizer, documents, texts) if tokenizer else None
     return counting.Look(
-        source=recipe.corpus.source,
-        license=recipe.corpus.license,
+        source=" + ".join(corpus.source for corpus in recipe.corpora),
+        license=", ".join(dict.fromkeys(c.license for c in recipe.corpora if c.license)) or None,
+        sources=_sources(recipe, documents, parts),
         documents=len(documents),
         bytes=sum(len(document.text.encode()) for document in documents),
         characters=sum(len(document.text) for document in documents),
@@ -116,11 +124,28 @@ def look(recipe: Recipe) -> Look:
     )
 
 
+def _sources(recipe: Recipe, documents: Sequence[Document], parts: Parts | None) -> list[Source]:
+    """Those of a mixture; none of a text alone."""
+    from ft_toolkit.text.look import Source
+
+    if len(recipe.corpora) < 2:
+        return []
+    found = []
+    for corpus in recipe.corpora:
+        own = [document for document in documents if document.corpus == corpus.label]
+        sizes: dict[str, int] = {
+            name: sum(d.corpus == corpus.label for d in part) for name, part in parts or ()
+        }
+        size = sum(len(document.text.encode()) for document in own)
+        found.append(Source(corpus.label, len(own), size, sizes, corpus.weight))
+    return found
+
+
 def _parts(recipe: Recipe, screened: Screened, copies: int) -> tuple[Parts | None, str | None]:
     from ft_toolkit.text.splitting import parted
 
     try:
-        return parted(screened, recipe.corpus, copies), None
+        return parted(screened, recipe.corpora, copies), None
     except FtError as error:
         return None, str(error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ft_toolkit.text.look import Look
+from ft_toolkit.text.look import Look, Source
 
 REPEATED_SHOWN = 5
 LITTLE_BYTES_A_TOKEN = 1.5  # as the verdict has it (docs/numbers.md)
@@ -20,6 +20,7 @@ def lines(found: Look) -> list[str]:
         said.append("parts       " + ", ".join(f"{count:,} {part}" for part, count in found.parts.items()))
     else:
         said.append(f"parts       none: {found.parts_fault}")
+    said += [f"  {_source_words(each, found.sources)}" for each in found.sources]
     said.append(f"licence     {found.license or 'not stated; corpus.license says it'}")
     said += _left_out(found)
     said += _languages(found)
@@ -31,6 +32,16 @@ def lines(found: Look) -> list[str]:
         said.append("rows        three that training reads, a | between tokens:")
         said += [f"  {_shown(row)}" for row in found.rows]
     return said
+
+
+def _source_words(source: Source, sources: list[Source]) -> str:
+    sizes = f"{source.documents:,} documents, {_size(source.bytes)}"
+    parts = ", ".join(f"{count:,} {part}" for part, count in source.parts.items())
+    share = ""
+    if any(each.weight for each in sources):
+        whole = sum(each.weight or 1 for each in sources)
+        share = f"; {100 * (source.weight or 1) / whole:.1f} % of an epoch's tokens"
+    return f"{source.label}: {sizes}{f' ({parts})' if parts else ''}{share}"
 
 
 def _left_out(found: Look) -> list[str]:

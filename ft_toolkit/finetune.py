@@ -34,9 +34,10 @@ from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options, Session
 from ft_toolkit.stages import Stages, artefact, latest_ended
-from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, sample
+from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, sample_evenly
 from ft_toolkit.training.accelerator import make_accelerator
 from ft_toolkit.training.loop import Journal, TrainingJob, train
+from ft_toolkit.training.mixture import shares
 from ft_toolkit.training.optimizers import make_optimizers
 from ft_toolkit.training.outcome import Outcome
 from ft_toolkit.training.replay import SOURCE
@@ -113,12 +114,15 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     """Say and record what is about to be trained."""
     screen = session.screen
     screen.log_to(run.folder / "run.log")
-    screen.say(f"{it.recipe.name}: {it.recipe.base} on {it.recipe.corpus.source}, in {run.folder}")
+    screen.say(f"{it.recipe.name}: {it.recipe.base} on {_text_words(it)}, in {run.folder}")
     if it.pair.base.family.note:
         screen.say(it.pair.base.family.note)
     replayed = sum(any(name.startswith(SOURCE) for name in row.documents) for row in it.rows)
     if replayed:
         screen.say(f"replay: {replayed} of {len(it.rows)} rows hold the base's own predictions")
+    if mixed := shares(it.rows):
+        said = (f"{each.label} {each.epoch_tokens:,.0f} ({each.passes:.2g} times)" for each in mixed)
+        screen.say(f"mixture: tokens of an epoch, and how often each text is read: {', '.join(said)}")
     if it.reading.not_nfc_documents:
         words = f"{it.reading.not_nfc_documents} documents are not in Unicode's NFC form (decomposed letters)"
         screen.say(f"{words}; they are read as they are")
@@ -132,6 +136,10 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     run.record(versions=versions(), device=str(session.accelerator.device))
     if is_worth_a_probe(it) and session.accelerator.num_processes == 1:
         screen.say(forecast(it, session).words())
+
+
+def _text_words(it: Material) -> str:
+    return " + ".join(corpus.source for corpus in it.recipe.corpora)
 
 
 def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
@@ -156,7 +164,8 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
     words = ", ".join(f"{size} {part}" for part, size in sizes.items())
     dropped = ", ".join(f"{count} {what.replace('_', '-')}" for what, count in left_out.items() if count)
     is_cut = any(document.whole_sha256 for document in it.reading.documents)
-    by = it.recipe.corpus.split.group or ("file" if is_cut else "text")
+    groups = {corpus.split.group for corpus in it.recipe.corpora}
+    by = next((group for group in groups if group), "file" if is_cut else "text")
     session.screen.say(
         f"documents: {words} (by a hash of each {by}){f'; {dropped} left out' if dropped else ''}"
     )
@@ -225,7 +234,7 @@ def _for_all(session: Session, value: T) -> T:
 def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outcome:
     """Train the model in place, and save what validated best."""
     adapter, tuned = it.recipe.adapter, it.pair.tuned
-    validate = validation_score(tuned, sample(it.parts.validation, VALIDATION_DOCUMENTS))
+    validate = validation_score(tuned, sample_evenly(it.parts.validation, VALIDATION_DOCUMENTS))
     optimizers = make_optimizers(tuned.model, tuned.family, adapter)
     may_restart = it.asked.training.learning_rate == "auto"
     job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart)

@@ -22,7 +22,7 @@ _AUTO = {
     "alpha": ("adapter", "auto"),
 }
 # keys of corpus that older runs do not have: at their defaults they leave a recipe's hash as it was
-_LATER = {"near_duplicates": NEAR_DUPLICATES, "keep_duplicates": False}
+_LATER = {"near_duplicates": NEAR_DUPLICATES, "keep_duplicates": False, "weight": None}
 
 
 def dataset_inputs(recipe: Recipe, documents_sha256: str) -> dict[str, Any]:
@@ -95,15 +95,17 @@ def asked_for(recipe: Recipe, *, judge: bool) -> dict[str, Any]:
 
 def decisive_sha256(recipe: Recipe) -> str:
     """Over what decides a training, wherever base and text are now: these are known by their own hashes."""
-    corpus = {"text", "documents", "split", *_LATER}
+    keys = {"text", "documents", "split", *_LATER}
+    corpus = {"__all__": keys} if isinstance(recipe.corpus, list) else keys
     sections: Any = {"adapter": True, "training": True, "corpus": corpus}
     sections |= {"judging": {"canaries"}} if recipe.judging.canaries else {}
     values = recipe.model_dump(mode="json", include=sections)
-    for key, default in _LATER.items():
-        if values["corpus"][key] == default:
-            del values["corpus"][key]
-    if values["corpus"]["split"]["group"] is None:
-        del values["corpus"]["split"]["group"]
+    for each in values["corpus"] if isinstance(values["corpus"], list) else [values["corpus"]]:
+        for key, default in _LATER.items():
+            if each[key] == default:
+                del each[key]
+        if each["split"]["group"] is None:
+            del each["split"]["group"]
     return value_sha256(values)
 
 
@@ -126,6 +128,8 @@ def _keys(recipe: Recipe, *sections: str) -> dict[str, Any]:
 
 
 def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # the sources of a mixture
+        value = {str(number): each for number, each in enumerate(value)}
     if not isinstance(value, dict):
         return [(key, value)]
     return [pair for name, inner in value.items() for pair in _flat(f"{key}.{name}", inner)]

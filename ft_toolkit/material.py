@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,7 +46,7 @@ class Material:
 def gathered(recipe: Recipe, device: torch.device) -> Material:
     """Read, load and check; text that could not be judged is refused now, before hours of training."""
     general = read_general(recipe.judging)
-    reading, parts = read_parts(recipe.corpus)
+    reading, parts = read_parts(*recipe.corpora)
     parts, overlap = marked(parts, general)
     base = load_base(recipe.base, device)
     choose_protocol(base, recipe.judging.protocol, recipe.judging.window, recipe.judging.stride)
@@ -78,7 +78,8 @@ def laid_out(recipe: Recipe, model: LanguageModel, parts: Parts) -> tuple[Recipe
     model   read for its tokenizer and shape alone: it needs no weights
     """
     block_tokens = recipe.training.block_tokens or min(BLOCK_TOKENS, model.positions)
-    rows = _training_rows(model, with_canaries(parts.train, recipe.judging.canaries), block_tokens)
+    train = with_canaries(parts.train, recipe.judging.canaries)
+    rows = _training_rows(model, train, block_tokens, _weights(recipe))
     plan = recipe.training.model_copy(update={"block_tokens": block_tokens})
     steps = planned_steps(rows, plan, model.family.packs)
     steps_per_epoch = len(batches(rows, plan, model.family.packs, epoch=0))
@@ -93,7 +94,15 @@ def laid_out(recipe: Recipe, model: LanguageModel, parts: Parts) -> tuple[Recipe
     return auto.fill(recipe.model_copy(update={"training": plan}), measure), rows, measure
 
 
-def _training_rows(model: LanguageModel, texts: Sequence[Document], block_tokens: int) -> list[Row]:
+def _weights(recipe: Recipe) -> dict[str, float]:
+    """Of each source of a mixture, 1 where others have one; none: each is read once an epoch."""
+    given = {corpus.label: corpus.weight for corpus in recipe.corpora} if len(recipe.corpora) > 1 else {}
+    return {label: weight or 1.0 for label, weight in given.items()} if any(given.values()) else {}
+
+
+def _training_rows(
+    model: LanguageModel, texts: Sequence[Document], block_tokens: int, weights: Mapping[str, float]
+) -> list[Row]:
     if block_tokens > model.positions:
         wanted = f"at most {model.positions} for {model.name}"
         raise FtError("training.block_tokens", wanted, block_tokens, "Lower it.")
@@ -102,14 +111,20 @@ def _training_rows(model: LanguageModel, texts: Sequence[Document], block_tokens
     if tokens < block_tokens:
         wanted = f"at least one row of {block_tokens} training tokens"
         raise FtError("corpus", wanted, f"{tokens} tokens", "Add text or lower training.block_tokens.")
-    return pack(
-        documents,
-        model.family.objective,
-        model.special.begin,
-        model.special.end,
-        block_tokens,
-        packed=model.family.packs,
-    )
+    rows: list[Row] = []
+    for label in dict.fromkeys(document.document.corpus for document in documents):  # a row is of one source
+        some = pack(
+            [document for document in documents if document.document.corpus == label],
+            model.family.objective,
+            model.special.begin,
+            model.special.end,
+            block_tokens,
+            packed=model.family.packs,
+        )
+        rows += [replace(row, corpus=label, weight=weights.get(label)) for row in some] if label else some
+    if lost := weights.keys() - {row.corpus for row in rows}:
+        raise FtError(f"corpus {min(lost)}", f"a training token of {model.name}", "none", "Add text.")
+    return rows
 
 
 def validation_score(model: LanguageModel, documents: Sequence[Document]) -> Callable[[], float]:

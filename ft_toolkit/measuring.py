@@ -17,7 +17,7 @@ from ft_toolkit.judging.calibration import TOKENS, Calibration, calibrate
 from ft_toolkit.judging.comparison import compare
 from ft_toolkit.judging.exposure import Exposure, exposure
 from ft_toolkit.judging.protocols import How, protocol_of
-from ft_toolkit.judging.scoring import Scorer, Text, score_both, source_label
+from ft_toolkit.judging.scoring import Scorer, Text, score_both
 from ft_toolkit.judging.statistics import Difference, Estimate
 from ft_toolkit.judging.token_scores import TokenScores
 from ft_toolkit.judging.unseen import recovered
@@ -103,7 +103,7 @@ def measure(run: Run, asked: Asked, screen: Screen) -> Measured:
     session = scoring_session(asked.device, screen)
     pair = trained_pair(run, session)
     scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, How(device=asked.device)), session)
-    label = source_label(run.recipe.corpus.source)
+    label = run.recipe.text_label
     parts = recovered(run, screen) if asked.calibration or asked.null else Parts([], [], [])
     calibration = calibrate(pair, parts.clean_test, asked.tokens) if asked.calibration else None
     texts = [Text(label, "held-out", parts.clean_test)]

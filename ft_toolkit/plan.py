@@ -196,11 +196,11 @@ def _measured(recipe: Recipe) -> Measure | None:
     from ft_toolkit.text.splitting import read_parts
 
     folder = parse_base(recipe.base).folder
-    if folder is None or parse_text(recipe.corpus.source).kind == "hub":
+    if folder is None or any(parse_text(corpus.source).kind == "hub" for corpus in recipe.corpora):
         return None
     with suppress(Exception):  # a plan may come before text and tokenizer; ft finetune names their faults
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        parts = read_parts(recipe.corpus)[1]
+        parts = read_parts(*recipe.corpora)[1]
         return laid_out(recipe, without_weights(base_config(recipe.base), tokenizer), parts)[2]
     return None
 

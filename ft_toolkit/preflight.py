@@ -66,9 +66,9 @@ def _is_installed(package: str) -> bool:
 
 def _check_text(recipe: Recipe) -> None:
     """Read the first document: its file is there and readable, its row has the columns."""
-    corpus = recipe.corpus
-    if parse_text(corpus.source).kind != "hub":  # that takes the network, or heavy libraries
-        next(raw_documents(corpus), None)
+    for corpus in recipe.corpora:
+        if parse_text(corpus.source).kind != "hub":  # that takes the network, or heavy libraries
+            next(raw_documents(corpus), None)
     general = recipe.judging.general
     if general is not None:
         with faults_name("judging.general"):

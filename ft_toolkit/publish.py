@@ -13,11 +13,12 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
 from ft_toolkit.references import BaseReference, TextReference, parse_base, parse_text
 from ft_toolkit.run import Run
-from ft_toolkit.sharing.card import Published, write_card
+from ft_toolkit.sharing.card import write_card
 from ft_toolkit.sharing.effects import memorisation_lines
 from ft_toolkit.sharing.hub import Destination, Pushed, connect, push_files, stated_licence
 from ft_toolkit.sharing.leaks import refuse_leaks
 from ft_toolkit.sharing.licences import Licence, Source, decide, licence_of_base, licence_of_text
+from ft_toolkit.sharing.published import Published
 from ft_toolkit.sharing.snippet import (
     Objective,
     Place,
@@ -232,13 +233,16 @@ def _model_folder(run: Run, screen: Screen) -> Path:
 
 
 def _licence(run: Run, base: BaseOnTheHub, rights: Rights) -> Licence:
-    recipe, corpus = run.recipe, run.recipe.corpus
+    recipe = run.recipe
     sources = (
         Source("base", base.name, rights.base_license or _known_base(parse_base(recipe.base))),
-        Source(
-            "corpus",
-            parse_text(corpus.source).shown,
-            rights.corpus_license or corpus.license or _known_text(parse_text(corpus.source)),
+        *(
+            Source(
+                "corpus",
+                parse_text(corpus.source).shown,
+                rights.corpus_license or corpus.license or _known_text(parse_text(corpus.source)),
+            )
+            for corpus in recipe.corpora
         ),
     )
     wanted = rights.license or recipe.publish.license
@@ -258,13 +262,15 @@ def _rewritten(run: Run, base: BaseOnTheHub, merged: bool) -> list[str]:
     """What differs from the run's own files, in words."""
     words = []
     before, after = run.recipe.model_dump(), shown_recipe(run, base)
-    for keys in (("base",), ("corpus", "source"), ("judging", "general")):
+    many: list[tuple[Any, ...]] = [("corpus", n, "source") for n in range(len(run.recipe.corpora))]
+    sources = many if isinstance(run.recipe.corpus, list) else [("corpus", "source")]
+    for keys in (("base",), *sources, ("judging", "general")):
         old: Any = before
         new: Any = after
         for key in keys:
             old, new = old[key], new[key]
         if old != new:
-            words.append(f"recipe.yaml {'.'.join(keys)}: {old} → {new}")
+            words.append(f"recipe.yaml {'.'.join(map(str, keys))}: {old} → {new}")
     if not merged:
         words.append(f"adapter_config.json base_model_name_or_path, revision: → {base.place}")
     words.append("comparison.json: run.json's versions, hashes and times go along")

@@ -159,12 +159,26 @@ def _override_value(text: str) -> Any:
 
 
 def _put(values: dict[str, Any], keys: Sequence[str], value: object, where: str) -> None:
-    for key in keys[:-1]:
+    for place, key in enumerate(keys[:-1]):
         inner = values.setdefault(key, {})
+        if isinstance(inner, list) and any(isinstance(each, dict) for each in inner):
+            _put_in_list(inner, keys[: place + 1], keys[place + 1 :], value, where)
+            return
         if not isinstance(inner, dict):
             raise FtError(where, "a section", inner, f"{key} is a value, not a section; see ft recipes show.")
         values = inner
     values[keys[-1]] = value
+
+
+def _put_in_list(
+    sections: list[Any], above: Sequence[str], keys: Sequence[str], value: object, where: str
+) -> None:
+    """Of several sources one is meant by its place, counted from 0."""
+    name = ".".join(above)
+    if len(keys) < 2 or keys[0] not in map(str, range(len(sections))):
+        wanted = f"{name}.0.KEY to {name}.{len(sections) - 1}.KEY, since {name} is a list"
+        raise FtError(where, wanted, ".".join([name, *keys]), "Say which one, or write a recipe.")
+    _put(sections[int(keys[0])], keys[1:], value, where)
 
 
 def _explain(
@@ -174,5 +188,8 @@ def _explain(
         value, dotted = getattr(section, key), f"{prefix}{key}"
         if isinstance(value, BaseModel):
             yield from _explain(value, f"{dotted}.", origins)
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            for number, each in enumerate(value):
+                yield from _explain(each, f"{dotted}.{number}.", origins)
         else:
             yield dotted, value, origins.get(dotted, "default"), info.description or ""

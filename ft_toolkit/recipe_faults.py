@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+BRANCHES = ("one source", "a list of sources")  # of corpus, as pydantic names them in a fault's place
 
 
 def faults(error: ValidationError, schema: type[BaseModel], path: Path, origins: dict[str, str]) -> list[str]:
@@ -18,7 +21,7 @@ def faults(error: ValidationError, schema: type[BaseModel], path: Path, origins:
     found_faults: dict[str, str] = {}
     expected: dict[str, list[str]] = {}
     for fault in error.errors():
-        keys = [str(part) for part in fault["loc"]]
+        keys = [str(part) for part in fault["loc"] if part not in BRANCHES]
         section = _section(schema, keys[:-1])
         if section is None:  # inside a union such as targets: the branch's name is not a key
             keys = keys[:2]
@@ -34,11 +37,7 @@ def faults(error: ValidationError, schema: type[BaseModel], path: Path, origins:
             found_faults[dotted] = f"{path}: {dotted}: expected a value, found none. Add this key."
         else:
             wanted = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            found = (
-                repr(fault["input"])
-                if isinstance(fault["input"], str | int | float | list | None)
-                else "this"
-            )
+            found = _shown(fault["input"])
             separator = ": " if dotted else " "
             # every branch of a union such as auto-or-a-number reports a fault of its own
             branches = expected.setdefault(dotted, [])
@@ -50,6 +49,12 @@ def faults(error: ValidationError, schema: type[BaseModel], path: Path, origins:
     return list(found_faults.values())
 
 
+def _shown(value: object) -> str:
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return f"{len(value)} sections"
+    return repr(value) if isinstance(value, str | int | float | list | None) else "one section"
+
+
 def _prefixes(keys: list[str]) -> Iterator[str]:
     for length in range(len(keys), 0, -1):
         yield ".".join(keys[:length])
@@ -57,8 +62,17 @@ def _prefixes(keys: list[str]) -> Iterator[str]:
 
 def _section(section: type[BaseModel], keys: Sequence[str]) -> type[BaseModel] | None:
     for key in keys:
-        inner = section.model_fields[key].annotation if key in section.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if key.isdigit():  # a place in a list of sections
+            continue
+        inner = _model(section.model_fields[key].annotation) if key in section.model_fields else None
+        if inner is None:
             return None
         section = inner
     return section
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, alone or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for each in get_args(annotation) if (found := _model(each))), None)

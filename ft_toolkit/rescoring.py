@@ -157,7 +157,7 @@ def _held_out(run: Run, runs: Sequence[Run], screen: Screen) -> Parts:
 def _judged(
     run: Run, scorer: Scorer, parts: Parts, how: How, *, keeps: bool
 ) -> tuple[Comparison, TokenScores]:
-    judging, label = run.recipe.judging, source_label(run.recipe.corpus.source)
+    judging, label = run.recipe.judging, run.recipe.text_label
     corpora = [
         *score_parts(scorer, run.recipe, parts),
         *score_drift(scorer, judging, read_general(judging)),

@@ -14,11 +14,16 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
+    Tag,
     model_validator,
 )
+
+from ft_toolkit.recipe_faults import BRANCHES
+from ft_toolkit.references import parse_text
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -130,6 +135,46 @@ class Corpus(Section):
         None, description="of the text, as the Hub writes it: cc0-1.0, cc-by-4.0; own: it is yours to give"
     )
     language: str | None = Field(None, description="of the text, as in en or it; stands on the card")
+    name: Annotated[str, AfterValidator(_folder_name)] | None = Field(
+        None, description="of this text in tables; by default its file's, folder's or data set's"
+    )
+    weight: Annotated[float | None, Field(gt=0, le=1_000_000)] = Field(
+        None, description="in a list of sources: its share of an epoch's tokens, beside the others' weights"
+    )
+
+    @property
+    def label(self) -> str:
+        """A short name for tables, without this machine's folders."""
+        return self.name or parse_text(self.source).label
+
+
+def _alone(corpus: Corpus) -> Corpus:
+    if corpus.weight is not None:
+        raise ValueError("a list of sources where one has a weight: [{source: a, weight: 3}, {source: b}]")
+    return corpus
+
+
+def _distinct(corpora: list[Corpus]) -> list[Corpus]:
+    """Sources that can be told apart, and are screened in one way."""
+    for what, values in (
+        ("each source once", [corpus.source for corpus in corpora]),
+        ("a name: for one of two sources of one name", [corpus.label for corpus in corpora]),
+    ):
+        for number, value in enumerate(values):
+            if value in values[:number]:
+                raise ValueError(f"{what} ({value})")
+    for key in ("near_duplicates", "keep_duplicates"):
+        if len({getattr(corpus, key) for corpus in corpora}) > 1:
+            raise ValueError(f"the same {key} in each source, since they are screened together")
+    return corpora
+
+
+# one text, or a mixture: the tags stand in the faults' places, and recipe_faults.py leaves them out
+Corpora = Annotated[
+    Annotated[Corpus, AfterValidator(_alone), Tag(BRANCHES[0])]
+    | Annotated[list[Corpus], Field(min_length=1), AfterValidator(_distinct), Tag(BRANCHES[1])],
+    Discriminator(lambda value: BRANCHES[isinstance(value, list)]),
+]
 
 
 class Adapter(Section):
@@ -249,11 +294,21 @@ class Recipe(Section):
         min_length=1,
         description="starter/gpt2, starter/bert, owner/name[@revision], a folder or a .gguf file",
     )
-    corpus: Corpus
+    corpus: Corpora
     adapter: Adapter = Adapter()
     training: Training = Training()
     judging: Judging = Judging()
     publish: Publish = Publish()
+
+    @property
+    def corpora(self) -> list[Corpus]:
+        """Its sources: one, or those of a mixture."""
+        return self.corpus if isinstance(self.corpus, list) else [self.corpus]
+
+    @property
+    def text_label(self) -> str:
+        """A short name for all of its text."""
+        return " + ".join(corpus.label for corpus in self.corpora)
 
     @model_validator(mode="after")
     def _replay_needs_a_base(self) -> Recipe:

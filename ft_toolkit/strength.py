@@ -16,7 +16,7 @@ from ft_toolkit.judging.comparison import Comparison, compare
 from ft_toolkit.judging.drift import score_drift
 from ft_toolkit.judging.protocols import How, choose_protocol, protocol_of
 from ft_toolkit.judging.run_scores import scores_of
-from ft_toolkit.judging.scoring import Scorer, Text, judged_texts, score_both, source_label
+from ft_toolkit.judging.scoring import Scorer, Text, judged_texts, score_both
 from ft_toolkit.judging.statistics import Difference
 from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.judging.unseen import read_general, recovered
@@ -26,7 +26,7 @@ from ft_toolkit.models.strength import at_strength, refuse_fixed_strength
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.run_models import scoring_session, trained_pair
-from ft_toolkit.text.splitting import Parts, sample
+from ft_toolkit.text.splitting import Parts, sample_evenly
 
 SCHEMA = 1
 _KINDS = ("held-out", "general", "drift")
@@ -188,8 +188,8 @@ def _validated(scorer: Scorer, run: Run, parts: Parts) -> CorpusScores | None:
         return None
     base = scorer.pair.base
     protocol = choose_protocol(base, "auto" if base.family.objective == "causal" else "covering")
-    documents = sample(parts.validation, VALIDATION_DOCUMENTS)
-    text = Text(source_label(run.recipe.corpus.source), "other", documents)
+    documents = sample_evenly(parts.validation, VALIDATION_DOCUMENTS)
+    text = Text(run.recipe.text_label, "other", documents)
     return score_both(replace(scorer, protocol=protocol), text)
 
 

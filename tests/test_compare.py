@@ -92,13 +92,13 @@ def json_of_ft_compare(judged: Run) -> str:
 
 
 def test_json_stands_alone_on_stdout(json_of_ft_compare: str, judged: Run) -> None:
-    assert json.loads(json_of_ft_compare) == {"schema": 6, "comparisons": [numbers(judged)]}
+    assert json.loads(json_of_ft_compare) == {"schema": 7, "comparisons": [numbers(judged)]}
 
 
 def test_json_keeps_to_its_published_schema(json_of_ft_compare: str, judged: Run) -> None:
     jsonschema.validate(json.loads(json_of_ft_compare), SCHEMA)
     kept = read_json(judged.folder / "comparison.json")
-    jsonschema.validate({"schema": 6, "comparisons": [kept]}, SCHEMA)
+    jsonschema.validate({"schema": 7, "comparisons": [kept]}, SCHEMA)
 
 
 def test_python_m_and_ft_say_the_same_in_another_process(json_of_ft_compare: str, judged: Run) -> None:
@@ -125,10 +125,10 @@ def test_the_verdict_of_a_masked_run_is_found_again_under_the_name_of_its_own_me
     pseudo = math.exp(totals["nll_nats"] / totals["tokens"])
     assert held_out(found)["base_pseudo_perplexity"] == pytest.approx(pseudo)
     assert "base_perplexity" not in held_out(found)
-    jsonschema.validate({"schema": 6, "comparisons": [found]}, SCHEMA)
+    jsonschema.validate({"schema": 7, "comparisons": [found]}, SCHEMA)
     mixed = found | {"corpora": [corpus | {"base_perplexity": pseudo} for corpus in found["corpora"]]}
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"schema": 6, "comparisons": [mixed]}, SCHEMA)
+        jsonschema.validate({"schema": 7, "comparisons": [mixed]}, SCHEMA)
 
 
 def test_other_text_is_scored_in_place_of_the_held_out(judged: Run, unseen: Path) -> None:

@@ -193,7 +193,7 @@ def test_a_test_document_that_stands_in_training_text_is_judged_apart_from_the_c
     assert [(one.id, one.text) for one in recovered(run, Screen(quiet=True)).tainted_test] == [
         (seen.id, seen.text)
     ]
-    jsonschema.validate({"schema": 6, "comparisons": [compare_from(run).as_dict()]}, SCHEMA)
+    jsonschema.validate({"schema": 7, "comparisons": [compare_from(run).as_dict()]}, SCHEMA)
 
 
 def test_documents_of_many_formats_are_trained_on_and_personal_data_and_damaged_files_are_not(

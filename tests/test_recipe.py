@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ft_toolkit.errors import FtError, RecipeError
 from ft_toolkit.recipe import Resolved, find_recipe, gallery, read_recipe
 from ft_toolkit.run import Run
-from ft_toolkit.sections import Recipe, Training
+from ft_toolkit.sections import Corpus, Recipe, Training
 from ft_toolkit.text.corpus import read_corpus
 from ft_toolkit.text.splitting import split
 
@@ -48,8 +48,9 @@ def faults(action: Callable[[], object]) -> list[str]:
 
 def schema_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
     for key, info in section.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from schema_keys(info.annotation, f"{prefix}{key}.")
+        inner = Corpus if key == "corpus" else info.annotation  # which may be a list of them, too
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from schema_keys(inner, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
 

@@ -51,7 +51,7 @@ def run(
 
 def test_it_is_judged_to_the_end_without_word_figures(run: Run) -> None:
     found = read_json(run.folder / "comparison.json")
-    jsonschema.validate({"schema": 6, "comparisons": [found]}, SCHEMA)
+    jsonschema.validate({"schema": 7, "comparisons": [found]}, SCHEMA)
     json.dumps(found, allow_nan=False)
     for part in found["corpora"]:
         for side in ("base", "adapter"):

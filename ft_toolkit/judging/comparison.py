@@ -24,8 +24,8 @@ from ft_toolkit.judging.statistics import (
 from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Kind, Subject, TokenScores
 from ft_toolkit.judging.totals import Totals, corpus_totals
 
-SCHEMA = 6
-READ_SCHEMAS = (5, SCHEMA)  # 5 had no kind "tainted"
+SCHEMA = 7
+READ_SCHEMAS = (5, 6, SCHEMA)  # 5 had no kind "tainted", 6 no "source"
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,9 @@ def compare(scores: TokenScores) -> Comparison:
     compared = [
         # one for each text that the verdict is about, in the same order
         _compared(s, subject, next(divergences, None) if s.kind in ("held-out", "other") else None)
-        for s in scores.corpora
-        if s.kind not in ("drift", "divergence")
+        for each in scores.corpora
+        if each.kind not in ("drift", "divergence")
+        for s in (each, *_sources(each))
     ]
     tested = [
         i
@@ -166,6 +167,20 @@ def compare(scores: TokenScores) -> Comparison:
         compared[i] = replace(compared[i], holm_p_value=p_value)
     own = {field.name: getattr(subject, field.name) for field in fields(subject)}
     return Comparison(**own, corpora=compared, gap=gap, drift=drift)
+
+
+def _sources(scored: CorpusScores) -> list[CorpusScores]:
+    """The held-out text of each source of a mixture; none of a text alone."""
+    is_read = ((each, base.tokens > 0) for each, base in zip(scored.documents, scored.base, strict=True))
+    labels = dict.fromkeys(each.source for each, is_scored in is_read if each.source and is_scored)
+    if scored.kind != "held-out" or len(labels) < 2:
+        return []
+    return [
+        replace(
+            scored, corpus=label, kind="source", documents=[d for d in scored.documents if d.source == label]
+        )
+        for label in labels
+    ]
 
 
 def _compared(scored: CorpusScores, subject: Subject, divergence: Divergence | None) -> CorpusComparison:

@@ -107,6 +107,7 @@ def score_both(scorer: Scorer, text: Text) -> CorpusScores:
             count_words(one.document.text),
             _side(one, of_base, text, text.train_counts),
             _side(other, of_tuned, text, text.train_counts if own is encoded else None),
+            one.document.corpus or None,
         )
         for one, of_base, other, of_tuned in zip(encoded, base, own, tuned, strict=True)
     ]
@@ -177,7 +178,7 @@ def judged_texts(base: LanguageModel, recipe: Recipe, parts: Parts) -> list[Text
 
     parts   of the recipe's corpus; without training documents the third is left out
     """
-    label, keeps_ids = source_label(recipe.corpus.source), recipe.judging.keep_text
+    label, keeps_ids = recipe.text_label, recipe.judging.keep_text
     repeated = repeated_lines([*parts.test, *parts.train])
     counts = training_counts(base, parts.train)
     texts = [Text(label, "held-out", parts.clean_test, repeated, keeps_ids, counts)]

@@ -29,8 +29,9 @@ SCHEMA = 1
 TOKENS, DOCUMENTS = "scores/tokens.parquet", "scores/documents.parquet"
 # In "drift" and "divergence" no NLL is kept: adapter_nats is KL(base ‖ tuned) of the predictions at a token,
 # base_nats is 0, and adapter_top1 says whether their likeliest word is the same.
-# "tainted" is held-out text that mostly stands in the training text, too.
-Kind = Literal["held-out", "tainted", "general", "train", "other", "drift", "divergence"]
+# "tainted" is held-out text that mostly stands in the training text, too. "source" is of comparisons alone:
+# the held-out text of one source of a mixture, whose scores are among those of "held-out".
+Kind = Literal["held-out", "source", "tainted", "general", "train", "other", "drift", "divergence"]
 _METADATA = b"ft_toolkit"
 # The nats are float32 stored as float64: split into byte planes, the low planes are zeros and compress away.
 _ENCODING: dict[str, Any] = {
@@ -93,6 +94,7 @@ class DocumentScores:
     words: int | None
     base: Side
     adapter: Side
+    source: str | None = None  # in a mixture the label of the source that it is of
 
     def totals(self, *, fresh: bool = False) -> tuple[Totals, Totals]:
         """(base, adapter), both divided by the base's token count, so that they share one unit.
@@ -161,8 +163,7 @@ class TokenScores:
 
     def write(self, run: Run) -> None:
         """Write both files to a run's folder, or to one like it, each whole or not at all."""
-        rows = [row for corpus in self.corpora for row in corpus.rows()]
-        run.write_table(DOCUMENTS, rows)
+        run.write_table(DOCUMENTS, self._document_rows())
         run.write_parquet(TOKENS, self._table(), **_ENCODING)
 
     @classmethod
@@ -191,12 +192,22 @@ class TokenScores:
                 list(_corpora(table, rows, about["corpora"])),
                 about["made_from"],
             )
-            if [row for corpus in scores.corpora for row in corpus.rows()] != rows:
+            if scores._document_rows() != rows:
                 raise ValueError(f"its sums are not those of {DOCUMENTS}")
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
             raise FtError(path, "the scores of each token", f"a damaged file ({reason})", _CURE) from None
         return scores
+
+    def _document_rows(self) -> list[dict[str, Any]]:
+        """With the source of each document, where any is of a mixture."""
+        named = [
+            (row, source)
+            for corpus in self.corpora
+            for row, source in zip(corpus.rows(), 2 * [each.source for each in corpus.documents], strict=True)
+        ]
+        is_mixed = any(source for _, source in named)
+        return [row | {"source": source} if is_mixed else row for row, source in named]
 
     def _table(self) -> pa.Table:
         """A row a token, in the order of the corpora, their documents and their tokens.
@@ -289,9 +300,8 @@ def _corpora(
         for row, (begin, end) in zip(rows[first:], pairwise(edges), strict=False):
             own = {name: column[begin:end] for name, column in some.items()}
             base, adapter = (_side(own, side) for side in ("base", "adapter"))
-            documents.append(
-                DocumentScores(row["document"], row["group"], row["bytes"], row["words"], base, adapter)
-            )
+            about_it = row["document"], row["group"], row["bytes"], row["words"]
+            documents.append(DocumentScores(*about_it, base, adapter, row.get("source")))
         fractions = each["scored_fraction"], each["unknown_fraction"]
         yield CorpusScores(each["corpus"], each["kind"], documents, *fractions)
 

@@ -10,7 +10,7 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.references import parse_text
 from ft_toolkit.run import Run
 from ft_toolkit.sections import NEAR_DUPLICATES, Corpus, Judging, Split
-from ft_toolkit.text.corpus import Document, faults_name, read_corpus, read_source
+from ft_toolkit.text.corpus import Document, faults_name, read_corpora, read_corpus, read_source
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 from ft_toolkit.text.readers import is_table
 from ft_toolkit.text.screening import screen as screened
@@ -33,9 +33,11 @@ def read_general(plan: Judging) -> list[Document]:
 def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Document]:
     """Text to judge on, split into documents as the runs' own was, so that a trained line is recognised.
 
-    Its near-duplicates share a group, and so do rows of one split.group where it has that column.
+    Its near-duplicates share a group, and so do rows of one split.group where it has that column. Of a
+    mixture the source of the same name says how it is read, else the first.
     """
-    corpus = runs[0].recipe.corpus
+    corpora = runs[0].recipe.corpora
+    corpus = next((each for each in corpora if each.label == parse_text(source).label), corpora[0])
     has_rows = parse_text(source).kind == "hub" or is_table(source)
     unit = corpus.documents if corpus.documents in ("paragraph", "line") and not has_rows else None
     group = corpus.split.group if has_rows else None
@@ -113,7 +115,9 @@ def recovered(run: Run, screen: Screen) -> Parts:
         )
     texts: dict[str, str] = {}
     try:
-        texts = {document.text_sha256: document.text for document in read_corpus(run.recipe.corpus).documents}
+        texts = {
+            document.text_sha256: document.text for document in read_corpora(*run.recipe.corpora).documents
+        }
     except FtError as error:
         screen.say(f"the corpus cannot be read again ({error}); kept text is used")
     exact = [str(row.get("text_sha256", row["sha256"])) for row in rows]
@@ -126,7 +130,8 @@ def recovered(run: Run, screen: Screen) -> Parts:
     for row, digest in zip(rows, exact, strict=True):
         text = texts.get(digest) or row["text"]
         if text is not None:
-            held[row["split"]].append(Document(row["source"], row["row"], text, row.get("group")))
+            place = row["source"], row["row"], text, row.get("group")
+            held[row["split"]].append(Document(*place, corpus=row.get("corpus") or ""))
     if not parts.test:
         found = "no held-out document in the run folder or at the source"
         raise FtError(run.folder, "the held-out text", found, "Put the corpus back, or use --on.")

@@ -63,6 +63,7 @@ def judge(comparison: Comparison) -> Verdict:
         caveats.append("Documents share context in this protocol: the interval is approximate.")
     if comparison.protocol.precision == "bfloat16":
         caveats.append(f"Scored in bfloat16: trust the differences, not the {metric} itself.")
+    caveats += [_source_words(source, subjects[0], metric) for source in _unlike(comparison)]
     if tainted := comparison.of_kind("tainted"):
         caveats.append(tainted_words(subjects[0], tainted[0]))
     if not comparison.knows_training_text:
@@ -73,17 +74,18 @@ def judge(comparison: Comparison) -> Verdict:
             f"It has its own tokenizer: figures are per token of the base's. Bits per byte {bits}."
         )
     for corpus in comparison.corpora:
-        if corpus.scored_fraction < 1:
+        is_whole = corpus.kind != "source"  # whose shares are those of the held-out text
+        if is_whole and corpus.scored_fraction < 1:
             share = f"{100 * corpus.scored_fraction:.0f} % of its tokens, drawn by hash"
-            caveats.append(f"{row_name(corpus)}: {share}, were scored; --exact scores all.")
-        if corpus.unknown_fraction > UNKNOWN_TOO_MANY:
+            caveats.append(f"{row_name(corpus).strip()}: {share}, were scored; --exact scores all.")
+        if is_whole and corpus.unknown_fraction > UNKNOWN_TOO_MANY:
             share = f"{100 * corpus.unknown_fraction:.1f} %"
             caveats.append(f"{row_name(corpus)}: {share} of the tokens are [UNK], which is easy to guess.")
         bytes_per_token = corpus.base.bytes * corpus.scored_fraction / corpus.base.tokens
         if bytes_per_token < FITTING_BYTES_PER_TOKEN:
             caveats.append(
-                f"{row_name(corpus)}: the tokenizer does not fit, {bytes_per_token:.1f} bytes a token: "
-                f"{metric} is of single bytes. Choose a base made for this language."
+                f"{row_name(corpus).strip()}: the tokenizer does not fit, {bytes_per_token:.1f} bytes a "
+                f"token: {metric} is of single bytes. Choose a base made for this language."
             )
     return Verdict(
         f"{comparison.name}: {headline}",
@@ -152,6 +154,20 @@ def tainted_words(clean: CorpusComparison, tainted: CorpusComparison) -> str:
     return f"Tainted: {documents} of {whole} test documents {what}; the result is without them."
 
 
+def _unlike(comparison: Comparison) -> list[CorpusComparison]:
+    """Sources of a mixture of which another thing can be said than of all together."""
+    whole = [_direction(subject.difference) for subject in comparison.subjects]
+    return [one for one in comparison.of_kind("source") if [_direction(one.difference)] != whole]
+
+
+def _direction(difference: Difference) -> int:
+    return (1 if difference.nats_per_token > 0 else -1) if difference.excludes_zero else 0
+
+
+def _source_words(source: CorpusComparison, whole: CorpusComparison, metric: str) -> str:
+    return f"Of {source.corpus} alone it is not as of all together: {gain_words(source.difference, metric)}."
+
+
 def unit(difference: Difference) -> str:
     """What the interval is over."""
     return "documents" if difference.groups == difference.documents else "groups"
@@ -201,6 +217,7 @@ def interval_words(difference: Difference) -> str:
 def row_name(corpus: CorpusComparison) -> str:
     names = {"held-out": "held-out text", "general": "general text", "train": "training text"}
     names["tainted"] = "  tainted"
+    names["source"] = f"  {corpus.corpus}"
     return names.get(corpus.kind, corpus.corpus)
 
 

@@ -164,11 +164,13 @@ def write_overview(runs: Sequence[Run], out: Path) -> Path:
 
 def text_name(corpus: CorpusComparison) -> str:
     """A column of the heat map: general text is the same for all, held-out text is named."""
-    return f"unseen {corpus.corpus}" if corpus.kind == "held-out" else row_name(corpus)
+    return f"unseen {corpus.corpus}" if corpus.kind in ("held-out", "source") else row_name(corpus)
 
 
 def _seen(comparison: Comparison) -> list[CorpusComparison]:
-    return [corpus for corpus in comparison.corpora if corpus.kind in ("held-out", "general", "other")]
+    return [
+        corpus for corpus in comparison.corpora if corpus.kind in ("held-out", "source", "general", "other")
+    ]
 
 
 def _cell(difference: Difference) -> Cell:

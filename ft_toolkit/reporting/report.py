@@ -47,7 +47,7 @@ def report(run: Run) -> str:
     """The page of one run."""
     values: Values = {"name": run.folder.name, "recipe": run.recipe, "command": tables.command(run)}
     values |= {"base": tables.shown_base(run.recipe.base), "keeps_text": run.recipe.judging.keep_text}
-    values |= {"language": language(run.recipe.corpus.language), "trained": run.facts.get("training")}
+    values |= {"language": language(run.recipe.corpora[0].language), "trained": run.facts.get("training")}
     values |= {"corpus_facts": tables.corpus_facts(run), "cost_facts": tables.cost_facts(run)}
     values |= {"making_facts": tables.making_facts(run), "curve": None, "judged": None, "scored": None}
     if values["trained"]:

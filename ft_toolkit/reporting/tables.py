@@ -22,6 +22,7 @@ from ft_toolkit.judging.verdict import (
 from ft_toolkit.references import parse_base, parse_text
 from ft_toolkit.reporting.figures import Strip, strips
 from ft_toolkit.run import Run
+from ft_toolkit.sections import Corpus
 
 Fact = tuple[str, str]  # what, how much with its unit
 SHOWN_DOCUMENTS = 10
@@ -183,7 +184,7 @@ def corpus_facts(run: Run) -> list[Fact]:
         for what, count in counts.items()
         if count and what not in _PARTS
     ]
-    found = [("source", parse_text(recipe.corpus.source).shown)]
+    found = [("source", _source_words(corpus)) for corpus in recipe.corpora]
     if parts:
         found.append(("documents", ", ".join(parts)))
     if left_out:
@@ -193,10 +194,18 @@ def corpus_facts(run: Run) -> list[Fact]:
         shared = f"{overlap['with_8gram']:,} share an 8-gram, {overlap['with_13gram']:,} a 13-gram"
         said = f"of {overlap['documents']:,} test documents {shared}, {overlap['tainted']:,} mostly"
         found.append(("overlap with training text", said))
-    found += [("licence", recipe.corpus.license)] if recipe.corpus.license else []
-    found += [("language", recipe.corpus.language)] if recipe.corpus.language else []
+    for name in ("license", "language"):
+        values = dict.fromkeys(getattr(corpus, name) for corpus in recipe.corpora)
+        if said := ", ".join(value for value in values if value):
+            found.append(("licence" if name == "license" else name, said))
     kept = "the held-out documents' text is in the run folder" if recipe.judging.keep_text else "not kept"
     return [*found, ("text", kept)]
+
+
+def _source_words(corpus: Corpus) -> str:
+    named = f" ({corpus.name})" if corpus.name else ""
+    weight = f", weight {corpus.weight:g}" if corpus.weight is not None else ""
+    return f"{parse_text(corpus.source).shown}{named}{weight}"
 
 
 def cost_facts(run: Run) -> list[Fact]:

@@ -6,24 +6,19 @@ Every number comes from comparison.json or run.json; what was not measured says 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ft_toolkit.judging.percent import as_percent
-from ft_toolkit.references import TextReference, parse_text
 from ft_toolkit.sections import Recipe
 from ft_toolkit.sharing.effects import NOT_MEASURED, effect_lines, plain
-from ft_toolkit.sharing.licences import OWN, Licence
-from ft_toolkit.sharing.staging import BaseOnTheHub
+from ft_toolkit.sharing.licences import OWN
+from ft_toolkit.sharing.published import MEDICAL, Json, Published
 
-MEDICAL = "medical"
-_LANGUAGES_OF_PACKAGES = {"italian-cooking": "en", "everyday-medicine": "en"}
-_MEDICAL_PACKAGES = ("everyday-medicine",)
 _TEXTS = {
     "held-out": "unseen text of",
+    "source": "of it,",
     "tainted": "text mostly seen in training, of",
     "general": "general text:",
     "train": "training text of",
@@ -38,43 +33,6 @@ _METHODS = {  # of adapters; full and scratch have none
     "ia3": "(IA)³",
 }
 _TASKS = {"perplexity": "text-generation", "pseudo-perplexity": "fill-mask"}
-
-Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Published:
-    """Everything that the card tells, as it will stand on the Hub."""
-
-    repo: str
-    recipe: Recipe
-    base: BaseOnTheHub
-    licence: Licence
-    comparison: Json  # the staged comparison.json, with the facts of run.json under "run"
-    snippet: str
-    merged: bool
-
-    @property
-    def is_medical(self) -> bool:
-        return MEDICAL in self.recipe.publish.tags or self.text.package in _MEDICAL_PACKAGES
-
-    @property
-    def text(self) -> TextReference:
-        return parse_text(self.recipe.corpus.source)
-
-    @property
-    def metric(self) -> str:
-        return str(self.comparison["protocol"]["metric"])
-
-    @property
-    def figure(self) -> str:
-        """The metric as the keys of comparison.json spell it: base_perplexity, base_pseudo_perplexity."""
-        return self.metric.replace("-", "_")
-
-    @property
-    def facts(self) -> Json:
-        facts: Json = self.comparison["run"]
-        return facts
 
 
 def write_card(it: Published) -> str:
@@ -97,29 +55,29 @@ def _metadata(it: Published) -> ModelCardData:
         base_model_relation=("finetune" if it.merged else "adapter") if on_the_hub else None,
         library_name="transformers" if it.merged else "peft",
         pipeline_tag=_TASKS[it.metric],
-        language=it.recipe.corpus.language or _LANGUAGES_OF_PACKAGES.get(it.text.package or ""),
+        language=it.languages,
         license=it.licence.id,
-        datasets=[it.text.dataset] if it.text.dataset else None,
+        datasets=[text.dataset for text in it.texts if text.dataset] or None,
         tags=tags + ([MEDICAL] if it.is_medical and MEDICAL not in tags else []),
         eval_results=_eval_results(it),
-        model_name=it.repo.partition("/")[2] if it.text.dataset else None,  # only model-index needs it
+        model_name=it.repo.partition("/")[2] if it.dataset else None,  # only model-index needs it
     )
 
 
 def _eval_results(it: Published) -> list[EvalResult] | None:
     """Only for a data set of the Hub: model-index names data sets by their ids."""
-    if it.text.dataset is None:
+    if it.dataset is None:
         return None
     protocol = {key: value for key, value in it.comparison["protocol"].items() if key != "metric"}
     return [
         EvalResult(
             task_type=_TASKS[it.metric],
-            dataset_type=it.text.dataset,
-            dataset_name=it.text.dataset,
-            dataset_revision=it.text.revision,
+            dataset_type=it.dataset.name,
+            dataset_name=it.dataset.name,
+            dataset_revision=it.dataset.revision,
             dataset_args={
                 "part": "held out by a hash of each text",
-                **it.recipe.corpus.split.model_dump(exclude_none=True),
+                **it.recipe.corpora[0].split.model_dump(exclude_none=True),
             },
             metric_type=it.metric,
             metric_name=f"{it.metric} on held-out documents",
@@ -141,7 +99,7 @@ def _sections(it: Published) -> Iterator[str]:
     name = it.repo.partition("/")[2]
     yield f"# {name}"
     yield f"**{it.comparison['verdict']['headline']}**"
-    yield f"{_what(it)} ft-toolkit, to read {_text_name(it)}."
+    yield f"{_what(it)} ft-toolkit, to read {it.text_words}."
     if it.is_medical:
         yield (
             "> **Not medical advice.** It has learnt how medical text is written, not whether it is true.\n"
@@ -227,14 +185,13 @@ def _paired(it: Published) -> str:
 
 
 def _data(it: Published) -> Iterator[str]:
-    split, documents = it.recipe.corpus.split, it.facts.get("documents", {})
+    documents = it.facts.get("documents", {})
     parts = [part for part in ("train", "validation", "test") if part in documents]
     sizes = ", ".join(f"{documents[part]} {part}" for part in parts) or NOT_MEASURED
     empty = documents.get("empty", 0)
-    yield f"- **Text**: {_text_name(it)}."
+    yield f"- **Text**: {it.text_words}."
     yield (
-        f"- **Split**: {sizes}; by a hash of each text (validation {split.validation:g}, test "
-        f"{split.test:g}, seed {split.seed}), so equal texts share a part"
+        f"- **Split**: {sizes}; by a hash of each text ({it.split_words}), so equal texts share a part"
         f"{f'; {empty} empty documents were left out' if empty else ''}."
     )
     for part in it.comparison["corpora"]:
@@ -285,7 +242,7 @@ def _trained(recipe: Recipe) -> str:
 
 
 def _limits(it: Published) -> Iterator[str]:
-    yield f"- For text like {_text_name(it)}; measured on nothing but what the table above names."
+    yield f"- For text like {it.text_words}; measured on nothing but what the table above names."
     if it.metric == "perplexity":
         yield "- It continues text. It does not follow instructions and does not know what is true."
     else:
@@ -309,12 +266,6 @@ def _link(it: Published) -> str:
         return it.base.name
     commit = f" at `{it.base.place.revision[:12]}`" if it.base.place.revision else ""
     return f"[{it.base.name}](https://huggingface.co/{it.base.name}){commit}"
-
-
-def _text_name(it: Published) -> str:
-    if it.text.dataset:
-        return f"[{it.text.dataset}](https://huggingface.co/datasets/{it.text.dataset})"
-    return f"`{it.text.shown}`"
 
 
 def _interval(difference: Json) -> list[float] | None:

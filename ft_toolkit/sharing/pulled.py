@@ -123,9 +123,12 @@ def _lay_out(
             shutil.copyfile(snapshot / name, place)
     if (folder / BASE).is_dir():
         recipe["base"] = str(folder / BASE)
-    source, general = recipe["corpus"]["source"], recipe["judging"]["general"]
-    if not is_safe_text(source):  # ft push sends a local text's name; what bears it here is another's text
-        recipe["corpus"]["source"] = str(folder / "not-here" / re.sub(r"[^\w-]+", "-", Path(source).name))
+    for corpus in recipe["corpus"] if isinstance(recipe["corpus"], list) else [recipe["corpus"]]:
+        source = corpus["source"]
+        # ft push sends a local text's name; what bears it here is another's text
+        if not is_safe_text(source):
+            corpus["source"] = str(folder / "not-here" / re.sub(r"[^\w-]+", "-", Path(source).name))
+    general = recipe["judging"]["general"]
     if general is not None and not is_safe_text(general):
         say(f"its general text, {Path(general).name}, is not here: what was forgotten is not measured again")
         recipe["judging"]["general"] = None
@@ -159,12 +162,12 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
 
     rows: list[dict[str, Any]] = []
     parts = Parts([], [], [])
-    source, name = run.recipe.corpus.source, run.folder.name
-    is_public = is_safe_text(source)
+    sources, name = [corpus.source for corpus in run.recipe.corpora], run.folder.name
+    is_public = all(map(is_safe_text, sources))
     try:
         if not is_public:
-            raise FtError(source, "text that is public", "none", "Name the text with --on.")
-        parts = marked(read_parts(run.recipe.corpus)[1])[0]
+            raise FtError(sources[0], "text that is public", "none", "Name the text with --on.")
+        parts = marked(read_parts(*run.recipe.corpora)[1])[0]
         rows = document_rows(parts)
     except FtError:
         rows = []

@@ -181,7 +181,8 @@ def shown_recipe(run: Run, base: BaseOnTheHub) -> dict[str, Any]:
     values = run.recipe.model_dump()
     revision = f"@{base.place.revision}" if base.place.revision else ""
     values["base"] = base.name + revision if base.folder is None else base.name
-    values["corpus"]["source"] = parse_text(values["corpus"]["source"]).shown
+    for corpus in values["corpus"] if isinstance(values["corpus"], list) else [values["corpus"]]:
+        corpus["source"] = parse_text(corpus["source"]).shown
     if values["judging"].get("general"):
         values["judging"]["general"] = parse_text(values["judging"]["general"]).shown
     return values

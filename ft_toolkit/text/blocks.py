@@ -66,6 +66,8 @@ class Row:
     token_keys: NDArray[np.uint64]  # a hash of (document, position): masks are drawn from it
     documents: tuple[str, ...] = ()  # ids of its documents, named when a loss is not finite
     is_masked: bool = False  # masked once and for all, with targets of its own (training/replay.py)
+    corpus: str = ""  # in a mixture the label of its source
+    weight: float | None = None  # of that source (training/mixture.py); None: read once an epoch
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,12 @@ class Document:
     text: str
     whole_sha256: str | None = None  # of the file (or the split.group) that this is a piece of
     near_group: str | None = None  # the group of its near-duplicates (screening.py)
+    corpus: str = ""  # in a mixture the label of the source that it is of
 
     @property
     def id(self) -> str:
-        return f"{self.source}#{self.row}"
+        place = f"{self.source}#{self.row}"
+        return f"{self.corpus}: {place}" if self.corpus else place
 
     @cached_property
     def sha256(self) -> str:
@@ -93,9 +95,15 @@ class Reading:
 
 
 def read_corpus(corpus: Corpus) -> Reading:
-    """Read every document of a recipe's source, in the order of its files.
+    """Read every document of one source; see read_corpora."""
+    return read_corpora(corpus)
 
-    raises   FtError naming the file (and byte, line or column) for what cannot be read as asked
+
+def read_corpora(*corpora: Corpus) -> Reading:
+    """Read every document of a recipe's sources, in the order of their files; of copies the first is kept.
+
+    raises   FtError naming the file (and byte, line or column) for what cannot be read as asked, or a source
+             without a document of its own
     """
     documents: list[Document] = []
     known: dict[str, str] = {}  # the first document's id, by the text's identity
@@ -103,22 +111,28 @@ def read_corpus(corpus: Corpus) -> Reading:
     copied: list[tuple[str, str]] = []
     unreadable: list[str] = []
     redacted: Counter[str] = Counter()
-    for name, row, text, whole_sha256 in raw_documents(corpus, unreadable):
-        if corpus.redact:
-            text, replaced = redact(text)
-            redacted.update(replaced)
-        document = Document(name, row, text, whole_sha256)
-        if not document.text.strip():
-            empty.append(document.id)
-        elif document.sha256 in known and not corpus.keep_duplicates:
-            copied.append((document.id, known[document.sha256]))
-        else:
-            documents.append(document)
-            known.setdefault(document.sha256, document.id)
-    if not documents:
-        counts = {"empty documents": len(empty), "unreadable files": len(unreadable)}
-        found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        raise FtError(f"corpus {corpus.source}", "at least one document with text", found or "nothing", CHECK)
+    for corpus in corpora:
+        before = len(documents), len(empty), len(copied), len(unreadable)
+        label = corpus.label if len(corpora) > 1 else ""
+        for name, row, text, whole_sha256 in raw_documents(corpus, unreadable):
+            if corpus.redact:
+                text, replaced = redact(text)
+                redacted.update(replaced)
+            document = Document(name, row, text, whole_sha256, corpus=label)
+            if not document.text.strip():
+                empty.append(document.id)
+            elif document.sha256 in known and not corpus.keep_duplicates:
+                copied.append((document.id, known[document.sha256]))
+            else:
+                documents.append(document)
+                known.setdefault(document.sha256, document.id)
+        sizes = (len(each) for each in (documents, empty, copied, unreadable))
+        own, *left_out = (size - old for size, old in zip(sizes, before, strict=True))
+        if not own:
+            what = ("empty documents", "copies of another source's", "unreadable files")
+            found = ", ".join(f"{n} {name}" for n, name in zip(left_out, what, strict=True) if n)
+            wanted = "at least one document with text"
+            raise FtError(f"corpus {corpus.source}", wanted, found or "nothing", CHECK)
     return Reading(documents, len(empty), len(copied), unreadable, redacted, empty, copied)
 
 

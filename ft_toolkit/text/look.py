@@ -89,6 +89,17 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Source:
+    """One source of a mixture."""
+
+    label: str
+    documents: int
+    bytes: int
+    parts: dict[str, int]
+    weight: float | None
+
+
+@dataclass(frozen=True)
 class Look:
     """What a corpus holds; no personal data stands in it but masked."""
 
@@ -114,6 +125,7 @@ class Look:
     tokens: Tokens | None
     tokens_fault: str | None  # why they were not counted
     rows: list[str]
+    sources: list[Source] = field(default_factory=list)  # of a mixture
 
 
 def sample_texts(documents: Sequence[Document], most_bytes: int = SAMPLE_BYTES) -> list[str]:

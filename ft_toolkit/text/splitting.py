@@ -11,7 +11,7 @@ from typing import Literal
 from ft_toolkit.errors import FtError
 from ft_toolkit.run import Row
 from ft_toolkit.sections import Corpus, Split
-from ft_toolkit.text.corpus import Document, Reading, read_corpus
+from ft_toolkit.text.corpus import Document, Reading, read_corpora
 from ft_toolkit.text.screening import Screened, screen
 
 Part = Literal["train", "validation", "test"]
@@ -51,25 +51,48 @@ class Parts:
         yield "test", self.test
 
 
-def read_parts(corpus: Corpus) -> tuple[Reading, Parts]:
+def read_parts(*corpora: Corpus) -> tuple[Reading, Parts]:
     """Read a recipe's text and split it; near-duplicates share a part, and count once in training.
 
     raises   FtError for what cannot be read, or is too little
     """
-    reading = read_corpus(corpus)
-    screened = screen(reading.documents, corpus.near_duplicates, keep=corpus.keep_duplicates)
-    return reading, parted(screened, corpus, reading.copies)
+    reading = read_corpora(*corpora)
+    screened = screened_together(reading.documents, corpora)
+    return reading, parted(screened, corpora, reading.copies)
 
 
-def parted(screened: Screened, corpus: Corpus, copies: int) -> Parts:
-    """Split what was screened; of near-duplicates training gets the first.
+def screened_together(documents: Sequence[Document], corpora: Sequence[Corpus]) -> Screened:
+    """Screen the documents of all sources, which agree in how (sections.py)."""
+    return screen(documents, corpora[0].near_duplicates, keep=corpora[0].keep_duplicates)
 
-    copies   how many documents were left out as copies, for the message
-    raises   FtError when there are too few groups for all three parts
+
+def parted(screened: Screened, corpora: Sequence[Corpus], copies: int) -> Parts:
+    """Split what was screened, each source by its own shares; of near-duplicates training gets the first.
+
+    A group that several sources share goes where the first of them puts it.
+
+    copies   how many documents were left out as copies, for the message of a text alone
+    raises   FtError when a source has too few groups for all three parts
     """
-    parts = split(screened.documents, corpus.split, copies)
+    homes: dict[str, str] = {}
+    for document in screened.documents:
+        homes.setdefault(document.group, document.corpus)
+    parts = Parts([], [], [])
+    for corpus in corpora:
+        label = corpus.label if len(corpora) > 1 else ""
+        own = [document for document in screened.documents if homes[document.group] == label]
+        try:
+            found = split(own, corpus.split, 0 if label else copies)
+        except FtError as error:
+            raise FtError(f"corpus {label}".strip(), error.expected, error.found, error.fix) from None
+        for (_, documents), (_, more) in zip(parts, found, strict=True):
+            documents.extend(more)
+    return _counted_once(screened, parts, keep=corpora[0].keep_duplicates)
+
+
+def _counted_once(screened: Screened, parts: Parts, *, keep: bool) -> Parts:
     train = parts.train
-    if not corpus.keep_duplicates:
+    if not keep:
         train = [document for document in train if document.id not in screened.second]
     validation, test = (
         [document for document in held if document.id not in screened.copies]
@@ -113,6 +136,14 @@ def sample(documents: Sequence[Document], size: int) -> list[Document]:
     return ranked[:size]
 
 
+def sample_evenly(documents: Sequence[Document], size: int) -> list[Document]:
+    """A sample in which each source of a mixture has as many documents, as far as it has them."""
+    labels = list(dict.fromkeys(document.corpus for document in documents))
+    of_each = max(1, size // max(1, len(labels)))
+    parts = ([document for document in documents if document.corpus == label] for label in labels)
+    return [document for part in parts for document in sample(part, of_each)]
+
+
 def document_rows(parts: Parts, *, keep_text: bool = False) -> list[Row]:
     """Rows of documents.parquet; keep_text keeps the text of all but the training part."""
     return [
@@ -122,6 +153,7 @@ def document_rows(parts: Parts, *, keep_text: bool = False) -> list[Row]:
             "text_sha256": document.text_sha256,
             "group": document.group,
             "split": part,
+            "corpus": document.corpus,
             "source": document.source,
             "row": document.row,
             "tainted": document.id in parts.tainted,

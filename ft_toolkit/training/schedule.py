@@ -9,6 +9,7 @@ import numpy as np
 
 from ft_toolkit.sections import Training
 from ft_toolkit.text.blocks import Row
+from ft_toolkit.training.mixture import epoch_rows, is_weighted
 
 
 def learning_rate(step: int, steps: int, plan: Training, spent: float = 0.0) -> float:
@@ -27,7 +28,11 @@ def learning_rate(step: int, steps: int, plan: Training, spent: float = 0.0) -> 
 
 def planned_steps(rows: Sequence[Row], plan: Training, packed: bool) -> int:
     """How many steps a training takes, if nothing ends it early."""
-    return plan.steps or plan.epochs * len(batches(rows, plan, packed, epoch=0))
+    if plan.steps:
+        return plan.steps
+    if is_weighted(rows):  # an epoch may have a row more than another
+        return sum(len(batches(rows, plan, packed, epoch)) for epoch in range(plan.epochs))
+    return plan.epochs * len(batches(rows, plan, packed, epoch=0))
 
 
 def step_seed(seed: int, step: int, process_index: int) -> int:
@@ -50,6 +55,8 @@ def batches(rows: Sequence[Row], plan: Training, packed: bool, epoch: int) -> li
     Every step moves the weights about as far (Adam divides by the gradient's size), so a last step of a few
     rows would count as much as a full one: the remainder is spread over all steps.
     """
+    if is_weighted(rows):
+        rows = epoch_rows(rows, plan.seed, epoch)
     draw = np.random.default_rng([plan.seed, epoch])
     order = draw.permutation(len(rows))
     if packed:  # rows are full

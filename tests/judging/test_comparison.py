@@ -246,7 +246,7 @@ def test_comparison_json_holds_numbers_and_no_text(
     _, comparison = parts
     written = json.dumps(comparison.as_dict(), allow_nan=False)
     read = json.loads(written)
-    assert read["schema"] == 6
+    assert read["schema"] == 7
     assert read["protocol"] == {
         "metric": "perplexity", "name": "document", "window_tokens": 64, "stride_tokens": 32,
         "precision": "float32",

@@ -16,8 +16,9 @@ from huggingface_hub import ModelCard
 
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
-from ft_toolkit.sharing.card import Published, write_card
+from ft_toolkit.sharing.card import write_card
 from ft_toolkit.sharing.licences import Licence, Source
+from ft_toolkit.sharing.published import Published
 from ft_toolkit.sharing.snippet import Place, loading_snippet
 from ft_toolkit.sharing.staging import BaseOnTheHub
 from sharing.loopback import BASES, plan_of
