@@ -123,6 +123,9 @@ class Corpus(Section):
         False, description="replace e-mail addresses, phone and identity numbers before anything sees them"
     )
     skip_unreadable: bool = Field(False, description="leave out files that cannot be read, and list them")
+    most_documents: PositiveInt | None = Field(
+        None, description="no more than these are read, the first ones; a large data set is then streamed"
+    )
     split: Split = Split()
     near_duplicates: float | None = Field(
         0.8,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hub_server import HubServer
+from hub_server import Fault, HubServer
 
 SENTENCE = "Stir the onions gently, then add the crème fraîche."
 
@@ -31,6 +31,45 @@ def corpus(source: str, text: str = "text") -> list[list[str]]:
     from ft_toolkit.text.corpus import read_source
 
     return [[document.id, document.text] for document in read_source(source, text).documents]
+
+
+def streamed(hub: HubServer) -> dict[str, Any]:
+    """A data set read as large ones are, whole and in part, and then from the cache as small ones are."""
+    from ft_toolkit.references import parse_text
+    from ft_toolkit.sections import Corpus
+    from ft_toolkit.text import hub as rooms
+    from ft_toolkit.text.corpus import read_corpus
+
+    def some(source: str, most: int | None) -> list[list[str]]:
+        reading = read_corpus(Corpus(source=source, most_documents=most))
+        return [[document.id, document.text] for document in reading.documents]
+
+    def files() -> list[str]:
+        paths = (line.rpartition("/resolve/") for line in hub.requests[start:])
+        return sorted({rest.partition("/")[2] for _, found, rest in paths if found and ".jsonl" in rest})
+
+    usual = rooms.STREAMED_BYTES, rooms.BOUNDED_STREAMED_BYTES
+    start = len(hub.requests)
+    rooms.BOUNDED_STREAMED_BYTES = 200_000  # it has 30 times as much
+    seen: dict[str, Any] = {"few": some("hf:someone/large", 5), "files of few": files()}
+    seen["small"] = some("hf:someone/small", 2)  # below the size: loaded
+    rooms.STREAMED_BYTES = 200_000
+    seen["whole"] = some("hf:someone/large", None)
+    rows = rooms.hub_rows(parse_text("hf:someone/large"))
+    next(rows)
+    hub.faults.append(Fault("404", "file", 1000))
+    seen["lost"] = fault(lambda: list(rows))
+    hub.faults.clear()
+    rooms.STREAMED_BYTES, rooms.BOUNDED_STREAMED_BYTES = usual
+    cache = Path(os.environ["HF_HOME"]) / "datasets"
+    seen["cached before"] = [path.name for path in cache.glob("someone___*")]
+    seen["loaded"] = some("hf:someone/large", None)
+    rooms.STREAMED_BYTES = rooms.BOUNDED_STREAMED_BYTES = 0
+    start = len(hub.requests)
+    seen["from the cache"] = some("hf:someone/large", 7)
+    seen["files from the cache"] = files()
+    rooms.STREAMED_BYTES, rooms.BOUNDED_STREAMED_BYTES = usual
+    return seen
 
 
 def fault(action: Callable[[], object]) -> dict[str, Any]:
@@ -73,6 +112,7 @@ def online(folder: Path) -> dict[str, Any]:
             "no data": fault(lambda: corpus("hf:someone/nothing")),
             "script": fault(lambda: corpus("hf:someone/script")),
         }
+        seen["streamed"] = streamed(hub)
         seen["unanswered"] = hub.unanswered
         asked = len(hub.requests)
     started = time.monotonic()

@@ -493,6 +493,12 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.hub.answer(self.command, self.path, body, token)
         if answer.fault in ("reset", "lost"):
             return self._hang_up()
+        asked_range = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        if asked_range and answer.status == 200:  # as a stream asks for the pieces of a file
+            first, last = int(asked_range[1]), min(int(asked_range[2]), len(answer.body) - 1)
+            place = {"Content-Range": f"bytes {first}-{last}/{len(answer.body)}"}
+            body = answer.body[first : last + 1]
+            answer = replace(answer, status=206, body=body, headers=answer.headers | place)
         if answer.fault == "drip":
             self.wfile = cast(BufferedIOBase, _Dripping(self.wfile))
         self.send_response(answer.status)

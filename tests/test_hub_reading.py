@@ -55,6 +55,10 @@ def hub_folder(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFa
     write("configs/README.md", f"---\nconfigs:\n{names}---\n")
     awkward = [{"text": text} for text in ("NA", "007", "", "1e5")]
     write("awkward/train.jsonl", "".join(json.dumps(row) + "\n" for row in awkward))
+    for number in range(3):
+        many = [{"text": f"File {number}, row {row}. {'word ' * 400}"} for row in range(1000)]
+        write(f"large/train-{number}.jsonl", "".join(json.dumps(row) + "\n" for row in many))
+    write("small/train.jsonl", "".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(4)))
     write("script/script.py", "import datasets\n")
     (folder / "datasets" / "parquet" / "data").mkdir(parents=True)
     table = pyarrow.table({"id": [1, 2], "text": ["Salt", None]})
@@ -172,6 +176,24 @@ def test_strings_that_look_like_numbers_stay_as_they_stand(seen: dict[str, Any])
 
 def test_a_config_is_chosen_behind_the_name(seen: dict[str, Any]) -> None:
     assert seen["one config"] == [["train#0", "the second one"]]
+
+
+def test_a_large_data_set_is_streamed_as_far_as_the_recipe_reads(seen: dict[str, Any]) -> None:
+    streamed = seen["streamed"]
+    assert [name for name, _ in streamed["few"]] == [f"train#{n}" for n in range(5)]
+    assert streamed["few"] == streamed["loaded"][:5]
+    assert streamed["files of few"] == ["train-0.jsonl"]  # the others were never asked for
+    assert streamed["whole"] == streamed["loaded"]
+    assert len(streamed["whole"]) == 3000
+    assert "someone___small" in streamed["cached before"]
+    assert "someone___large" not in streamed["cached before"]  # nothing of the stream is on the disk
+    assert streamed["small"] == [["train#0", "row 0"], ["train#1", "row 1"]]
+    assert streamed["from the cache"] == streamed["loaded"][:7]
+    assert streamed["files from the cache"] == []  # what was loaded before is not streamed
+
+
+def test_a_stream_that_ends_in_the_middle_is_one_clear_line(seen: dict[str, Any]) -> None:
+    told(seen["streamed"]["lost"], "corpus hf:someone/large", "rows of the Hub, streamed")
 
 
 @pytest.mark.parametrize(

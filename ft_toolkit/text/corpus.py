@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import io
 import re
-import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from itertools import groupby
-from typing import Any
+from itertools import groupby, islice
 
 from ft_toolkit.errors import FtError, Unreadable
-from ft_toolkit.network import hub_or_cache, hub_reason
-from ft_toolkit.references import TextReference, parse_text
+from ft_toolkit.references import parse_text
 from ft_toolkit.sections import Corpus, Unit
+from ft_toolkit.text.columns import group_sha256, template
+from ft_toolkit.text.hub import hub_rows
 from ft_toolkit.text.packed import File
 from ft_toolkit.text.personal import redact
 from ft_toolkit.text.readers import is_table, read_text, table_rows
@@ -32,7 +31,6 @@ from ft_toolkit.text.sources import CHECK, files_of
 # source, row, text, and a hash of the file or of the split.group that the text is a piece of
 Raw = tuple[str, int, str, str | None]
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def identity(text: str) -> str:
@@ -165,15 +163,22 @@ def pieces(text: str, unit: str) -> Iterator[str]:
 
 
 def raw_documents(corpus: Corpus, unreadable: list[str] | None = None) -> Iterator[Raw]:
-    """Every document of a source, also empty ones and copies.
+    """The documents of a source, also empty ones and copies; no more than corpus.most_documents of them.
 
     unreadable   receives a line for each file that corpus.skip_unreadable leaves out
     raises       Unreadable for such a file where it is not to be left out
     """
+    return islice(_all_raw(corpus, unreadable), corpus.most_documents)
+
+
+def _all_raw(corpus: Corpus, unreadable: list[str] | None) -> Iterator[Raw]:
     reference = parse_text(corpus.source)
     if reference.kind == "hub":
-        for split_name, row, raw, whole_sha256 in _hub_rows(reference, corpus.text, corpus.split.group):
-            yield split_name, row, _clean(raw, f"{split_name}, row {row}"), whole_sha256
+        fill = template(corpus.text)
+        for split_name, row, columns in hub_rows(reference, corpus.most_documents):
+            where = f"{reference.source}, {split_name} row {row}"
+            text = _clean(fill(columns, where), f"{split_name}, row {row}")
+            yield split_name, row, text, group_sha256(columns, corpus.split.group, where)
         return
     for open_file in files_of(corpus, reference):
         if not corpus.skip_unreadable:
@@ -196,10 +201,10 @@ def _documents(file: File, corpus: Corpus) -> Iterator[Raw]:
             raise FtError(
                 f"{file.place}: corpus.documents", "row, for a table", found, "Leave documents out."
             )
-        fill = _template(corpus.text)
+        fill = template(corpus.text)
         for row, columns in enumerate(table_rows(file, corpus.encoding)):
             where = f"{file.place}, row {row}"
-            whole_sha256 = _group_sha256(columns, corpus.split.group, where)
+            whole_sha256 = group_sha256(columns, corpus.split.group, where)
             yield file.name, row, _clean(fill(columns, where), where), whole_sha256
     elif corpus.split.group is not None:
         wanted = f"a table with a column {corpus.split.group}"
@@ -225,71 +230,3 @@ def _clean(raw: str, where: str) -> str:
 
 def _line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _hub_rows(
-    reference: TextReference, text: str, group: str | None
-) -> Iterator[tuple[str, int, str, str | None]]:
-    """Rows of a Hub dataset, every split of it: the parts are ours to choose, by hash."""
-    import datasets
-
-    revision = reference.revision or ""
-    where = f"corpus {reference.source.removesuffix(revision)}{revision[:12]}"
-    with hub_or_cache() as silence:
-        try:
-            # given a bare name, datasets prefers a folder of that name in the working folder
-            builder = datasets.load_dataset_builder(
-                f"hf://datasets/{reference.name}", reference.config, revision=reference.revision
-            )
-            builder.download_and_prepare()
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            fix = f"Check the {'network' if silence else 'name'}."
-            reason = hub_reason(error, silence)
-            raise FtError(where, "a dataset on the Hub or in the cache", reason, fix) from None
-    if _COMMIT.fullmatch(revision) and builder.hash != revision:
-        found = f"{builder.hash[:12]}, the newest in the cache"  # which datasets falls back to
-        raise FtError(where, "that revision", found, "Check the network.")
-    fill = _template(text)
-    for split_name, rows in builder.as_dataset().items():
-        for row, columns in enumerate(rows):
-            where = f"{reference.source}, {split_name} row {row}"
-            yield split_name, row, fill(columns, where), _group_sha256(columns, group, where)
-
-
-def _template(text: str) -> Callable[[dict[str, Any], str], str]:
-    """A column name, or a template whose {names} are columns, as a function of one row."""
-    try:
-        parsed = [field[1:] for field in string.Formatter().parse(text) if field[1] is not None]
-    except ValueError as error:
-        raise FtError("corpus.text", "a template like {title}", text, f"Fix it: {error}.") from None
-    fields = [name for name, _, _ in parsed if name is not None]
-    # {title:>10000000} and {title!r} would produce text that is in no file
-    if any(spec or conversion or not (name or "").isidentifier() for name, spec, conversion in parsed):
-        raise FtError("corpus.text", "plain column names in braces", text, "Write {column}; {{ for a brace.")
-    columns: Sequence[str] = fields or [text]
-
-    def fill(row: dict[str, Any], where: str) -> str:
-        values = {name: _cell(row, name, where) for name in columns}
-        return text.format_map(values) if fields else values[text]
-
-    return fill
-
-
-def _group_sha256(row: dict[str, Any], column: str | None, where: str) -> str | None:
-    """A hash of what rows that belong together share, so that no name of a patient is in the run folder."""
-    value = "" if column is None else _cell(row, column, where, "corpus.split.group").strip()
-    return sha256(f"split.group {value}".encode()).hexdigest() if value else None
-
-
-def _cell(row: dict[str, Any], column: str, where: str, key: str = "corpus.text") -> str:
-    if column not in row:
-        present = ", ".join(str(name) for name in row)
-        raise FtError(f"{where}: {key}", f"column {column}", f"columns {present}", f"Set {key}.")
-    value = row[column]
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise FtError(f"{where}: {column}", "text", type(value).__name__, "Store the column as text.")
