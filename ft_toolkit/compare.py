@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ft_toolkit.run import Run
 
 STRONGEST = 2  # times an adapter as it was trained
-JSON_SCHEMA = 6  # of what --json prints: docs/comparison.schema.json
+JSON_SCHEMA = 7  # of what --json prints: docs/comparison.schema.json
 
 
 def main(

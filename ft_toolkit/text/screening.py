@@ -9,9 +9,8 @@ five words is compared as a whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.draws import mixed
 from ft_toolkit.text.ngrams import Hashes, folded, ngrams_of_each, text_hash, word_batches
+from ft_toolkit.text.prefixes import prefixes_of
 
 SHINGLE_WORDS = 5
 # A band of r equal values out of r proposes a pair: of similarity s with probability 1 - (1 - s^r)^bands, the
@@ -30,7 +30,8 @@ LEAST_RECALL = 0.995
 # Standard errors that a signature's estimate may be below the threshold before the exact similarity is asked
 _ESTIMATE_ERRORS = 3.0
 _SHINGLES_AT_ONCE = 1024  # times 108 values of 4 bytes stay in a core's cache
-_KEPT_SETS = 1024
+_KEPT_SHINGLES = 2**21  # 16 MB
+_LARGE_BUCKET = 16  # documents
 SEED = 1
 Signatures = NDArray[np.uint32]
 
@@ -122,29 +123,90 @@ class _Clusters:
 
 
 def _unite_near(documents: Sequence[Document], clusters: _Clusters, threshold: float) -> None:
-    """Unite documents whose Jaccard similarity is at least the threshold."""
+    """Unite documents whose Jaccard similarity is at least the threshold.
+
+    In a large bucket only those are compared that share a rare shingle, too (prefixes.py): all who use one
+    template are in one bucket, and to compare each with each would be quadratic.
+    """
     signatures = signatures_of(documents)
-    error = np.sqrt(threshold * (1 - threshold) / SIGNATURE_VALUES)
-    least_equal = (threshold - _ESTIMATE_ERRORS * error) * SIGNATURE_VALUES
     count, values = bands(threshold)
+    compare = _Comparing(documents, clusters, signatures, threshold)
+    parts = [signatures[:, band * values : (band + 1) * values] for band in range(count)]
+    large = np.zeros(len(documents), dtype=np.bool_)
+    for part in parts:
+        for bucket in _buckets(part, clusters):
+            large[bucket] |= len(bucket) >= _LARGE_BUCKET
+    numbers = np.flatnonzero(large)
 
-    @lru_cache(maxsize=_KEPT_SETS)
-    def shingles(number: int) -> Hashes:
-        return shingle_set(documents[number].text)
+    def shingles() -> Iterator[Hashes]:
+        return map(np.unique, _shingles_of(documents[number].text for number in numbers.tolist()))
 
-    for band in range(count):
-        for bucket in _buckets(signatures[:, band * values : (band + 1) * values], clusters):
-            while len(bucket) > 1 and (clusters.label[bucket] != clusters.label[bucket[0]]).any():
-                first, bucket = bucket[0], bucket[1:]
-                others = bucket[clusters.label[bucket] != clusters.label[first]]
-                equal = signatures[others] == signatures[first]
-                is_asked = equal.sum(axis=1) >= least_equal
-                # who agrees in an earlier band, too, was compared there
-                earlier = equal[:, : band * values].reshape(len(others), band, values)
-                asked = others[is_asked & ~earlier.all(axis=2).any(axis=1)]
-                found = jaccards(shingles(int(first)), [shingles(other) for other in asked.tolist()])
-                for other in asked[found >= threshold].tolist():
-                    clusters.unite(int(first), other)
+    prefixes = prefixes_of(shingles, numbers, len(documents), threshold) if len(numbers) else None
+    for band, part in enumerate(parts):
+        for bucket in _buckets(part, clusters):
+            is_large = prefixes is not None and len(bucket) >= _LARGE_BUCKET
+            candidates = prefixes.among(bucket) if prefixes is not None and is_large else None
+            compare.all_of(bucket, candidates, band * values)
+
+
+class _Comparing:
+    """Compares documents that may be near-duplicates, and unites those that are."""
+
+    def __init__(
+        self, documents: Sequence[Document], clusters: _Clusters, signatures: Signatures, threshold: float
+    ) -> None:
+        self.documents, self.clusters, self.signatures = documents, clusters, signatures
+        self.threshold, self.band_values = threshold, bands(threshold)[1]
+        error = np.sqrt(threshold * (1 - threshold) / SIGNATURE_VALUES)
+        self.least_equal = (threshold - _ESTIMATE_ERRORS * error) * SIGNATURE_VALUES
+        self.sets: dict[int, Hashes] = {}
+        self.kept = 0
+
+    def all_of(
+        self,
+        bucket: NDArray[np.int64],
+        candidates: Callable[[int], NDArray[np.int64]] | None,
+        earlier_values: int,
+    ) -> None:
+        """Compare those of a bucket that are in different clusters, each pair once.
+
+        candidates       of the bucket, those that one may be near to; None: all of it
+        earlier_values   of the signatures are in earlier bands: who agrees in one of them was compared there
+        """
+        label, members = self.clusters.label, self.clusters.members
+        _, at, sizes = np.unique(label[bucket], return_index=True, return_counts=True)
+        # the largest cluster's documents meet all others when it is those others' turn
+        largest = int(bucket[at[sizes.argmax()]]) if sizes.max() > 1 else None
+        is_done = dict.fromkeys(bucket.tolist(), False)
+        for first in is_done:
+            if largest is not None and label[first] == label[largest]:
+                continue
+            is_done[first] = True
+            near = bucket if candidates is None else candidates(first)
+            others = [n for n in near[label[near] != label[first]].tolist() if not is_done[n]]
+            if others:
+                self._one(first, np.array(others), earlier_values)
+            if largest is None and 2 * len(members.get(int(label[first]), ())) > len(bucket):
+                largest = first
+
+    def _one(self, first: int, others: NDArray[np.int64], earlier_values: int) -> None:
+        equal = self.signatures[others] == self.signatures[first]
+        is_asked = equal.sum(axis=1) >= self.least_equal
+        agree = equal[is_asked, :earlier_values]
+        earlier = agree.reshape(len(agree), earlier_values // self.band_values, self.band_values)
+        asked = others[is_asked][~earlier.all(axis=2).any(axis=1)]
+        found = jaccards(self._set(first), [self._set(other) for other in asked.tolist()])
+        for other in asked[found >= self.threshold].tolist():
+            self.clusters.unite(first, other)
+
+    def _set(self, number: int) -> Hashes:
+        if number not in self.sets:
+            if self.kept > _KEPT_SHINGLES:
+                self.sets.clear()
+                self.kept = 0
+            self.sets[number] = shingle_set(self.documents[number].text)
+            self.kept += len(self.sets[number])
+        return self.sets[number]
 
 
 def _buckets(band: Signatures, clusters: _Clusters) -> Iterator[NDArray[np.int64]]:
