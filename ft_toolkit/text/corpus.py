@@ -104,7 +104,7 @@ def read_corpora(*corpora: Corpus) -> Reading:
              without a document of its own
     """
     documents: list[Document] = []
-    known: dict[str, str] = {}  # the first document's id, by the text's identity
+    known: dict[str, int] = {}  # number of the first document, by the text's identity
     empty: list[str] = []
     copied: list[tuple[str, str]] = []
     unreadable: list[str] = []
@@ -120,10 +120,10 @@ def read_corpora(*corpora: Corpus) -> Reading:
             if not document.text.strip():
                 empty.append(document.id)
             elif document.sha256 in known and not corpus.keep_duplicates:
-                copied.append((document.id, known[document.sha256]))
+                copied.append((document.id, documents[known[document.sha256]].id))
             else:
+                known.setdefault(document.sha256, len(documents))
                 documents.append(document)
-                known.setdefault(document.sha256, document.id)
         sizes = (len(each) for each in (documents, empty, copied, unreadable))
         own, *left_out = (size - old for size, old in zip(sizes, before, strict=True))
         if not own:

@@ -5,6 +5,7 @@ No string of a plain text file or a table is changed.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -22,6 +23,7 @@ from ft_toolkit.text.packed import ARCHIVE_ENDINGS, File, damaged, ending_of, na
 from ft_toolkit.text.pdf import pdf_text
 
 ROW_BYTES = 64  # memory of an empty row
+_PIECE_BYTES = 2**20
 Row = dict[str, Any]
 
 
@@ -30,10 +32,28 @@ def _plain_text(file: File, encoding: str | None) -> str:
 
 
 def _jsonl_rows(file: File, encoding: str | None) -> Iterator[Row]:
-    # split on line feeds only: a JSON string may hold U+2028, which splitlines would break at
-    for number, line in enumerate(decode(file.data, file.place, encoding).split("\n"), start=1):
+    for number, line in enumerate(_lines(file, encoding), start=1):
         if line.strip():
             yield _json_row(line, f"{file.place}, line {number}")
+
+
+def _lines(file: File, encoding: str | None) -> Iterator[str]:
+    """Split on line feeds only: a JSON string may hold U+2028, which splitlines would break at.
+
+    UTF-8 is decoded line by line, so that a large file is not held three times.
+    """
+    if encoding is not None:
+        yield from decode(file.data, file.place, encoding).split("\n")
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(file.data), _PIECE_BYTES):
+            decoder.decode(file.data[start : start + _PIECE_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        decode(file.data, file.place)  # names the byte of the file, and the encoding that it looks like
+    for number, line in enumerate(io.BytesIO(file.data)):
+        yield line.decode("utf-8" if number else "utf-8-sig")
 
 
 def _json_row(line: str, where: str) -> Row:
