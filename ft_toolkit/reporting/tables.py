@@ -98,7 +98,8 @@ def _differences(corpus: CorpusComparison, verdict: Verdict) -> list[tuple[str, 
     """(name, figures, difference, what is said of it) of a text, and of its part outside repeated lines."""
     said = f": {verdict.forgotten}" if corpus.kind == "general" else ""
     figures = f"{perplexity(corpus.base.nats_per_token)} → {perplexity(corpus.adapter.nats_per_token)}"
-    found = [(row_name(corpus), figures, corpus.difference, said)]
+    name = f"of it, {corpus.corpus}" if corpus.kind == "source" else row_name(corpus)
+    found = [(name, figures, corpus.difference, said)]
     if corpus.outside_repeated_lines is not None and corpus.kind in ("held-out", "other"):
         share = f"{100 * (1 - corpus.repeated_token_fraction):.0f} % of its tokens"
         found.append(("outside repeated lines", share, corpus.outside_repeated_lines, ""))

@@ -50,6 +50,22 @@ def published(source: str = "hf:acme/leaflets", **changes: Any) -> Published:
     return replace(it, **changes)
 
 
+def test_the_card_of_a_mixture_names_every_text_with_its_weight() -> None:
+    sources = [{"source": "hf:acme/leaflets", "weight": 3}, {"source": "package:everyday-medicine"}]
+    values = {"name": "tiny", "base": "acme/base", "corpus": sources}
+    it = published()
+    apart = [
+        it.comparison["corpora"][0] | {"corpus": name, "kind": "source"} for name in ("leaflets", "other")
+    ]
+    comparison = {**it.comparison, "corpora": [*it.comparison["corpora"], *apart]}
+    text = write_card(published(recipe=Recipe.model_validate(values), comparison=comparison))
+    data = ModelCard(text).data
+    assert data.datasets == ["acme/leaflets"] and data.eval_results is None  # they are of no data set alone
+    assert data.language == "en" and "medical" in data.tags
+    assert "datasets/acme/leaflets) (weight 3) and `package:everyday-medicine`" in text
+    assert "| of it, leaflets | 40 |" in text
+
+
 def test_the_metadata_is_what_the_hub_reads() -> None:
     data = ModelCard(write_card(published())).data
     assert (data.base_model, data.base_model_relation) == ("acme/base", "adapter")
