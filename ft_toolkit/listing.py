@@ -21,7 +21,8 @@ def list_recipes() -> None:
     rows = [("recipe", "base", "corpus", "cost", "what it does")]
     for path in gallery():
         recipe, said = read_recipe(path).recipe, about(path)
-        source = recipe.corpus.source.partition("@")[0]  # a revision says nothing to a reader
+        # a revision says nothing to a reader
+        source = " + ".join(corpus.source.partition("@")[0] for corpus in recipe.corpora)
         rows.append((path.stem, recipe.base, source, said.cost, said.description))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows]

@@ -178,7 +178,8 @@ def probed(recipe: str) -> str | None:
     from ft_toolkit.training.accelerator import make_accelerator
 
     asked = read_recipe(recipe).recipe
-    if parse_base(asked.base).folder is None or parse_text(asked.corpus.source).kind == "hub":
+    is_away = any(parse_text(corpus.source).kind == "hub" for corpus in asked.corpora)
+    if is_away or parse_base(asked.base).folder is None:
         return None
     accelerator = make_accelerator()
     material = gathered(asked, accelerator.device)
