@@ -17,13 +17,13 @@ import torch
 
 from ft_toolkit.judging import causal, masked
 from ft_toolkit.judging.protocols import COVERING_GROUPS, SEED
-from ft_toolkit.judging.scoring import Scorer, identity, source_label
-from ft_toolkit.judging.store import Store
+from ft_toolkit.judging.samples import kept_samples
+from ft_toolkit.judging.scoring import Scorer, source_label
 from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Kind, Side
 from ft_toolkit.judging.totals import Scored, count_words
 from ft_toolkit.models.divergence import DivergenceScorer
 from ft_toolkit.models.model_pair import ModelPair
-from ft_toolkit.models.sampling import Ids, sample_ids
+from ft_toolkit.models.sampling import Ids
 from ft_toolkit.sections import Judging
 from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import Document
@@ -64,15 +64,8 @@ def _samples(scorer: Scorer) -> list[Ids]:
     """What the base writes, kept for the next adapter of this base; called while no adapter is on."""
     base, session = scorer.pair.base, scorer.session
     tokens = min(SAMPLE_TOKENS, base.positions)
-
-    def draw() -> list[Ids]:
-        with session.screen.stage("samples", SAMPLES * tokens, ends_full=True):
-            return sample_ids(base, SAMPLES, tokens, SEED)
-
-    if session.score_cache is None:
-        return draw()
-    drawn_from = identity(base) | {"samples": [SAMPLES, tokens, SEED]}
-    return Store(session.score_cache, session.screen.say).samples(drawn_from, draw)
+    with session.screen.stage("samples", SAMPLES * tokens, ends_full=True):
+        return kept_samples(base, (SAMPLES, tokens), SEED, session.score_cache, session.screen.say)
 
 
 def _as_documents(pair: ModelPair, drawn: Sequence[Ids]) -> list[Encoded]:

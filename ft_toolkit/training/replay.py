@@ -16,10 +16,12 @@ from functools import cache
 import numpy as np
 import torch
 
+from ft_toolkit.judging.samples import kept_samples
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
-from ft_toolkit.models.sampling import draw, sample_ids
+from ft_toolkit.models.sampling import draw
 from ft_toolkit.models.token_nll import TokenScorer
+from ft_toolkit.session import score_cache_path
 from ft_toolkit.text.blocks import NO_TARGET, Encoded, Ids, Row, collate, encode, mask, pack
 from ft_toolkit.text.corpus import Document
 
@@ -53,10 +55,10 @@ def _written(base: LanguageModel, tokens: float, block_tokens: int, seed: int, m
     """At least so many tokens of text that the base wrote."""
     length = min(block_tokens, base.positions)
     count = int(np.ceil(tokens / length)) + 1
-    samples = sample_ids(base, count, length, _own_seed(seed))
+    samples = _samples(base, count, length, seed)
     while sum(map(len, samples)) < tokens + length:  # samples that ended themselves are shorter
         count *= 2
-        samples = sample_ids(base, count, length, _own_seed(seed))
+        samples = _samples(base, count, length, seed)
     # no end id: a sample that ended itself has one, and one that was cut did not end there
     documents = [_document(number, ids) for number, ids in enumerate(samples)]
     return pack(documents, "causal", base.special.begin, None, block_tokens, packed=base.family.packs)
@@ -86,12 +88,14 @@ def _predicted(base: LanguageModel, tokens: float, block_tokens: int, seed: int,
 def _general_texts(count: int, seed: int, device: torch.device) -> tuple[str, ...]:
     """Text drawn from the writer."""
     writer = load_base(WRITER, device)
-    samples = sample_ids(writer, count, SAMPLE_TOKENS, _own_seed(seed))
+    samples = _samples(writer, count, SAMPLE_TOKENS, seed)
     return tuple(str(writer.tokenizer.decode(ids, skip_special_tokens=True)) for ids in samples)
 
 
-def _own_seed(seed: int) -> int:
-    return int(np.random.SeedSequence([seed, _STREAM]).generate_state(1)[0])
+def _samples(writer: LanguageModel, count: int, tokens: int, seed: int) -> list[Ids]:
+    """Texts by a seed of training's own, kept for the next training on the same base."""
+    own_seed = int(np.random.SeedSequence([seed, _STREAM]).generate_state(1)[0])
+    return kept_samples(writer, (count, tokens), own_seed, score_cache_path())
 
 
 def _with_drawn_targets(base: LanguageModel, rows: Sequence[Row], seed: int) -> list[Row]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from sessions import quiet_session
 
-from ft_toolkit.judging import drift
+from ft_toolkit.judging import drift, samples
 from ft_toolkit.judging.comparison import Comparison, compare
 from ft_toolkit.judging.drift import score_divergence, score_drift
 from ft_toolkit.judging.protocols import choose_protocol, score
@@ -168,7 +168,7 @@ def test_samples_are_drawn_once_for_a_base_and_read_again_for_its_next_adapter(
     cache = tmp_path / "scores.sqlite"
     (first,) = score_drift(scorer_of(pair_of("gpt2"), cache=cache), NOTHING, [])
     (alone,) = score_drift(scorer_of(pair_of("gpt2")), NOTHING, [])
-    monkeypatch.setattr(drift, "sample_ids", None)  # whoever draws again fails
+    monkeypatch.setattr(samples, "sample_ids", None)  # whoever draws again fails
     (again,) = score_drift(scorer_of(pair_of("gpt2"), cache=cache), NOTHING, [])
     for other in (again, alone):
         assert np.array_equal(nats_of(first), nats_of(other))
