@@ -24,6 +24,7 @@ METHOD_FACTORS = {
     "ia3": 10.0,
     "full": 0.1,
 }
+MASKED_FACTOR = 0.5  # a seventh of the tokens has a target: the gradient is noisier (docs/log.md)
 CAUSAL_REPLAY = 0.1
 SCRATCH_RATE, SCRATCH_WIDTH = 3e-3, 256  # the starters' own, docs/log.md
 
@@ -36,18 +37,21 @@ class Measure:
     steps: int  # planned optimizer steps
     tokens: int  # to be read in training, all epochs
     parameters_per_rank: int  # of the adapter, for each unit of rank; 0 where it has none
-    objective: Literal["causal", "masked"] = "causal"  # decides replay
+    objective: Literal["causal", "masked"] = "causal"
 
 
-def learning_rate(adapter: Adapter, width: int, steps: int) -> float:
+def learning_rate(
+    adapter: Adapter, width: int, steps: int, objective: Literal["causal", "masked"] = "causal"
+) -> float:
     """The peak learning rate, to two digits.
 
-    LoRA: 1 / sqrt(width * steps).
+    LoRA: 1 / sqrt(width * steps); half of it for masked models.
     """
     if adapter.method == "scratch":
         rate = SCRATCH_RATE * math.sqrt(SCRATCH_WIDTH / width)
     else:
         rate = METHOD_FACTORS[adapter.method] / math.sqrt(width * steps)
+        rate *= MASKED_FACTOR if objective == "masked" else 1.0
     if adapter.method == "rslora":
         rate /= math.sqrt(adapter.known_rank)
     return float(f"{min(max(rate, LOWEST_RATE), HIGHEST_RATE):.1e}")
@@ -79,7 +83,7 @@ def fill(recipe: Recipe, measure: Measure) -> Recipe:
         adapter = adapter.model_copy(update={"rank": rank(*each)})
     adapter = adapter.model_copy(update={"rank": adapter.known_rank, "alpha": adapter.known_alpha})
     if training.learning_rate == "auto":
-        rate = learning_rate(adapter, measure.width, measure.steps)
+        rate = learning_rate(adapter, measure.width, measure.steps, measure.objective)
         training = training.model_copy(update={"learning_rate": rate})
     if training.replay == "auto":
         training = training.model_copy(update={"replay": replay(adapter, measure.objective)})

@@ -15,6 +15,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.launch import launch
 from ft_toolkit.training.accelerator import lost_process
 
+ROOT = Path(__file__).parent.parent
 LAUNCH = "import sys; from ft_toolkit.launch import launch; sys.exit(launch(2, sys.argv[1:]))"
 
 
@@ -93,3 +94,9 @@ def test_only_a_lost_connection_is_a_lost_process() -> None:
     )
     assert lost is not None and "last checkpoint" in str(lost)
     assert lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "launch").iterdir()), ids=lambda path: path.name)
+def test_the_launch_files_are_whole_shell_scripts(path: Path) -> None:
+    assert subprocess.run(["sh", "-n", str(path)]).returncode == 0
+    assert "Not tried on" in path.read_text() or path.name == "one-machine.sh"
