@@ -19,12 +19,13 @@ from ft_toolkit.judging.protocols import (
     sampled_fraction,
     score,
 )
-from ft_toolkit.judging.scoring import judged_texts
+from ft_toolkit.judging.unseen import read_general
 from ft_toolkit.material import VALIDATION_DOCUMENTS, Material
 from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded, Row
+from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.splitting import sample
 from ft_toolkit.training.accumulation import Accumulation
 from ft_toolkit.training.loop import VALIDATIONS
@@ -77,9 +78,7 @@ def forecast(it: Material, session: Session) -> Forecast:
     checks = choose_protocol(base, "auto" if is_causal else "covering")
     validation = prepare(sample(it.parts.validation, VALIDATION_DOCUMENTS), base.tokenizer, checks)
     judged = protocol_of(base, it.asked.judging, How())
-    texts = [
-        prepare(text.documents, base.tokenizer, judged) for text in judged_texts(base, it.asked, it.parts)
-    ]
+    texts = [prepare(documents, base.tokenizer, judged) for documents in _judged(it)]
     token_seconds = _token_seconds(it, validation, checks)
     read = 2 * sum(_tokens_read(text, judged) for text in texts)
     if is_causal:
@@ -92,6 +91,14 @@ def forecast(it: Material, session: Session) -> Forecast:
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         (1 + 2 * 4) * trained_bytes,
     )
+
+
+def _judged(it: Material) -> list[list[Document]]:
+    """The documents that the verdict will be about, as scoring.judged_texts chooses them."""
+    parts = it.parts
+    held_out = [*parts.clean_test, *parts.tainted_test]
+    general = read_general(it.asked.judging)
+    return [held_out, general, sample(parts.train, len(parts.clean_test))]
 
 
 def _micro_batch_seconds(it: Material, session: Session) -> float:
@@ -128,7 +135,7 @@ def _token_seconds(it: Material, documents: Sequence[Encoded], protocol: Protoco
     """Seconds for each token that a forward pass reads when documents are scored."""
     some: list[Encoded] = []
     for document in documents:
-        some.append(document)
+        some.append(document.beginning(PROBE_TOKENS))
         if _tokens_read(some, protocol) >= PROBE_TOKENS:
             break
     for _ in range(2):

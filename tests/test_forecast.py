@@ -106,3 +106,20 @@ def test_ft_plan_tries_a_recipe_of_this_machine_unless_told_not_to(tiny_recipe: 
     assert "this machine    about " in told.output
     silent = CliRunner().invoke(app, ["plan", str(path), "--no-probe"])
     assert "this machine" not in silent.output
+
+
+def test_a_document_of_any_length_is_probed_by_its_beginning(
+    checkpoints: dict[str, Path], tmp_path: Path, tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator, read = make_accelerator("cpu"), [0]
+    material = gathered(tiny_recipe(), accelerator.device)
+    how = choose_protocol(material.pair.base)
+    long = prepare([Document("long", 0, "salt and pepper " * 20_000)], material.pair.base.tokenizer, how)
+
+    def counted(model: object, documents: Any, protocol: object) -> None:
+        read[0] = max(read[0], *(len(document.ids) for document in documents))
+
+    monkeypatch.setattr(room, "score", counted)
+    room._token_seconds(material, long, how)
+    assert len(long[0].ids) > 20 * room.PROBE_TOKENS
+    assert read[0] == room.PROBE_TOKENS

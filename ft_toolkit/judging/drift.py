@@ -10,7 +10,6 @@ Each position has all the context that the model can read, whatever protocol the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -81,10 +80,7 @@ def _as_documents(pair: ModelPair, drawn: Sequence[Ids]) -> list[Encoded]:
 
 def _beginnings(pair: ModelPair, documents: Sequence[Document], count: int, tokens: int) -> list[Encoded]:
     """The first tokens of documents that a hash of their text chooses."""
-    return [
-        replace(one, ids=one.ids[:tokens], is_fresh=one.is_fresh[:tokens], word_ids=one.word_ids[:tokens])
-        for one in encode(sample(documents, count), pair.base.tokenizer)
-    ]
+    return [one.beginning(tokens) for one in encode(sample(documents, count), pair.base.tokenizer)]
 
 
 def _diverged(

@@ -44,6 +44,10 @@ class Encoded:
         """64 bits of the text's hash: seeds the draws for this document, independent of its position."""
         return int(self.document.text_sha256[:16], 16)
 
+    def beginning(self, tokens: int) -> Encoded:
+        """Its first tokens alone."""
+        return Encoded(self.document, self.ids[:tokens], self.is_fresh[:tokens], self.word_ids[:tokens])
+
     def joined_with(self, others: Sequence[Encoded]) -> Encoded:
         """All of them read as one text, under this one's name."""
         parts = [self, *others]
