@@ -32,7 +32,7 @@ export RECIPE SET RUN ON REPO YES WITH_BASE
 # Splits SET into one KEY=VALUE per line: a pair begins at a space before KEY=, and ends where the next one begins.
 PAIRS := awk '{ gsub(/[ \t]+[a-z_]+(\.[a-z_]+)*=/, "\n&"); print }'
 
-.PHONY: help setup finetune compare push runs recipes doctor test check coverage lowest oracles mutants readme \
+.PHONY: help setup finetune compare push runs recipes doctor test check coverage lowest oracles browser mutants readme \
   docs clean bench slow torture live
 
 help:      ## list the commands
@@ -53,6 +53,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-oracles: $(VENV)/.installed-dev
 	$(INSTALL) -e '.[dev,oracles]'
+	@touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	$(INSTALL) -e '.[dev,browser]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
@@ -99,6 +103,9 @@ lowest: lowest.txt   ## run the tests with the lowest versions that pyproject.to
 
 oracles: $(VENV)/.installed-oracles   ## compare our scores with lm-evaluation-harness
 	@$(VENV)/bin/python -m pytest -q -m oracle
+
+browser: $(VENV)/.installed-browser   ## open the report and ft try's page in the system's Chromium
+	@$(VENV)/bin/python -m pytest -q tests/reporting/test_report_in_a_browser.py tests/test_tryout_page.py
 
 bench: $(VENV)/.installed-oracles   ## measure scoring and training, also of other tools (an hour, quiet machine)
 	@$(VENV)/bin/python bench/scoring.py && $(VENV)/bin/python bench/training.py
