@@ -94,3 +94,21 @@ def test_a_figure_may_move_by_five_per_cent_and_no_more(line: str, other: str, a
 
 def test_a_line_that_is_no_longer_printed_is_a_fault() -> None:
     assert faults(["verdict: 5 documents"], ["something else"])
+    assert not faults(["…", "verdict: 5 documents", "…"], ["more", "verdict: 5 documents"])
+
+
+@pytest.mark.parametrize("page", ["README", "docs/learn"])
+def test_a_translated_page_shows_the_commands_figures_and_pictures_of_its_original(page: str) -> None:
+    english, korean = ((ROOT / f"{page}{end}").read_text(encoding="utf-8") for end in (".md", ".ko.md"))
+    for same in (r"^```.*?^```", r"^!\[.+?\]\((.*?)\)"):
+        found = re.findall(same, english, flags=re.M | re.S)
+        assert found and re.findall(same, korean, flags=re.M | re.S) == found
+    decimals = r"\d+\.\d+"
+    assert sorted(re.findall(decimals, korean)) == sorted(re.findall(decimals, english))
+
+
+def test_the_front_page_is_short_and_every_picture_small_and_shown() -> None:
+    assert len(README.splitlines()) < 150
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for picture in (ROOT / "docs" / "pictures").iterdir():
+        assert picture.stat().st_size < 150_000 and f"pictures/{picture.name})" in shown
