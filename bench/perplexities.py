@@ -68,6 +68,8 @@ def main() -> None:
     files = sorted(options.folder.glob("*.md"))
     paragraphs = [part.strip() for path in files for part in path.read_text(encoding="utf-8").split("\n\n")]
     longest = model.config.n_positions - 1  # one place is for the token that begins a text
+    if not paragraphs:
+        asked.error(f"{options.folder}: expected .md files, found none")
     texts = [ids for ids in tokenizer(paragraphs)["input_ids"] if 1 < len(ids) <= longest]
     print(f"{len(texts)} texts of {min(map(len, texts))} to {max(map(len, texts))} tokens")
 

@@ -5,8 +5,8 @@ python docs/pictures.py runs/quickstart  # writes docs/pictures/*.png; needs the
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from PIL import Image
@@ -25,7 +25,9 @@ def save(screenshot: Path) -> None:
 
 def main() -> None:
     """Learning curve beside the documents, and the token map down to the end of its first passage."""
-    report = Path(sys.argv[1]).resolve() / "report.html"
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("run", type=Path)
+    report = asked.parse_args().run.resolve() / "report.html"
     curve, token_map = PICTURES / "learning-curve.png", PICTURES / "token-map.png"
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
