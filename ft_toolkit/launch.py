@@ -75,6 +75,9 @@ def _told(failed: Exception, logs: Path, processes: int) -> int:
     words = [
         line for file in sorted(logs.rglob(f"{rank}/stderr.log")) for line in file.read_text().splitlines()
     ]
+    if code == FtError.exit_code and words:  # a mistake that the user can mend, in the process's own words
+        print(words[-1], file=sys.stderr)
+        return code
     said = f": {words[-1]}" if words else ""
     print(
         f"process {rank + 1} of {processes} ended with {reason}{said}; the others were stopped. "

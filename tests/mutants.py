@@ -136,8 +136,8 @@ MUTANTS = (
     Mutant(
         "no token before the text",
         "ft_toolkit/judging/causal.py",
-        "np.concatenate([[begin_id], ids])",
-        "np.concatenate([ids[:1], ids])",
+        "np.concatenate([[begin_id], d.ids])",
+        "np.concatenate([d.ids[:1], d.ids])",
         CAUSAL,
     ),
     Mutant(

@@ -43,7 +43,13 @@ def runs(
             "name": family,
             "base": str(checkpoints[family]),
             "corpus": {"source": str(small_corpus)},
-            "training": {"steps": 2, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.01},
+            "training": {
+                "steps": 2,
+                "block_tokens": 32,
+                "batch_tokens": 256,
+                "learning_rate": 0.01,
+                "replay": 0,
+            },
             "judging": {"general": None, "keep_text": family == "gpt2"},
         }
         if family == "bert":

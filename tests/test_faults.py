@@ -270,7 +270,7 @@ FAULTS = [
     Fault(unknown_modules, ("adapter.targets: expected ", "found q_proj", "attn.c_attn, attn.c_proj")),
     Fault(runs_is_a_file, ("runs: expected a folder", "found a file.", "--runs")),
     Fault(run_is_a_file, ("runs/mine: expected a folder", "found a file.", "--runs")),
-    Fault(damaged_weights, ("document ", "expected finite scores, found NaN", "weights"), code=5),
+    Fault(damaged_weights, ("samples of ", "expected finite predictions, found NaN", "weights"), code=5),
     Fault(protocol_of_another_objective, ("protocol: expected one of document, rolling, ", "found pll, and")),
     Fault(window_beyond_the_positions, ("window: expected 3 to 64 tokens", "found 65.", "judging.window")),
     Fault(stride_beyond_the_window, ("stride: expected 1 to 32, the window, found 33.", "judging.stride")),

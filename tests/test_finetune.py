@@ -69,7 +69,7 @@ def finished(
         "name": "medicine",
         "base": str(checkpoints["gpt2"]),
         "corpus": {"source": str(small_corpus)},
-        "training": {"steps": 4, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.01},
+        "training": {"steps": 4, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.01, "replay": 0},
         "judging": {"general": str(other_text)},
     }
     recipe = Recipe.model_validate(values)

@@ -41,10 +41,10 @@ def test_the_first_process_alone_speaks() -> None:
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 def test_a_mistake_is_told_once_and_keeps_its_exit_code() -> None:
-    done = launched("finetune", "no-such-recipe")
-    _, said = done.communicate(timeout=120)
+    command = [sys.executable, "-m", "ft_toolkit", "finetune", "no-such-recipe", "--processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert len(said.splitlines()) == 1 and "no-such-recipe" in said
+    assert len(done.stderr.splitlines()) == 1 and "no-such-recipe" in done.stderr
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")

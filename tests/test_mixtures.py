@@ -17,7 +17,8 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.inputs import recipe_asked_for
 from ft_toolkit.judging.token_scores import TokenScores
-from ft_toolkit.judging.verdict import judge, verdict_table
+from ft_toolkit.judging.verdict import judge
+from ft_toolkit.judging.verdict_table import verdict_table
 from ft_toolkit.material import laid_out
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.progress import Screen

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from http.client import HTTPConnection
 from pathlib import Path
-from threading import Barrier, BrokenBarrierError, Thread, Timer
+from threading import Barrier, BrokenBarrierError, Event, Thread
 from typing import Any
 
 import pytest
@@ -226,9 +226,17 @@ def test_one_question_at_a_time_reaches_the_models(server: Server, monkeypatch: 
 
 
 def test_ctrl_c_ends_it_with_one_line(tried: list[Tried], capsys: pytest.CaptureFixture[str]) -> None:
-    pressed = Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    pressed.start()
+    has_ended = Event()
+
+    def press() -> None:  # again after a while: an exception in a finaliser is ignored by Python
+        while not has_ended.wait(1.0):
+            os.kill(os.getpid(), signal.SIGINT)
+            if has_ended.wait(10.0):
+                return
+
+    Thread(target=press, daemon=True).start()
     serve(tried, "", Draw(), None, Screen())
+    has_ended.set()
     said = capsys.readouterr()
     assert said.out.startswith("http://127.0.0.1:") and len(said.out.splitlines()) == 1
     told, ended = said.err.splitlines()
