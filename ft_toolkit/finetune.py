@@ -72,7 +72,7 @@ def finetune(
             prepare_torch()
             accelerator = make_accelerator(options.device, options.trackers, str(runs_folder))
             session = Session(accelerator, screen or Screen(quiet=not accelerator.is_main_process))
-            material = gathered(recipe, accelerator.device)
+            material = gathered(recipe, accelerator.device, session.screen.say)
             # under accelerate launch one process keeps the folder
             run = _opened(Path(runs_folder if session.is_main else scratch), material, options, session)
             stages = Stages(

@@ -23,9 +23,10 @@ from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Document, Reading
 from ft_toolkit.text.overlap import Overlap, marked
 from ft_toolkit.text.splitting import Parts, read_parts
-from ft_toolkit.training.replay import replay_rows
+from ft_toolkit.training.replay import MOST_TOKENS, replay_rows
 from ft_toolkit.training.schedule import batches, planned_steps
 
+TOLD_TOKENS = 16_384  # of replay: fewer are there in seconds
 VALIDATION_DOCUMENTS = 64  # more would take as long as the training itself
 
 
@@ -43,8 +44,13 @@ class Material:
     overlap: dict[str, Overlap]  # of validation, test and general text with the training text
 
 
-def gathered(recipe: Recipe, device: torch.device) -> Material:
-    """Read, load and check; text that could not be judged is refused now, before hours of training."""
+def gathered(
+    recipe: Recipe, device: torch.device, say: Callable[[str], object] = lambda words: None
+) -> Material:
+    """Read, load and check; text that could not be judged is refused now, before hours of training.
+
+    say   told what takes minutes
+    """
     general = read_general(recipe.judging)
     reading, parts = read_parts(*recipe.corpora)
     parts, overlap = marked(parts, general)
@@ -60,6 +66,9 @@ def gathered(recipe: Recipe, device: torch.device) -> Material:
     pair = new_pair(base, filled.adapter, recipe.training.seed, learner)
     plan = filled.training
     if plan.replay_share:
+        wanted = round(plan.replay_share * sum(len(row.input_ids) for row in rows))
+        if wanted > TOLD_TOKENS:
+            say(f"replay: the base writes {min(wanted, MOST_TOKENS):,} tokens, once a base and seed")
         with pair.base_side() as alone:
             rows += replay_rows(
                 alone,

@@ -26,6 +26,7 @@ from ft_toolkit.text.blocks import NO_TARGET, Encoded, Ids, Row, collate, encode
 from ft_toolkit.text.corpus import Document
 
 WRITER = "starter/gpt2"  # of general text for masked bases; ships with the package
+MOST_TOKENS = 65_536  # that a base writes; more are the same again. GPT-2 writes so many in minutes on a CPU
 SAMPLE_TOKENS = 256  # of one text of the writer
 ROWS_AT_ONCE = 8
 SOURCE = "replay"  # the name of these rows' documents
@@ -46,7 +47,8 @@ def replay_rows(
     """
     wanted_tokens = fraction / (1 - fraction) * sum(len(row.input_ids) for row in rows)
     write = _written if base.family.objective == "causal" else _predicted
-    made = write(base, wanted_tokens, block_tokens, seed, masked)
+    made = write(base, min(wanted_tokens, MOST_TOKENS), block_tokens, seed, masked)
+    made *= 1 + int(wanted_tokens // sum(len(row.input_ids) for row in made))
     sizes = np.cumsum([len(row.input_ids) for row in made])
     return made[: 1 + int(np.abs(sizes - wanted_tokens).argmin())]
 

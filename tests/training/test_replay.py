@@ -17,6 +17,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.sampling import sample_ids
 from ft_toolkit.sections import Recipe, Training
 from ft_toolkit.text.blocks import NO_TARGET, Row
+from ft_toolkit.training import replay
 from ft_toolkit.training.replay import replay_rows
 
 TinyRecipe = Callable[..., Recipe]
@@ -121,3 +122,15 @@ def test_by_default_a_causal_base_replays_and_a_masked_one_or_fresh_weights_do_n
         assert it.recipe.training.replay_share == pytest.approx(shares[family, method], abs=0.02)
     assert shares["gpt2", "lora"] == shares["gpt2", "full"] > 0.03
     assert shares["gpt2", "scratch"] == shares["bert", "lora"] == 0
+
+
+def test_a_base_writes_only_so_much_and_more_replay_is_the_same_again(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, ready = load_base(str(checkpoints["gpt2"])), bench(checkpoints["gpt2"], texts_of_unequal_length())
+    monkeypatch.setattr(replay, "MOST_TOKENS", 64)
+    made = replay_rows(base, ready.rows, 0.5, 32, 0, 0.15)
+    tokens = sum(len(row.input_ids) for row in made)
+    assert tokens == pytest.approx(sum(len(row.input_ids) for row in ready.rows), abs=32)
+    assert tokens > 4 * 64
+    assert len({row.input_ids.tobytes() for row in made}) < len(made) / 2
