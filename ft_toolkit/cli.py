@@ -241,12 +241,16 @@ def merge(
     ],
     to: Annotated[Path | None, typer.Option(help="A new folder; by default RUN/merged.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16: half the size, rounded.")] = "float32",
+    strength: Annotated[
+        float, typer.Option(help="The adapter's update times this: 0.75 is a weaker adapter.")
+    ] = 1.0,
 ) -> None:
     """Write base and adapter as one plain checkpoint, and check that it scores the same."""
     from ft_toolkit import merge as story
     from ft_toolkit.sharing.pulled import open_run
 
-    story.merge(open_run(run, print), to, dtype)  # type: ignore[arg-type]  # checked there
+    opened = open_run(run, print)
+    story.merge(opened, to, dtype, strength=strength)  # type: ignore[arg-type]  # checked there
 
 
 @app.command(epilog=epilog("mix"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -80,6 +82,35 @@ def test_a_merged_checkpoint_loads_plainly_and_reads_as_base_and_adapter_did(
     with torch.no_grad():
         there, here = plain(ids).logits, model(ids).logits
     assert ((there - here).abs() <= 1e-5 * here.abs().clamp(min=1)).all()
+
+
+def test_a_merge_at_half_strength_is_plain_peft_with_half_the_alpha(trained: Trained, tmp_path: Path) -> None:
+    run = trained("gpt2")
+    merged = AutoModelForCausalLM.from_pretrained(merge(run, tmp_path / "half", strength=0.5, screen=QUIET))
+    halved = shutil.copytree(run.adapter_folder, tmp_path / "halved")
+    config = json.loads((halved / "adapter_config.json").read_text())
+    config["lora_alpha"] /= 2
+    (halved / "adapter_config.json").write_text(json.dumps(config))
+    base = AutoModelForCausalLM.from_pretrained(run.recipe.base)
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        plain = base(input_ids=ids).logits
+        expected = PeftModel.from_pretrained(base, halved).eval()(input_ids=ids).logits
+        found = merged.eval()(input_ids=ids).logits
+    assert (found - expected).abs().max() < 1e-5
+    assert (expected - plain).abs().max() > 1e-3  # else this test could not tell
+
+
+@pytest.mark.parametrize("strength", [0, -1, float("nan"), 11])
+def test_a_strength_that_is_none_is_refused(trained: Trained, tmp_path: Path, strength: float) -> None:
+    with pytest.raises(FtError, match="--strength: expected above 0"):
+        merge(trained("gpt2"), tmp_path / "merged", strength=strength, screen=QUIET)
+
+
+def test_dora_has_no_strength(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(FtError, match="(?i)dora"):
+        merge(trained("gpt2", "dora"), tmp_path / "merged", strength=0.5, screen=QUIET)
+    assert not list(tmp_path.iterdir())
 
 
 def test_trained_rows_of_words_are_merged_too(trained: Trained, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ft_toolkit.errors import FtError, IntegrityFailed
 from ft_toolkit.judging.integrity import probe_scores
 from ft_toolkit.models.adapters import load_adapter
 from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.strength import at_strength, refuse_fixed_strength
 from ft_toolkit.run import Run
 from ft_toolkit.text.corpus import read_source
 
@@ -23,10 +24,11 @@ MERGED_NATS = 1e-5  # a token and document: what a merge may move, by rounding a
 PROBE_DOCUMENTS = 8
 
 
-def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32) -> float:
+def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32, strength: float = 1.0) -> float:
     """Merge a run's adapter into its base, save it with its tokenizer, load that again and score both.
 
     folder   where the checkpoint stands afterwards; nothing is left there when the scores do not agree
+    strength what the adapter's update is multiplied by
     returns  by how much a document's mean nats a token moved at most
     raises   IntegrityFailed above MERGED_NATS in float32; bfloat16 rounds the weights, and the change is
              returned
@@ -37,11 +39,14 @@ def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32) -> 
     base = load_base(run.recipe.base)
     run.check_base(base.name, base.sha256s)
     model = load_adapter(base, run.adapter_folder)
-    before = probe_scores(base.with_model(model), texts)
+    if strength != 1:
+        refuse_fixed_strength(run.adapter_folder)
     temporary = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        plain = cast(PreTrainedModel, model.merge_and_unload()).to(dtype)  # type: ignore[arg-type]
+        with at_strength(model, strength):
+            before = probe_scores(base.with_model(model), texts)
+            plain = cast(PreTrainedModel, model.merge_and_unload()).to(dtype)  # type: ignore[arg-type]
         plain.save_pretrained(temporary)
         base.tokenizer.save_pretrained(temporary)
         forget_this_machine(temporary / "config.json")
