@@ -108,7 +108,7 @@ def test_a_strength_that_is_none_is_refused(trained: Trained, tmp_path: Path, st
 
 
 def test_dora_has_no_strength(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(FtError, match="(?i)dora"):
+    with pytest.raises(FtError, match=r"(?i)dora"):
         merge(trained("gpt2", "dora"), tmp_path / "merged", strength=0.5, screen=QUIET)
     assert not list(tmp_path.iterdir())
 
