@@ -141,7 +141,8 @@ def test_every_library_that_the_package_imports_is_declared() -> None:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
-    distributions = packages_distributions()
+    # an extra that compiles and is not installed everywhere
+    distributions = {"llama_cpp": ["llama-cpp-python"]} | dict(packages_distributions())
     needed = {distributions.get(name, [name])[0] for name in imported - sys.stdlib_module_names}
     declared = [
         *PROJECT["dependencies"],

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from http.client import HTTPConnection
 from pathlib import Path
-from threading import Barrier, BrokenBarrierError, Event, Thread
+from threading import Barrier, BrokenBarrierError, Thread
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from ft_toolkit import tryout_page
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.progress import Screen
+from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.tryout_answers import Draw, Tried, answers_of, load_tried
@@ -31,10 +34,10 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def tried(
+def runs(
     checkpoints: dict[str, Path], short_corpus: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[Tried]:
-    runs = []
+) -> list[Run]:
+    made = []
     for family in ("gpt2", "bert"):
         values = {
             "name": f"tried-{family}",
@@ -45,7 +48,12 @@ def tried(
         }
         options = Options(gate=False, judge=False)
         folder = tmp_path_factory.mktemp("runs")
-        runs.append(finetune(Recipe.model_validate(values), folder, options, Screen(quiet=True)))
+        made.append(finetune(Recipe.model_validate(values), folder, options, Screen(quiet=True)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def tried(runs: list[Run]) -> list[Tried]:
     return load_tried(runs, quiet_session())
 
 
@@ -225,22 +233,20 @@ def test_one_question_at_a_time_reaches_the_models(server: Server, monkeypatch: 
     assert found == [200, 200, 200]
 
 
-def test_ctrl_c_ends_it_with_one_line(tried: list[Tried], capsys: pytest.CaptureFixture[str]) -> None:
-    has_ended = Event()
-
-    def press() -> None:  # again after a while: an exception in a finaliser is ignored by Python
-        while not has_ended.wait(1.0):
-            os.kill(os.getpid(), signal.SIGINT)
-            if has_ended.wait(10.0):
-                return
-
-    Thread(target=press, daemon=True).start()
-    serve(tried, "", Draw(), None, Screen())
-    has_ended.set()
-    said = capsys.readouterr()
-    assert said.out.startswith("http://127.0.0.1:") and len(said.out.splitlines()) == 1
-    told, ended = said.err.splitlines()
+def test_ctrl_c_ends_it_with_one_line(runs: list[Run]) -> None:
+    command = [sys.executable, "-u", "-m", "ft_toolkit", "try", str(runs[0].folder), "--web"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        address = started.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:")
+        page = HTTPConnection("127.0.0.1", int(address.strip("/").rpartition(":")[2]), timeout=60)
+        page.request("GET", "/")
+        assert page.getresponse().status == 200
+        started.send_signal(signal.SIGINT)
+        said, noted = started.communicate(timeout=60)
+    told, ended = noted.splitlines()
     assert "Ctrl-C ends it" in told and ended == "The page has ended."
+    assert (said, started.returncode) == ("", 0)
 
 
 def test_a_port_that_is_taken_is_one_line(server: Server, tried: list[Tried]) -> None:
