@@ -109,7 +109,8 @@ def _micro_batch_seconds(it: Material, session: Session) -> float:
     count = max(1, sum(int((row.targets != NO_TARGET).sum()) for row in rows))
     for _ in range(2):  # the first one warms up
         started = time.perf_counter()
-        accumulation.gradients(rows, count, seed=0, is_stopped=lambda: False)
+        with session.accelerator.autocast():  # training's precision: this loss was not prepared
+            accumulation.gradients(rows, count, seed=0, is_stopped=lambda: False)
         seconds = time.perf_counter() - started
     for parameter in trainable(model.model).values():
         parameter.grad = None

@@ -17,7 +17,7 @@ from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.material import gathered
 from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.token_nll import TokenScorer
+from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
 from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Session
@@ -123,3 +123,21 @@ def test_a_document_of_any_length_is_probed_by_its_beginning(
     room._token_seconds(material, long, how)
     assert len(long[0].ids) > 20 * room.PROBE_TOKENS
     assert read[0] == room.PROBE_TOKENS
+
+
+def test_the_probe_trains_in_the_precision_of_training(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator, seen = make_accelerator("cpu"), []
+    monkeypatch.setattr(accelerator.state, "_mixed_precision", "bf16")
+    monkeypatch.setattr(accelerator, "native_amp", True)
+    material = gathered(tiny_recipe(), accelerator.device)
+    exact = SummedLoss.forward
+
+    def forward(self: SummedLoss, *given: torch.Tensor) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return exact(self, *given)
+
+    monkeypatch.setattr(SummedLoss, "forward", forward)
+    room._micro_batch_seconds(material, Session(accelerator, Screen(quiet=True)))
+    assert seen == [True] * len(seen) and seen
