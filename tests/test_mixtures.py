@@ -130,7 +130,7 @@ def test_the_verdict_has_a_row_for_each_source_and_one_for_all(run: Run) -> None
         totals = [getattr(each, side) for each in apart]
         assert sum(each.tokens for each in totals) == getattr(whole, side).tokens
         assert sum(each.nll_nats for each in totals) == pytest.approx(getattr(whole, side).nll_nats)
-    names = list(verdict_table(comparison, judge(comparison)).columns[0].cells)
+    names = [name for name, *_ in verdict_table(comparison, judge(comparison)).rows]
     assert names[:3] == ["held-out text", "  first.jsonl", "  second.jsonl"]
     rows = run.read_table("documents.parquet")
     test = [row for row in rows if row["split"] == "test"]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
 from http.client import HTTPConnection
 from pathlib import Path
@@ -235,7 +236,11 @@ def test_one_question_at_a_time_reaches_the_models(server: Server, monkeypatch: 
 
 def test_ctrl_c_ends_it_with_one_line(runs: list[Run]) -> None:
     command = [sys.executable, "-u", "-m", "ft_toolkit", "try", str(runs[0].folder), "--web"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+    # a suite that runs in the background ignores SIGINT, and so would what it starts
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listens
+    ) as started:
         assert started.stdout is not None
         address = started.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:")
@@ -243,7 +248,10 @@ def test_ctrl_c_ends_it_with_one_line(runs: list[Run]) -> None:
         page.request("GET", "/")
         assert page.getresponse().status == 200
         started.send_signal(signal.SIGINT)
-        said, noted = started.communicate(timeout=60)
+        try:
+            said, noted = started.communicate(timeout=60)
+        finally:
+            started.kill()
     told, ended = noted.splitlines()
     assert "Ctrl-C ends it" in told and ended == "The page has ended."
     assert (said, started.returncode) == ("", 0)
