@@ -12,6 +12,7 @@ from typing import Literal
 
 from ft_toolkit.sections import LEAST_RANK, Adapter, Recipe
 
+Objective = Literal["causal", "masked"]
 MOST_RANK = 64
 HIGHEST_RATE, LOWEST_RATE = 0.02, 1e-6
 # times LoRA's rate
@@ -37,12 +38,10 @@ class Measure:
     steps: int  # planned optimizer steps
     tokens: int  # to be read in training, all epochs
     parameters_per_rank: int  # of the adapter, for each unit of rank; 0 where it has none
-    objective: Literal["causal", "masked"] = "causal"
+    objective: Objective
 
 
-def learning_rate(
-    adapter: Adapter, width: int, steps: int, objective: Literal["causal", "masked"] = "causal"
-) -> float:
+def learning_rate(adapter: Adapter, width: int, steps: int, objective: Objective) -> float:
     """The peak learning rate, to two digits.
 
     LoRA: 1 / sqrt(width * steps); half of it for masked models.
@@ -67,7 +66,7 @@ def rank(width: int, tokens: int, parameters_per_rank: int) -> int:
     return max(LEAST_RANK, min(power, MOST_RANK, width // 4))
 
 
-def replay(adapter: Adapter, objective: Literal["causal", "masked"]) -> float:
+def replay(adapter: Adapter, objective: Objective) -> float:
     """Share of the tokens: a causal base writes its own; fresh weights have nothing to forget.
 
     A masked base's rows are another model's text, which helped less and at a larger share did harm.

@@ -161,7 +161,7 @@ def filled(recipe: str | None, plan: Adapter, sizes: Sizes, tokens: float | None
     if measure is None and (tokens or asked.training.steps):
         steps = asked.training.steps or math.ceil((tokens or 0) / asked.training.batch_tokens)
         read = round(tokens or steps * asked.training.batch_tokens)
-        measure = auto.Measure(sizes.width, steps, read, sizes.parameters_per_rank)
+        measure = auto.Measure(sizes.width, steps, read, sizes.parameters_per_rank, sizes.objective)
     if measure is None:
         return plan, "auto: the text decides; give --tokens"
     return auto.fill(asked, measure).adapter, auto.words(asked, measure)

@@ -21,7 +21,7 @@ from ft_toolkit.material import gathered
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_torch
-from ft_toolkit.sections import Recipe
+from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.stages import changed_keys
 from ft_toolkit.text.splitting import document_rows, hash_rows
@@ -81,8 +81,7 @@ class Ground:
             alpha = max(1, round(own.known_alpha * settings.rank / own.known_rank))  # the same alpha / rank
             changes = {"rank": settings.rank, "alpha": alpha, "targets": settings.targets}
         adapter = own.model_copy(update=changes)
-        width, asked_steps = self.measure.width, self.measure.steps
-        by_length = auto.learning_rate(adapter, width, steps) / auto.learning_rate(own, width, asked_steps)
+        by_length = self._automatic_rate(adapter, steps) / self._automatic_rate(own, self.measure.steps)
         factor, own_rate = settings.rate_factor * by_length, self.filled.training.peak
         rate = own_rate if factor == 1 else min(1.0, float(f"{factor * own_rate:.2g}"))
         training = {"learning_rate": rate, "replay": settings.replay, "steps": steps}
@@ -93,6 +92,9 @@ class Ground:
         share = f"-replay{100 * settings.replay:g}" if settings.replay else ""
         values["name"] = f"lr{rate:g}{ranks}{share}-{steps}steps"
         return Recipe.model_validate(values)
+
+    def _automatic_rate(self, adapter: Adapter, steps: int) -> float:
+        return auto.learning_rate(adapter, self.measure.width, steps, self.measure.objective)
 
 
 def read_ground(recipe: Recipe, runs_folder: Path, device: str, screen: Screen) -> Ground:

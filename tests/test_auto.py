@@ -18,7 +18,7 @@ from ft_toolkit.session import Options
 from ft_toolkit.training import loop
 
 METHODS = ("lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch")
-STARTER = Measure(width=256, steps=36, tokens=138_813, parameters_per_rank=16_384)
+STARTER = Measure(width=256, steps=36, tokens=138_813, parameters_per_rank=16_384, objective="causal")
 
 
 def recipe(**sections: object) -> Recipe:
@@ -29,8 +29,8 @@ def recipe(**sections: object) -> Recipe:
 def test_the_rate_of_every_method_is_bounded_and_falls_with_width_and_steps(method: str) -> None:
     plan = Adapter(method=method)  # type: ignore[arg-type]
     widths, lengths = [2**n for n in range(17)], [10**n for n in range(10)]
-    by_width = [auto.learning_rate(plan, width, 100) for width in widths]
-    by_steps = [auto.learning_rate(plan, 768, steps) for steps in lengths]
+    by_width = [auto.learning_rate(plan, width, 100, "causal") for width in widths]
+    by_steps = [auto.learning_rate(plan, 768, steps, "causal") for steps in lengths]
     for rates in (by_width, by_steps):
         assert rates == sorted(rates, reverse=True)
         assert all(0 < rate <= 1 for rate in rates)
@@ -50,7 +50,7 @@ def test_numbers_stay_and_only_autos_are_filled() -> None:
     assert words(given, STARTER) == ""
     half = fill(recipe(adapter={"rank": 16}), STARTER)
     assert (half.adapter.rank, half.adapter.alpha) == (16, 32)
-    assert half.training.peak == auto.learning_rate(Adapter(), 256, 36)
+    assert half.training.peak == auto.learning_rate(Adapter(), 256, 36, "causal")
 
 
 def test_what_was_asked_for_is_known_again_from_what_was_filled() -> None:
@@ -84,7 +84,7 @@ def test_a_run_says_and_keeps_the_numbers_that_auto_stood_for(
     open_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     run = finetune(open_recipe(), tmp_path, Options(judge=False, gate=False))
-    rate = auto.learning_rate(Adapter(), 16, 6)
+    rate = auto.learning_rate(Adapter(), 16, 6, "causal")
     said = (run.folder / "run.log").read_text()
     assert f"learning rate {rate:g} (auto: lora, width 16, 6 steps), rank 8 (auto: 1," in said
     text = (run.folder / "recipe.yaml").read_text()

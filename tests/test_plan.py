@@ -93,6 +93,10 @@ def test_a_plan_decides_what_auto_stands_for_as_the_training_does(
             ["--tokens", "4096000"],
             "learning rate 0.0011 (auto: lora, width 768, 1000 steps), rank 32 (auto: 4,",
         ),
+        (
+            ["--family", "bert", "--tokens", "4096000"],  # masked: half the rate, as ft finetune takes
+            "learning rate 0.00057 (auto: lora, width 768, 1000 steps), rank 32 (auto: 4,",
+        ),
         ([], "auto: the text decides; give --tokens"),
     ],
 )

@@ -189,9 +189,9 @@ def test_what_cannot_be_searched_is_told_in_one_line(
 
 def ground(**sections: Any) -> Ground:
     values = {"name": "x", "base": "b", "corpus": {"source": "s"}} | sections
-    measure = Measure(width=256, steps=36, tokens=138_813, parameters_per_rank=16_384)
+    measure = Measure(width=256, steps=36, tokens=138_813, parameters_per_rank=16_384, objective="causal")
     if sections.get("adapter", {}).get("method") in ("ia3", "full", "scratch"):
-        measure = Measure(256, 36, 138_813, 0)
+        measure = Measure(256, 36, 138_813, 0, "causal")
     recipe = Recipe.model_validate(values)
     return Ground(recipe, auto.fill(recipe, measure), measure, Path("runs/x-tune"), "cpu")
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class Sizes:
     trained: int  # of the adapter, or all of them
     layers: int
     width: int
+    objective: Literal["causal", "masked"]
     parameters_per_rank: int = 0
 
 
@@ -129,4 +130,5 @@ def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
         with torch.device("meta"):
             adapted = attach_adapter(base, plan.model_copy(update={"method": method, "tokens": []}), seed=0)
         trained = sum(parameter.numel() for parameter in trainable(adapted).values())
-    return Sizes(parameters, trained, config.num_hidden_layers, config.hidden_size, per_rank)
+    shaped = config.num_hidden_layers, config.hidden_size
+    return Sizes(parameters, trained, *shaped, base.family.objective, per_rank)
