@@ -21,7 +21,7 @@ from scipy import stats
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.comparison import compare
 from ft_toolkit.judging.drift import score_drift
-from ft_toolkit.judging.protocols import choose_protocol
+from ft_toolkit.judging.protocols import quick_protocol
 from ft_toolkit.judging.scoring import Scorer, Text, score_both
 from ft_toolkit.judging.statistics import Difference, Estimate
 from ft_toolkit.judging.token_scores import TokenScores
@@ -54,7 +54,7 @@ def measured(recipe: Recipe, runs: Path, books: Sequence[Document]) -> tuple[Est
     quiet = Screen(quiet=True)
     run = finetune(recipe, runs, NO_TRACE, quiet)
     base = load_base(recipe.base)
-    protocol = choose_protocol(base, "document" if base.family.objective == "causal" else "covering")
+    protocol = quick_protocol(base)
     pair = load_pair(base, run.trained_folder)
     scorer = Scorer(pair, protocol, Session(make_accelerator("cpu"), quiet))
     corpora = [

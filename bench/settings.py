@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from ft_toolkit.finetune import finetune
-from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.protocols import quick_protocol, score
 from ft_toolkit.judging.statistics import paired_difference
 from ft_toolkit.judging.totals import Totals, document_totals
 from ft_toolkit.models.checkpoints import load_base
@@ -129,7 +129,7 @@ class Judge:
 def totals(model: LanguageModel, documents: Sequence[Document]) -> list[Totals]:
     """Raw totals of each document, scored as validation is."""
     encoded = encode(documents, model.tokenizer)
-    protocol = choose_protocol(model, "auto" if model.family.objective == "causal" else "covering")
+    protocol = quick_protocol(model)
     return [document_totals(d, nll) for d, nll in zip(encoded, score(model, encoded, protocol), strict=True)]
 
 

@@ -20,7 +20,12 @@ from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weig
 from ft_toolkit.judging.integrity import Live, fingerprints, observe, prove, require
 from ft_toolkit.judging.percent import as_percent
 from ft_toolkit.judging.unseen import keep_known_text, read_general
-from ft_toolkit.material import VALIDATION_DOCUMENTS, Material, gathered, validation_score
+from ft_toolkit.material import (
+    Material,
+    gathered,
+    validation_documents,
+    validation_score,
+)
 from ft_toolkit.models.adapters import save_adapter
 from ft_toolkit.models.model_pair import ModelPair, load_pair
 from ft_toolkit.next_steps import unfinished_noted
@@ -34,7 +39,7 @@ from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options, Session
 from ft_toolkit.stages import Stages, artefact, latest_ended
-from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, sample_evenly
+from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows
 from ft_toolkit.training.accelerator import make_accelerator
 from ft_toolkit.training.loop import Journal, TrainingJob, train
 from ft_toolkit.training.mixture import shares
@@ -173,7 +178,7 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
         shared = f"{test['with_8gram']} share an 8-gram, {test['with_13gram']} a 13-gram"
         said = f"of {test['documents']} test documents {shared}, {test['tainted']} mostly"
         session.screen.say(f"overlap with training text: {said}")
-    read = min(sizes["validation"], VALIDATION_DOCUMENTS)
+    read = len(validation_documents(it.parts))
     session.screen.say(f"validation: reads {read} of {sizes['validation']} documents, chosen by hash")
 
 
@@ -234,7 +239,7 @@ def _for_all(session: Session, value: T) -> T:
 def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outcome:
     """Train the model in place, and save what validated best."""
     adapter, tuned = it.recipe.adapter, it.pair.tuned
-    validate = validation_score(tuned, sample_evenly(it.parts.validation, VALIDATION_DOCUMENTS))
+    validate = validation_score(tuned, validation_documents(it.parts))
     optimizers = make_optimizers(tuned.model, tuned.family, adapter)
     may_restart = it.asked.training.learning_rate == "auto"
     job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart)

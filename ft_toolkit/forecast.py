@@ -13,28 +13,25 @@ from ft_toolkit.judging.drift import SAMPLE_TOKENS, SAMPLES
 from ft_toolkit.judging.protocols import (
     How,
     Protocol,
-    choose_protocol,
     prepare,
     protocol_of,
+    quick_protocol,
     sampled_fraction,
     score,
 )
-from ft_toolkit.judging.unseen import read_general
-from ft_toolkit.material import VALIDATION_DOCUMENTS, Material
+from ft_toolkit.judging.scoring import judged_documents
+from ft_toolkit.material import Material, validation_documents
 from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded, Row
-from ft_toolkit.text.corpus import Document
-from ft_toolkit.text.splitting import sample
 from ft_toolkit.training.accumulation import Accumulation
 from ft_toolkit.training.loop import VALIDATIONS
 from ft_toolkit.training.schedule import batches, planned_steps
 
 PROBE_TOKENS = 1024  # scored to learn the speed; as many again warm up
-DRIFT_READS = (
-    6.0  # the drift's samples take as long as scoring their tokens so many times: drawing, two sides
-)
+# drawing the drift's samples and comparing both sides on them takes as long as scoring them so many times
+DRIFT_READS = 6.0
 GATE_SECONDS = 10.0  # a process of its own loads the libraries and the base (docs/log.md)
 WORTH_PROBES = 100  # a training so many times as long as the probe is told its time before it starts
 
@@ -75,10 +72,13 @@ def forecast(it: Material, session: Session) -> Forecast:
     steps = planned_steps(it.rows, recipe.training, base.family.packs)
     training = _micro_batch_seconds(it, session) * steps / _share_of_step(it)
     is_causal = base.family.objective == "causal"
-    checks = choose_protocol(base, "auto" if is_causal else "covering")
-    validation = prepare(sample(it.parts.validation, VALIDATION_DOCUMENTS), base.tokenizer, checks)
+    checks = quick_protocol(base)
+    validation = prepare(validation_documents(it.parts), base.tokenizer, checks)
     judged = protocol_of(base, it.asked.judging, How())
-    texts = [prepare(documents, base.tokenizer, judged) for documents in _judged(it)]
+    texts = [
+        prepare(documents, base.tokenizer, judged)
+        for documents in judged_documents(it.asked, it.parts).values()
+    ]
     token_seconds = _token_seconds(it, validation, checks)
     read = 2 * sum(_tokens_read(text, judged) for text in texts)
     if is_causal:
@@ -91,14 +91,6 @@ def forecast(it: Material, session: Session) -> Forecast:
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         (1 + 2 * 4) * trained_bytes,
     )
-
-
-def _judged(it: Material) -> list[list[Document]]:
-    """The documents that the verdict will be about, as scoring.judged_texts chooses them."""
-    parts = it.parts
-    held_out = [*parts.clean_test, *parts.tainted_test]
-    general = read_general(it.asked.judging)
-    return [held_out, general, sample(parts.train, len(parts.clean_test))]
 
 
 def _micro_batch_seconds(it: Material, session: Session) -> float:

@@ -9,7 +9,7 @@ import torch
 
 from ft_toolkit import auto
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.protocols import choose_protocol, quick_protocol, score
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.judging.unseen import read_general
 from ft_toolkit.models.checkpoints import load_base
@@ -22,7 +22,7 @@ from ft_toolkit.text.blocks import BLOCK_TOKENS, Row, encode, pack
 from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Document, Reading
 from ft_toolkit.text.overlap import Overlap, marked
-from ft_toolkit.text.splitting import Parts, read_parts
+from ft_toolkit.text.splitting import Parts, read_parts, sample_evenly
 from ft_toolkit.training.replay import MOST_TOKENS, replay_rows
 from ft_toolkit.training.schedule import batches, planned_steps
 
@@ -136,10 +136,15 @@ def _training_rows(
     return rows
 
 
+def validation_documents(parts: Parts) -> list[Document]:
+    """Those of the validation part that are read; of a mixture as many of each source."""
+    return sample_evenly(parts.validation, VALIDATION_DOCUMENTS)
+
+
 def validation_score(model: LanguageModel, documents: Sequence[Document]) -> Callable[[], float]:
     """Nats a token of validation documents, scored as the verdict will be, in float32."""
     encoded = encode(documents, model.tokenizer)
-    protocol = choose_protocol(model, "auto" if model.family.objective == "causal" else "covering")
+    protocol = quick_protocol(model)
 
     def validate() -> float:
         scores = score(model, encoded, protocol)

@@ -14,19 +14,19 @@ from rich.table import Table
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.comparison import Comparison, compare
 from ft_toolkit.judging.drift import score_drift
-from ft_toolkit.judging.protocols import How, choose_protocol, protocol_of
+from ft_toolkit.judging.protocols import How, protocol_of, quick_protocol
 from ft_toolkit.judging.run_scores import scores_of
 from ft_toolkit.judging.scoring import Scorer, Text, judged_texts, score_both
 from ft_toolkit.judging.statistics import Difference
 from ft_toolkit.judging.token_scores import CorpusScores, TokenScores
 from ft_toolkit.judging.unseen import read_general, recovered
 from ft_toolkit.judging.verdict import interval_words, kl_words, signed_percent
-from ft_toolkit.material import VALIDATION_DOCUMENTS
+from ft_toolkit.material import validation_documents
 from ft_toolkit.models.strength import at_strength, refuse_fixed_strength
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.run_models import scoring_session, trained_pair
-from ft_toolkit.text.splitting import Parts, sample_evenly
+from ft_toolkit.text.splitting import Parts
 
 SCHEMA = 1
 _KINDS = ("held-out", "general", "drift")
@@ -187,9 +187,8 @@ def _validated(scorer: Scorer, run: Run, parts: Parts) -> CorpusScores | None:
     if not parts.validation:
         return None
     base = scorer.pair.base
-    protocol = choose_protocol(base, "auto" if base.family.objective == "causal" else "covering")
-    documents = sample_evenly(parts.validation, VALIDATION_DOCUMENTS)
-    text = Text(run.recipe.text_label, "other", documents)
+    protocol = quick_protocol(base)
+    text = Text(run.recipe.text_label, "other", validation_documents(parts))
     return score_both(replace(scorer, protocol=protocol), text)
 
 

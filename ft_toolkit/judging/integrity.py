@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ft_toolkit.errors import IntegrityFailed
-from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.protocols import quick_protocol, score
 from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel, hash_weights
@@ -141,7 +141,7 @@ def _in_a_fresh_process(base: LanguageModel, folder: Path, texts: Sequence[str])
 def probe_scores(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """Nats of every token of each text, (n,) a text, in float32 and by a protocol that is quick."""
     documents = encode([Document("probe", row, text) for row, text in enumerate(texts)], model.tokenizer)
-    protocol = choose_protocol(model, "auto" if model.family.objective == "causal" else "covering")
+    protocol = quick_protocol(model)
     return score(model, documents, protocol)
 
 

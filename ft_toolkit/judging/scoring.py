@@ -172,26 +172,39 @@ def score_parts(scorer: Scorer, recipe: Recipe, parts: Parts) -> list[CorpusScor
 
 
 def judged_texts(base: LanguageModel, recipe: Recipe, parts: Parts) -> list[Text]:
-    """Held-out text, general text, and as much training text as held-out.
+    """What judged_documents chooses, as texts to score.
 
-    Held-out documents that mostly stand in the training text are a text apart.
-
-    parts   of the recipe's corpus; without training documents the third is left out
+    parts   of the recipe's corpus
     """
-    label, keeps_ids = recipe.text_label, recipe.judging.keep_text
-    repeated = repeated_lines([*parts.test, *parts.train])
-    counts = training_counts(base, parts.train)
-    texts = [Text(label, "held-out", parts.clean_test, repeated, keeps_ids, counts)]
+    repeated, counts = repeated_lines([*parts.test, *parts.train]), training_counts(base, parts.train)
+    keeps_ids = recipe.judging.keep_text
+    return [
+        # training text is never kept
+        Text(
+            source_label(recipe.judging.general or "") if kind == "general" else recipe.text_label,
+            kind,
+            documents,
+            repeated,
+            keeps_ids and kind != "train",
+            counts,
+        )
+        for kind, documents in judged_documents(recipe, parts).items()
+    ]
+
+
+def judged_documents(recipe: Recipe, parts: Parts) -> dict[Kind, Sequence[Document]]:
+    """What a verdict reads: held-out text, general text, and as much training text as held-out.
+
+    Held-out documents that mostly stand in the training text are a text apart; what there is not is left out.
+    """
+    found: dict[Kind, Sequence[Document]] = {"held-out": parts.clean_test}
     if parts.tainted_test:
-        texts.append(Text(label, "tainted", parts.tainted_test, repeated, keeps_ids, counts))
+        found["tainted"] = parts.tainted_test
     if recipe.judging.general is not None:
-        general = read_general(recipe.judging)
-        name = source_label(recipe.judging.general)
-        texts.append(Text(name, "general", general, repeated, keeps_ids, counts))
-    if parts.train:  # its text is never kept
-        trained = sample(parts.train, len(parts.clean_test))
-        texts.append(Text(label, "train", trained, repeated, keeps_ids=False, train_counts=counts))
-    return texts
+        found["general"] = read_general(recipe.judging)
+    if parts.train:
+        found["train"] = sample(parts.train, len(parts.clean_test))
+    return found
 
 
 def source_label(source: str) -> str:
