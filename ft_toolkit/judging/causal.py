@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.judging.batches import batches
 from ft_toolkit.judging.totals import Scored, finite
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.text.blocks import Encoded
@@ -101,18 +102,12 @@ def score_documents(
     """
     skipped = int(begin_id is None)  # without begin_id the first token is only context
     windows = [(i, w) for i, d in enumerate(documents) for w in cut(len(d.ids) - skipped) if w.stop > w.start]
-    # sorted by length: hardly any padding
-    windows.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
     device = next(scorer.parameters()).device
     scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
     # once a document: a long one has thousands of windows
     streams = [d.ids if begin_id is None else np.concatenate([[begin_id], d.ids]) for d in documents]
-    first = 0
     with torch.inference_mode():
-        while first < len(windows):
-            width = windows[first][1].stop - windows[first][1].start
-            some = windows[first : first + max(1, batch_tokens // width)]
-            first += len(some)
+        for width, some in batches(windows, lambda item: item[1].stop - item[1].start, batch_tokens):
             # padding on the right is never seen by a causal model, so no mask is needed
             input_ids = np.zeros((len(some), width), dtype=np.int64)
             targets = np.full((len(some), width), NO_TARGET, dtype=np.int64)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 
 from ft_toolkit.errors import FtError, NumbersGoneWrong
+from ft_toolkit.judging.batches import batches
 from ft_toolkit.judging.masked import windows
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.text.blocks import Ids, encode
@@ -33,10 +34,7 @@ def mean_pooled(model: LanguageModel, texts: Sequence[str], where: str = "text")
     trunk = bare.get_submodule(model.family.trunk)
     sums, tokens = np.zeros((len(texts), 0)), np.zeros(len(texts))
     with torch.inference_mode():
-        while rows:
-            width = len(rows[0][1])
-            size = max(1, BATCH_TOKENS // width)
-            some, rows = rows[:size], rows[size:]
+        for width, some in batches(rows, lambda row: len(row[1]), BATCH_TOKENS):
             input_ids = torch.zeros((len(some), width), dtype=torch.long)
             attention_mask = torch.zeros((len(some), width), dtype=torch.long)
             for place, (_, ids) in enumerate(some):
@@ -57,7 +55,7 @@ def mean_pooled(model: LanguageModel, texts: Sequence[str], where: str = "text")
 
 
 def _rows(model: LanguageModel, texts: Sequence[str], where: str) -> list[tuple[int, Ids]]:
-    """(number of the text, framed ids) of every window, longest first: batches then have little padding."""
+    """(number of the text, framed ids) of every window."""
     documents = encode([Document("labelled", row, text) for row, text in enumerate(texts)], model.tokenizer)
     if len(documents) < len(texts):
         row = next(row for row in range(len(texts)) if row not in {d.document.row for d in documents})
@@ -67,4 +65,4 @@ def _rows(model: LanguageModel, texts: Sequence[str], where: str) -> list[tuple[
     for index, document in enumerate(documents):
         for start, stop in windows(len(document.ids), model.positions - 2):
             found.append((index, np.concatenate([frame[:1], document.ids[start:stop], frame[1:]])))
-    return sorted(found, key=lambda row: -len(row[1]))
+    return found

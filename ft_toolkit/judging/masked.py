@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.judging.batches import batches
 from ft_toolkit.judging.totals import Scored, finite
 from ft_toolkit.models.families import SpecialTokens
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
@@ -108,16 +109,10 @@ def score_documents(
     if special.begin is None or special.end is None or special.mask is None:
         raise FtError("tokenizer", "[CLS], [SEP] and [MASK]", "not all of them", "Use a masked model's own.")
     passes = [(index, p) for index, document in enumerate(documents) for p in plan(document)]
-    # longest first: rows of one batch are then of nearly equal length, with hardly any padding
-    passes.sort(key=lambda item: item[1].stop - item[1].start, reverse=True)
     device = next(scorer.parameters()).device
     scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
-    first = 0
     with torch.inference_mode():
-        while first < len(passes):
-            width = passes[first][1].stop - passes[first][1].start + 2
-            some = passes[first : first + max(1, batch_tokens // width)]
-            first += len(some)
+        for width, some in batches(passes, lambda item: item[1].stop - item[1].start + 2, batch_tokens):
             rows = framed_rows([(documents[i].ids, p) for i, p in some], special, width)
             input_ids, targets, attention_mask = (torch.from_numpy(each).to(device) for each in rows)
             # without padding no mask is passed: attention then takes its faster path
