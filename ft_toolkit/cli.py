@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -27,9 +27,6 @@ from ft_toolkit.arguments import Device, Overrides, RecipeName, Runs
 from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
 from ft_toolkit.examples import epilog
 from ft_toolkit.runtime import prepare_process, termination_as_exception
-
-if TYPE_CHECKING:  # pydantic comes with it; --help must not wait
-    pass
 
 app = typer.Typer(
     help="Fine-tune small GPT-2 and BERT checkpoints with LoRA, and measure honestly whether it helped.",
@@ -95,11 +92,12 @@ def finetune(
     from ft_toolkit.recipe import read_recipe
     from ft_toolkit.session import Options
 
-    skipping = ["corpus.skip_unreadable=true"] if skip_unreadable else []
-    resolved = read_recipe(recipe, [*(overrides or []), *skipping])
-    preflight.check(resolved.recipe, runs, track or (), energy=energy)
+    asked = read_recipe(recipe, overrides or []).recipe
+    if skip_unreadable:
+        asked = asked.with_corpora(skip_unreadable=True)
+    preflight.check(asked, runs, track or (), energy=energy)
     options = Options(device, tuple(track or ()), judge, True, energy, restart, reuse)
-    if reuse and seeds == 1 and again.is_shown(resolved.recipe, runs, judge=judge):
+    if reuse and seeds == 1 and again.is_shown(asked, runs, judge=judge):
         return
     if processes > 1 and "WORLD_SIZE" not in os.environ:  # each of them runs this command again
         from ft_toolkit.launch import launch
@@ -112,9 +110,9 @@ def finetune(
         from ft_toolkit.seeds import finetune_seeds
 
     if seeds > 1:
-        tell_next(finetune_seeds(resolved.recipe, seeds, runs, options)[0])
+        tell_next(finetune_seeds(asked, seeds, runs, options)[0])
     else:
-        tell_next(journey(resolved.recipe, runs, options))
+        tell_next(journey(asked, runs, options))
 
 
 @app.command(epilog=epilog("resume"))

@@ -53,7 +53,7 @@ def main(
     with one_line_errors():
         recipe = recipe_for(source, base, overrides or [])
         if skip_unreadable:
-            recipe = _skipping(recipe)
+            recipe = recipe.with_corpora(skip_unreadable=True)
         found = look(recipe)
         if as_json:
             json.dump({"schema": SCHEMA, "corpus": asdict(found)}, sys.stdout, indent=2, ensure_ascii=False)
@@ -74,12 +74,6 @@ def recipe_for(name: str, base: str | None, overrides: Sequence[str]) -> Recipe:
     return source_recipe(name, base or DEFAULT_BASE, overrides).recipe
 
 
-def _skipping(recipe: Recipe) -> Recipe:
-    corpora = [corpus.model_copy(update={"skip_unreadable": True}) for corpus in recipe.corpora]
-    one_or_many = corpora if isinstance(recipe.corpus, list) else corpora[0]
-    return recipe.model_copy(update={"corpus": one_or_many})
-
-
 def look(recipe: Recipe) -> Look:
     """Read a recipe's corpus and count; imports no torch.
 
@@ -98,7 +92,7 @@ def look(recipe: Recipe) -> Look:
     tokenizer, no_tokenizer = _tokenizer(recipe)
     tokens = _tokens(recipe.base, tokenizer, documents, texts) if tokenizer else None
     return counting.Look(
-        source=" + ".join(corpus.source for corpus in recipe.corpora),
+        source=recipe.text_source,
         license=", ".join(dict.fromkeys(c.license for c in recipe.corpora if c.license)) or None,
         sources=_sources(recipe, documents, parts),
         documents=len(documents),

@@ -119,7 +119,7 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     """Say and record what is about to be trained."""
     screen = session.screen
     screen.log_to(run.folder / "run.log")
-    screen.say(f"{it.recipe.name}: {it.recipe.base} on {_text_words(it)}, in {run.folder}")
+    screen.say(f"{it.recipe.name}: {it.recipe.base} on {it.recipe.text_source}, in {run.folder}")
     if it.pair.base.family.note:
         screen.say(it.pair.base.family.note)
     replayed = sum(any(name.startswith(SOURCE) for name in row.documents) for row in it.rows)
@@ -141,10 +141,6 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     run.record(versions=versions(), device=str(session.accelerator.device))
     if is_worth_a_probe(it) and session.accelerator.num_processes == 1:
         screen.say(forecast(it, session).words())
-
-
-def _text_words(it: Material) -> str:
-    return " + ".join(corpus.source for corpus in it.recipe.corpora)
 
 
 def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:

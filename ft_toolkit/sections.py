@@ -308,6 +308,16 @@ class Recipe(Section):
         """Its sources: one, or those of a mixture."""
         return self.corpus if isinstance(self.corpus, list) else [self.corpus]
 
+    def with_corpora(self, **values: object) -> Recipe:
+        """With these values in each of its sources."""
+        corpora = [corpus.model_copy(update=values) for corpus in self.corpora]
+        return self.model_copy(update={"corpus": corpora if isinstance(self.corpus, list) else corpora[0]})
+
+    @property
+    def text_source(self) -> str:
+        """All of its sources, as the recipe names them."""
+        return " + ".join(corpus.source for corpus in self.corpora)
+
     @property
     def text_label(self) -> str:
         """A short name for all of its text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from random import Random
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from ft_toolkit.cli import app
 from ft_toolkit.compare import compare_from
 from ft_toolkit.corpus_look import look, recipe_for
 from ft_toolkit.errors import FtError
@@ -241,3 +244,26 @@ def test_a_source_without_text_of_its_own_is_named(tables: Path, tmp_path: Path)
     ):
         with pytest.raises(FtError, match=said):
             read_parts(first, Corpus(source=str(path)))
+
+
+def test_unreadable_files_of_every_source_are_left_out_where_that_is_asked(
+    checkpoints: dict[str, Path], tables: Path, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tables / f"{name}.jsonl", tmp_path / name)
+        (tmp_path / name / "broken.jsonl").write_bytes(b'{"text": "\xff", "body": ""}\n')
+    corpora = sources(tmp_path)
+    for each, name in zip(corpora, ("first", "second"), strict=True):
+        each["source"] = str(tmp_path / name)
+    plan = {"steps": 1, "block_tokens": 32, "batch_tokens": 64, "replay": 0}
+    recipe = {"base": str(checkpoints["gpt2"]), "corpus": corpora, "training": plan}
+    (tmp_path / "mine.yaml").write_text(json.dumps(recipe | {"judging": {"general": None}}))  # JSON is YAML
+    asked = ["finetune", str(tmp_path / "mine.yaml"), "--runs", str(tmp_path / "runs"), "--no-judge"]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 2 and "broken.jsonl" in refused.output
+    done = CliRunner().invoke(app, [*asked, "--skip-unreadable"])
+    assert done.exit_code == 0, done.output
+    made = Run.open(tmp_path / "runs" / "mine")
+    assert made.facts["documents"]["unreadable"] == 2
+    assert [corpus.skip_unreadable for corpus in made.recipe.corpora] == [True, True]
