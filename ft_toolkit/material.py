@@ -23,7 +23,7 @@ from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Document, Reading
 from ft_toolkit.text.overlap import Overlap, marked
 from ft_toolkit.text.splitting import Parts, read_parts, sample_evenly
-from ft_toolkit.training.replay import MOST_TOKENS, replay_rows
+from ft_toolkit.training.replay import MOST_TOKENS, replay_rows, replay_tokens
 from ft_toolkit.training.schedule import batches, planned_steps
 
 TOLD_TOKENS = 16_384  # of replay: fewer are there in seconds
@@ -66,9 +66,9 @@ def gathered(
     pair = new_pair(base, filled.adapter, recipe.training.seed, learner)
     plan = filled.training
     if plan.replay_share:
-        wanted = round(plan.replay_share * sum(len(row.input_ids) for row in rows))
-        if wanted > TOLD_TOKENS:
-            say(f"replay: the base writes {min(wanted, MOST_TOKENS):,} tokens, once a base and seed")
+        written = min(replay_tokens(rows, plan.replay_share), MOST_TOKENS)
+        if written > TOLD_TOKENS:
+            say(f"replay: the base writes {written:,.0f} tokens, once a base and seed")
         with pair.base_side() as alone:
             rows += replay_rows(
                 alone,

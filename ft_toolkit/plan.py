@@ -20,9 +20,6 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 TRAINED_BYTES = 4  # what is trained is float32
 GRADIENT_BYTES = 4
 OPTIMIZER_BYTES = 8  # AdamW: two float32 moments; Muon has one
-# kept for backward, bytes a token, layer and unit of width: Korthikanti et al. 2022, arXiv:2205.05198,
-# equation 2 without the attention scores, which scaled_dot_product_attention does not keep
-ACTIVATION_BYTES = 34
 CHECKPOINT_BYTES = 2  # a layer's input alone, in 16 bits
 # beyond any model; a layer takes a millisecond to count
 LIMITS = {
@@ -173,13 +170,11 @@ def probed(recipe: str) -> str | None:
     from ft_toolkit.material import gathered
     from ft_toolkit.progress import Screen
     from ft_toolkit.recipe import read_recipe
-    from ft_toolkit.references import parse_base, parse_text
     from ft_toolkit.session import Session
     from ft_toolkit.training.accelerator import make_accelerator
 
     asked = read_recipe(recipe).recipe
-    is_away = any(parse_text(corpus.source).kind == "hub" for corpus in asked.corpora)
-    if is_away or parse_base(asked.base).folder is None:
+    if _base_folder(asked) is None:
         return None
     accelerator = make_accelerator()
     material = gathered(asked, accelerator.device)
@@ -193,17 +188,24 @@ def _measured(recipe: Recipe) -> Measure | None:
     from ft_toolkit.material import laid_out
     from ft_toolkit.models.checkpoints import base_config
     from ft_toolkit.models.sizes import without_weights
-    from ft_toolkit.references import parse_base, parse_text
     from ft_toolkit.text.splitting import read_parts
 
-    folder = parse_base(recipe.base).folder
-    if folder is None or any(parse_text(corpus.source).kind == "hub" for corpus in recipe.corpora):
+    folder = _base_folder(recipe)
+    if folder is None:
         return None
     with suppress(Exception):  # a plan may come before text and tokenizer; ft finetune names their faults
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         parts = read_parts(*recipe.corpora)[1]
         return laid_out(recipe, without_weights(base_config(recipe.base), tokenizer), parts)[2]
     return None
+
+
+def _base_folder(recipe: Recipe) -> Path | None:
+    """The folder of its base; None where base or text would have to be fetched."""
+    from ft_toolkit.references import parse_base, parse_text
+
+    is_away = any(parse_text(corpus.source).kind == "hub" for corpus in recipe.corpora)
+    return None if is_away else parse_base(recipe.base).folder
 
 
 def parse_devices(text: str) -> Devices:
@@ -219,6 +221,8 @@ def need(sizes: Sizes, plan: Adapter, number: int, tokens_at_once: int, dtype: s
 
     tokens_at_once   read in one forward pass on each device
     """
+    from ft_toolkit.models.sizes import ACTIVATION_BYTES
+
     frozen = 0 if plan.is_whole_model else sizes.parameters * DTYPE_BYTES[dtype]
     one_layer = tokens_at_once * sizes.width * ACTIVATION_BYTES
     return Need(

@@ -30,6 +30,11 @@ FEED_FORWARD_FIELDS = ("intermediate_size", "ffn_dim", "hidden_dim")  # four wid
 AS_WIDE_AS_THE_MODEL = ("word_embed_proj_dim", "embedding_size")
 
 
+# kept for backward in 16 bits, bytes a token, layer and unit of width: Korthikanti et al. 2022,
+# arXiv:2205.05198, equation 2 without the attention scores, which scaled_dot_product_attention does not keep
+ACTIVATION_BYTES = 34
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Numbers of parameters; tied ones once."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from ft_toolkit.errors import FtError
@@ -67,9 +68,7 @@ def _rows(splits: Any) -> Iterator[HubRow]:
 
 def _is_large(builder: Any, most: int | None) -> bool:
     """Whether its files are worth streaming; one that is in the cache already is not."""
-    import os
-
-    if os.path.isdir(builder.cache_dir):
+    if Path(builder.cache_dir).is_dir():
         return False
     return _size_bytes(builder) > (STREAMED_BYTES if most is None else BOUNDED_STREAMED_BYTES)
 

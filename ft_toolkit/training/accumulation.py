@@ -11,13 +11,11 @@ from torch import nn
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.language_model import LanguageModel
+from ft_toolkit.models.sizes import ACTIVATION_BYTES
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Row, collate
 
 MICRO_TOKENS = 2048  # tokens of a micro-batch where memory allows; more is no faster
-# kept for backward in float32, bytes a token, layer and unit of width: Korthikanti et al. 2022,
-# arXiv:2205.05198, equation 2 without the attention scores, which sdpa does not keep
-ACTIVATION_BYTES = 68
 FREE_SHARE = 0.8  # of the free memory for activations: Linux ends a process that takes all, without a word
 
 
@@ -101,7 +99,8 @@ class Accumulation:
         free = psutil.virtual_memory().available
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
-        token_bytes = ACTIVATION_BYTES * config.num_hidden_layers * config.hidden_size
+        # in float32 twice those of 16 bits, to be safe
+        token_bytes = 2 * ACTIVATION_BYTES * config.num_hidden_layers * config.hidden_size
         tokens = MICRO_TOKENS
         while tokens > 1 and tokens * token_bytes > FREE_SHARE * free:
             tokens //= 2

@@ -45,12 +45,17 @@ def replay_rows(
     masked    share of the tokens that is masked, for a masked base
     raises    NumbersGoneWrong for a base whose predictions are not finite
     """
-    wanted_tokens = fraction / (1 - fraction) * sum(len(row.input_ids) for row in rows)
+    wanted_tokens = replay_tokens(rows, fraction)
     write = _written if base.family.objective == "causal" else _predicted
     made = write(base, min(wanted_tokens, MOST_TOKENS), block_tokens, seed, masked)
     made *= 1 + int(wanted_tokens // sum(len(row.input_ids) for row in made))
     sizes = np.cumsum([len(row.input_ids) for row in made])
     return made[: 1 + int(np.abs(sizes - wanted_tokens).argmin())]
+
+
+def replay_tokens(rows: Sequence[Row], fraction: float) -> float:
+    """How many tokens beside the training rows are `fraction` of all."""
+    return fraction / (1 - fraction) * sum(len(row.input_ids) for row in rows)
 
 
 def _written(base: LanguageModel, tokens: float, block_tokens: int, seed: int, masked: float) -> list[Row]:

@@ -244,9 +244,7 @@ def test_how_many_tokens_are_read_at_once_does_not_matter(
     assert farthest(*adapters) < 1e-9
 
 
-def short_of_memory(
-    ready: Bench, monkeypatch: pytest.MonkeyPatch, most_tokens: int, error: Exception
-) -> None:
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most_tokens: int, error: Exception) -> None:
     """A forward pass of more tokens than this fails as it does where memory is too short."""
     exact = SummedLoss.forward
 
@@ -273,7 +271,7 @@ def test_where_memory_is_short_the_same_steps_are_taken_in_smaller_portions(
         ready, lines = bench(checkpoints["gpt2"], texts_of_unequal_length()), []
         ready.model.double()
         if is_short:
-            short_of_memory(ready, monkeypatch, 130, error)
+            short_of_memory(monkeypatch, 130, error)
         ready.train(steps, record=lines.append)
         adapters.append(ready.adapter)
         assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -284,7 +282,7 @@ def test_memory_too_short_for_one_row_is_told_with_a_cure(
     checkpoints: Checkpoints, plan: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
-    short_of_memory(ready, monkeypatch, 1, MemoryError())
+    short_of_memory(monkeypatch, 1, MemoryError())
     with pytest.raises(FtError, match=r"memory: expected room for one row .* Lower training\.block_tokens"):
         ready.train(plan)
 
@@ -293,7 +291,7 @@ def test_any_other_error_of_a_step_is_no_shortage_of_memory(
     checkpoints: Checkpoints, plan: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = bench(checkpoints["gpt2"], texts_of_unequal_length())
-    short_of_memory(ready, monkeypatch, 1, RuntimeError("a bug"))
+    short_of_memory(monkeypatch, 1, RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         ready.train(plan)
 
