@@ -31,8 +31,10 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.runtime import prepare_process, prepare_torch
 from ft_toolkit.sections import Adapter, Training
 from ft_toolkit.session import Session
-from ft_toolkit.text.blocks import Encoded, Row, pack
+from ft_toolkit.text.blocks import Encoded
 from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.packing import pack
+from ft_toolkit.text.rows import Rows
 from ft_toolkit.training.accelerator import make_accelerator
 from ft_toolkit.training.loop import Journal, TrainingJob, train
 from ft_toolkit.training.optimizers import make_optimizers
@@ -42,7 +44,7 @@ STEPS = {"gpt2": 7, "bert": 7, "ragged": 9, "starter": 7}  # the first of each w
 OURS = "ft_toolkit"
 
 
-def rows_of(case: Case, steps: int) -> list[Row]:
+def rows_of(case: Case, steps: int) -> Rows:
     """The documents as training lays them out: full rows as they are, ragged ones packed."""
     documents = [
         Encoded(
@@ -53,7 +55,8 @@ def rows_of(case: Case, steps: int) -> list[Row]:
         )
         for n, ids in enumerate(case.documents(steps))
     ]
-    return pack(documents, "causal" if case.objective == "causal" else "masked", None, None, case.row_tokens)
+    objective = "causal" if case.objective == "causal" else "masked"
+    return pack(documents, objective, None, None, case.row_tokens)
 
 
 def ours(case: Case, steps: int) -> None:

@@ -290,14 +290,16 @@ def show_recipe(
 @app.command(epilog=epilog("cache"))
 @one_line_errors()
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False) -> None:
-    """Show where base scores are cached and how large the file is, or clear it."""
+    """Show where base scores and token ids are cached and how large they are, or clear both."""
     from ft_toolkit.judging.store import Store
-    from ft_toolkit.session import score_cache_path
+    from ft_toolkit.session import score_cache_path, token_cache
+    from ft_toolkit.text.tokens import TokenStore
 
-    store = Store(score_cache_path())
-    print(f"{store.path}  {store.size_bytes() / 1e6:.1f} MB{', cleared' if clear else ''}")
-    if clear:
-        store.clear()
+    scores, tokens = Store(score_cache_path()), TokenStore(*token_cache())
+    for store, path in ((scores, scores.path), (tokens, tokens.folder)):
+        print(f"{path}  {store.size_bytes() / 1e6:.1f} MB{', cleared' if clear else ''}")
+        if clear:
+            store.clear()
 
 
 @app.command(epilog=epilog("doctor"))

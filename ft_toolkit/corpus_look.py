@@ -198,7 +198,8 @@ def _rows(recipe: Recipe, tokenizer: PlainTokenizer, documents: Sequence[Documen
     """
     import numpy as np
 
-    from ft_toolkit.text.blocks import BLOCK_TOKENS, Encoded, mask, pack
+    from ft_toolkit.text.blocks import BLOCK_TOKENS, Encoded, mask
+    from ft_toolkit.text.packing import pack
 
     block = recipe.training.block_tokens or min(BLOCK_TOKENS, tokenizer.positions or BLOCK_TOKENS)
     encoded, size = [], 0
@@ -213,7 +214,7 @@ def _rows(recipe: Recipe, tokenizer: PlainTokenizer, documents: Sequence[Documen
             break
     if not encoded:
         return []
-    rows = pack(encoded, tokenizer.objective, tokenizer.begin, tokenizer.end, block)[:ROWS]
+    rows = list(pack(encoded, tokenizer.objective, tokenizer.begin, tokenizer.end, block)[:ROWS])
     if tokenizer.mask is not None:
         plain = np.array(tokenizer.plain_ids, np.int32)
         plan = recipe.training

@@ -45,7 +45,6 @@ from ft_toolkit.training.loop import Journal, TrainingJob, train
 from ft_toolkit.training.mixture import shares
 from ft_toolkit.training.optimizers import make_optimizers
 from ft_toolkit.training.outcome import Outcome
-from ft_toolkit.training.replay import SOURCE
 from ft_toolkit.training.state import Checkpoints
 
 _EARLY = {
@@ -122,9 +121,8 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
     screen.say(f"{it.recipe.name}: {it.recipe.base} on {it.recipe.text_source}, in {run.folder}")
     if it.pair.base.family.note:
         screen.say(it.pair.base.family.note)
-    replayed = sum(any(name.startswith(SOURCE) for name in row.documents) for row in it.rows)
-    if replayed:
-        screen.say(f"replay: {replayed} of {len(it.rows)} rows hold the base's own predictions")
+    if it.replayed:
+        screen.say(f"replay: {it.replayed} of {len(it.rows)} rows hold the base's own predictions")
     if mixed := shares(it.rows):
         said = (f"{each.label} {each.epoch_tokens:,.0f} ({each.passes:.2g} times)" for each in mixed)
         screen.say(f"mixture: tokens of an epoch, and how often each text is read: {', '.join(said)}")

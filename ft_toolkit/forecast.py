@@ -24,7 +24,8 @@ from ft_toolkit.material import Material, validation_documents
 from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.session import Session
-from ft_toolkit.text.blocks import Encoded, Row
+from ft_toolkit.text.blocks import Encoded
+from ft_toolkit.text.rows import Row
 from ft_toolkit.training.accumulation import Accumulation
 from ft_toolkit.training.loop import VALIDATIONS
 from ft_toolkit.training.schedule import batches, planned_steps
@@ -111,7 +112,7 @@ def _micro_batch_seconds(it: Material, session: Session) -> float:
 
 def _probe_rows(it: Material) -> list[Row]:
     first = batches(it.rows, it.recipe.training, it.pair.base.family.packs, epoch=0)[0]
-    return first[: max(1, 2 * PROBE_TOKENS // len(first[0].input_ids))]
+    return list(first[: max(1, 2 * PROBE_TOKENS // len(first[0].input_ids))])
 
 
 def _probe_tokens(it: Material) -> int:

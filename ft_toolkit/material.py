@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ft_toolkit import auto
@@ -18,11 +19,15 @@ from ft_toolkit.models.model_pair import ModelPair, new_pair
 from ft_toolkit.models.sizes import parameters_per_rank
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.sections import Recipe
-from ft_toolkit.text.blocks import BLOCK_TOKENS, Row, encode, pack
+from ft_toolkit.session import token_cache
+from ft_toolkit.text.blocks import BLOCK_TOKENS, encode
 from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Document, Reading
 from ft_toolkit.text.overlap import Overlap, marked
+from ft_toolkit.text.packing import Layout, packed_rows
+from ft_toolkit.text.rows import Joined, Row, Rows, Source
 from ft_toolkit.text.splitting import Parts, read_parts, sample_evenly
+from ft_toolkit.text.tokens import Tokens, TokenStore, tokenised
 from ft_toolkit.training.replay import MOST_TOKENS, replay_rows, replay_tokens
 from ft_toolkit.training.schedule import batches, planned_steps
 
@@ -39,7 +44,8 @@ class Material:
     reading: Reading
     parts: Parts
     pair: ModelPair  # nothing is learnt yet
-    rows: list[Row]
+    rows: Rows
+    replayed: int  # how many of them, the last ones, are the base's own predictions
     measure: auto.Measure  # what `auto` was decided by
     overlap: dict[str, Overlap]  # of validation, test and general text with the training text
 
@@ -60,9 +66,10 @@ def gathered(
         raise FtError("judging.general", f"text with a token of {base.name}", "none", "Choose more text.")
     learner = base
     if recipe.adapter.tokenizer == "train":
-        texts = [document.text for document in parts.train]
+        texts = (document.text for document in parts.train)
         learner = with_fresh_weights(base, train_tokenizer(base, texts))
-    filled, rows, measure = laid_out(recipe, learner, parts)
+    filled, rows, measure = laid_out(recipe, learner, parts, say)
+    replayed: list[Row] = []
     pair = new_pair(base, filled.adapter, recipe.training.seed, learner)
     plan = filled.training
     if plan.replay_share:
@@ -70,7 +77,7 @@ def gathered(
         if written > TOLD_TOKENS:
             say(f"replay: the base writes {written:,.0f} tokens, once a base and seed")
         with pair.base_side() as alone:
-            rows += replay_rows(
+            replayed = replay_rows(
                 alone,
                 rows,
                 plan.replay_share,
@@ -78,25 +85,36 @@ def gathered(
                 plan.seed,
                 plan.mask_fraction,
             )
-    return Material(recipe, filled, reading, parts, pair, rows, measure, overlap)
+    every = Joined([rows, replayed])
+    return Material(recipe, filled, reading, parts, pair, every, len(replayed), measure, overlap)
 
 
-def laid_out(recipe: Recipe, model: LanguageModel, parts: Parts) -> tuple[Recipe, list[Row], auto.Measure]:
+def laid_out(
+    recipe: Recipe,
+    model: LanguageModel,
+    parts: Parts,
+    say: Callable[[str], object] = lambda words: None,
+) -> tuple[Recipe, Rows, auto.Measure]:
     """The recipe with everything filled in, the rows to train on, and what `auto` was decided by.
 
     model   read for its tokenizer and shape alone: it needs no weights
     """
     block_tokens = recipe.training.block_tokens or min(BLOCK_TOKENS, model.positions)
+    if block_tokens > model.positions:
+        wanted = f"at most {model.positions} for {model.name}"
+        raise FtError("training.block_tokens", wanted, block_tokens, "Lower it.")
     train = with_canaries(parts.train, recipe.judging.canaries)
-    rows = _training_rows(model, train, block_tokens, _weights(recipe))
+    folder, most_bytes = token_cache()  # token ids are text
+    store = TokenStore(folder, most_bytes if recipe.judging.keep_text else 0, say)
+    tokens = tokenised(train, model.tokenizer, model.tokenizer_sha256, store)
+    rows = _training_rows(model, tokens, block_tokens, _weights(recipe))
     plan = recipe.training.model_copy(update={"block_tokens": block_tokens})
     steps = planned_steps(rows, plan, model.family.packs)
     steps_per_epoch = len(batches(rows, plan, model.family.packs, epoch=0))
-    tokens_per_epoch = sum(len(row.input_ids) for row in rows)
     measure = auto.Measure(
         width=model.config.hidden_size,
         steps=steps,
-        tokens=round(tokens_per_epoch * steps / steps_per_epoch),
+        tokens=round(rows.outline.tokens * steps / steps_per_epoch),
         parameters_per_rank=parameters_per_rank(model.model, model.family, recipe.adapter),
         objective=model.family.objective,
     )
@@ -110,30 +128,20 @@ def _weights(recipe: Recipe) -> dict[str, float]:
 
 
 def _training_rows(
-    model: LanguageModel, texts: Sequence[Document], block_tokens: int, weights: Mapping[str, float]
-) -> list[Row]:
-    if block_tokens > model.positions:
-        wanted = f"at most {model.positions} for {model.name}"
-        raise FtError("training.block_tokens", wanted, block_tokens, "Lower it.")
-    documents = encode(texts, model.tokenizer)
-    tokens = sum(len(document.ids) for document in documents)
-    if tokens < block_tokens:
+    model: LanguageModel, tokens: Tokens, block_tokens: int, weights: Mapping[str, float]
+) -> Rows:
+    if (found := int(tokens.lengths.sum())) < block_tokens:
         wanted = f"at least one row of {block_tokens} training tokens"
-        raise FtError("corpus", wanted, f"{tokens} tokens", "Add text or lower training.block_tokens.")
-    rows: list[Row] = []
-    for label in dict.fromkeys(document.document.corpus for document in documents):  # a row is of one source
-        some = pack(
-            [document for document in documents if document.document.corpus == label],
-            model.family.objective,
-            model.special.begin,
-            model.special.end,
-            block_tokens,
-            packed=model.family.packs,
-        )
-        rows += [replace(row, corpus=label, weight=weights.get(label)) for row in some] if label else some
-    if lost := weights.keys() - {row.corpus for row in rows}:
+        raise FtError("corpus", wanted, f"{found} tokens", "Add text or lower training.block_tokens.")
+    special = model.special
+    layout = Layout(model.family.objective, special.begin, special.end, block_tokens, model.family.packs)
+    parts = []
+    for number, label in enumerate(tokens.labels):  # a row is of one source
+        which = np.flatnonzero((tokens.label == number) & (tokens.lengths > 0))
+        parts.append(packed_rows(tokens, layout, which, Source(label, weights.get(label))))
+    if lost := weights.keys() - {part.source.label for part in parts if len(part)}:
         raise FtError(f"corpus {min(lost)}", f"a training token of {model.name}", "none", "Add text.")
-    return rows
+    return Joined(parts)
 
 
 def validation_documents(parts: Parts) -> list[Document]:

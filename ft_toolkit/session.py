@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+MOST_TOKENS_GB = 8.0  # of token ids that are kept: those of some 16 GB of text
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,21 @@ def score_cache_path() -> Path:
     """Where the scores of bases are kept for the next time: FT_CACHE, else the user's cache folder."""
     cache = os.environ.get("FT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "ft_toolkit" / "base-scores.sqlite"
+
+
+def token_cache() -> tuple[Path, int]:
+    """Where the token ids of training texts are kept, beside the scores, and the most bytes of them there.
+
+    raises   FtError where FT_TOKENS_GB is no number
+    """
+    given = os.environ.get("FT_TOKENS_GB") or str(MOST_TOKENS_GB)
+    try:
+        most_bytes = round(float(given) * 1e9)
+    except (ValueError, OverflowError):
+        most_bytes = -1
+    if most_bytes < 0:
+        raise FtError("FT_TOKENS_GB", "gigabytes, or 0 to keep no token ids", given, "Change or unset it.")
+    return score_cache_path().with_name("tokens"), most_bytes
 
 
 @dataclass(frozen=True)

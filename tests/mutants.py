@@ -36,9 +36,9 @@ LOOP = "tests/training/test_loop.py"
 MUTANTS = (
     Mutant(
         "label shift by one",
-        "ft_toolkit/text/blocks.py",
-        "np.concatenate([stream[1:] for stream in streams])",
-        "np.concatenate([stream[:-1] for stream in streams])",
+        "ft_toolkit/text/packing.py",
+        "return stream[:-1], stream[1:], np.zeros(take, np.uint64)",
+        "return stream[:-1], stream[:-1], np.zeros(take, np.uint64)",
         BLOCKS,
     ),
     Mutant(
@@ -50,17 +50,17 @@ MUTANTS = (
     ),
     Mutant(
         "end of text ignored",
-        "ft_toolkit/text/blocks.py",
-        "streams = [_framed(document.ids, begin_id, end_id) for document in documents]",
-        "streams = [_framed(document.ids, begin_id, None) for document in documents]",
+        "ft_toolkit/text/packing.py",
+        "return (self.begin_id is not None) + (self.end_id is not None)",
+        "return int(self.begin_id is not None)",
         BLOCKS,
     ),
     Mutant(
         "end of text taken for padding",
-        "ft_toolkit/text/blocks.py",
-        "yield _row(inputs[some], targets[some], owner[some], keys[some], names)",
-        "yield _row(inputs[some], np.where(targets[some] == end_id, NO_TARGET, targets[some]), "
-        "owner[some], keys[some], names)",
+        "ft_toolkit/text/packing.py",
+        "return stream[:-1], stream[1:], np.zeros(take, np.uint64)",
+        "return stream[:-1], np.where(stream[1:] == layout.end_id, NO_TARGET, stream[1:]), "
+        "np.zeros(take, np.uint64)",
         BLOCKS,
     ),
     Mutant(
@@ -111,6 +111,13 @@ MUTANTS = (
         "layer.enable_adapters(False)",
         "layer.enable_adapters(True)",
         ("tests/judging/test_comparison.py",),
+    ),
+    Mutant(
+        "a kept text that another one reads",
+        "ft_toolkit/text/tokens.py",
+        "digest.update(bytes.fromhex(document.text_sha256))",
+        "digest.update(document.id.encode())",
+        ("tests/text/test_tokens.py",),
     ),
     Mutant(
         "seed ignored",

@@ -21,9 +21,10 @@ from ft_toolkit.judging.protocols import choose_protocol, score_tokens
 from ft_toolkit.judging.statistics import CONFIDENCE, holm
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
-from ft_toolkit.text.blocks import Ids, encode
+from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.pairs import DIRECTIONS, BiasPair
+from ft_toolkit.text.rows import Ids
 
 TIE_DECIMALS = 3  # of a log-probability, as in the source: rounding of a batch decides no preference
 NO_CERTIFICATE = (

@@ -13,8 +13,9 @@ from ft_toolkit.errors import FtError, NumbersGoneWrong
 from ft_toolkit.judging.batches import batches
 from ft_toolkit.judging.masked import windows
 from ft_toolkit.models.language_model import LanguageModel
-from ft_toolkit.text.blocks import Ids, encode
+from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.rows import Ids
 
 BATCH_TOKENS = 2048
 Features = NDArray[np.float64]

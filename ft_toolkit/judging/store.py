@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from ft_toolkit.judging.totals import Scored, TokenNll
-from ft_toolkit.text.blocks import Encoded, Ids
+from ft_toolkit.text.blocks import Encoded
+from ft_toolkit.text.rows import Ids
 
 RECHECKED_FRACTION = 0.01
 FORMAT = 2  # of what is kept under a key: nats, then top-1 flags

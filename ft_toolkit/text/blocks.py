@@ -1,20 +1,17 @@
-"""Documents to rows of token ids in which no token sees another document.
-
-A row may hold several documents (or pieces of long ones). Positions restart at each, and a 4D additive mask
-keeps them apart; both are needed (transformers issue 46634). Nothing of a document is dropped.
-"""
+"""Documents to token ids, and rows of them (packing.py) to masked and padded batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ft_toolkit.text.corpus import Document
 from ft_toolkit.text.draws import mixed, scrambled, unit
+from ft_toolkit.text.rows import Ids, Row
 from ft_toolkit.text.screening import outside_repeated_lines
 
 if TYPE_CHECKING:  # ft corpus packs rows without either
@@ -24,10 +21,7 @@ if TYPE_CHECKING:  # ft corpus packs rows without either
 BLOCK_TOKENS = 256  # of a training row by default, unless the model has fewer positions
 NO_TARGET = -100
 JOINT = "\n\n"  # between documents that are read as one text
-SHORTEST_MASKED_PIECE = 16  # tokens; a shorter piece would leave a masked token almost no context
 _TOKENISE_AT_ONCE = 1000
-Ids = NDArray[np.int32]
-T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -57,21 +51,6 @@ class Encoded:
             np.concatenate([part.is_fresh for part in parts]),
             np.concatenate([part.word_ids for part in parts]),
         )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training row of T tokens; every array is (T,)."""
-
-    input_ids: Ids
-    targets: Ids  # causal: the next token; masked: the token itself; NO_TARGET: not scored
-    positions: Ids  # restart at 0 with each document
-    segments: Ids  # which document of the row, from 0
-    token_keys: NDArray[np.uint64]  # a hash of (document, position): masks are drawn from it
-    documents: tuple[str, ...] = ()  # ids of its documents, named when a loss is not finite
-    is_masked: bool = False  # masked once and for all, with targets of its own (training/replay.py)
-    corpus: str = ""  # in a mixture the label of its source
-    weight: float | None = None  # of that source (training/mixture.py); None: read once an epoch
 
 
 @dataclass(frozen=True)
@@ -112,28 +91,6 @@ def encode_joined(
     cuts = np.searchsorted(offsets[:, 0], edges, side="left")
     pieces = zip(*(np.split(column, cuts) for column in (ids, fresh, word_ids)), strict=True)
     return [Encoded(document, *piece) for document, piece in zip(documents, pieces, strict=True)]
-
-
-def pack(
-    documents: Sequence[Encoded],
-    objective: Literal["causal", "masked"],
-    begin_id: int | None,
-    end_id: int | None,
-    block_tokens: int,
-    *,
-    packed: bool = True,
-) -> list[Row]:
-    """Cut documents into rows of at most block_tokens; each (input, target) pair stands in exactly one row.
-
-    causal   begin_id is the context of a document's first token; end_id after it is a target, so that the
-             model learns to stop; a document that crosses a row's end continues in the next row
-    masked   every piece is framed by begin_id and end_id, which are never targets
-    packed   False: one piece a row, sorted by length, for a family that takes no 4D mask
-    """
-    cut = _causal_rows if objective == "causal" else _masked_rows
-    groups = [documents] if packed else [[document] for document in documents]
-    rows = [row for group in groups for row in cut(group, begin_id, end_id, block_tokens, packed)]
-    return rows if packed else sorted(rows, key=lambda row: len(row.input_ids))
 
 
 def mask(row: Row, seed: int, epoch: int, mask_id: int, replacement_ids: Ids, fraction: float) -> Row:
@@ -184,8 +141,13 @@ def collate(rows: Sequence[Row], objective: Literal["causal", "masked"], *, pack
 
 def token_keys(document: Encoded) -> NDArray[np.uint64]:
     """One number for each (document, position): the seed of every draw about that token."""
+    return keys_of_positions(document.key, 0, len(document.ids))
+
+
+def keys_of_positions(key: int, start: int, stop: int) -> NDArray[np.uint64]:
+    """The same for some positions of the document with this key."""
     with np.errstate(over="ignore"):
-        return mixed(np.arange(len(document.ids), dtype=np.uint64) + np.uint64(document.key))
+        return mixed(np.arange(start, stop, dtype=np.uint64) + np.uint64(key))
 
 
 def _tokenised(
@@ -206,72 +168,6 @@ def _tokenised(
             offsets = np.array(found["offset_mapping"][i], dtype=np.int64).reshape(len(ids), 2)
             words = [-1 if word is None else word for word in found.word_ids(i)]
             yield np.array(ids, dtype=np.int32), offsets, np.array(words, dtype=np.int32)
-
-
-def _causal_rows(
-    documents: Sequence[Encoded], begin_id: int | None, end_id: int | None, block_tokens: int, packed: bool
-) -> Iterator[Row]:
-    streams = [_framed(document.ids, begin_id, end_id) for document in documents]
-    inputs = np.concatenate([stream[:-1] for stream in streams])
-    targets = np.concatenate([stream[1:] for stream in streams])
-    owner = np.repeat(np.arange(len(streams)), [len(stream) - 1 for stream in streams])
-    keys = np.zeros(len(inputs), dtype=np.uint64)  # a causal row is never masked
-    for start in range(0, len(inputs), block_tokens):
-        some = slice(start, start + block_tokens)
-        names = tuple(documents[i].document.id for i in np.unique(owner[some]))
-        yield _row(inputs[some], targets[some], owner[some], keys[some], names)
-
-
-def _masked_rows(
-    documents: Sequence[Encoded], begin_id: int | None, end_id: int | None, block_tokens: int, packed: bool
-) -> Iterator[Row]:
-    frame_tokens = (begin_id is not None) + (end_id is not None)
-
-    def _instead(value: int) -> tuple[int | None, int | None]:
-        return None if begin_id is None else value, None if end_id is None else value
-
-    pieces: list[tuple[Ids, Ids, NDArray[np.uint64], str]] = []
-    room = block_tokens
-    for document in documents:
-        keys, start = token_keys(document), 0
-        while start < len(document.ids):
-            left = len(document.ids) - start
-            take = min(room - frame_tokens, left)
-            if take < min(SHORTEST_MASKED_PIECE, left, block_tokens - frame_tokens) or (
-                pieces and not packed
-            ):
-                yield _join(pieces)
-                pieces, room = [], block_tokens
-                continue
-            some = slice(start, start + take)
-            ids = _framed(document.ids[some], begin_id, end_id)
-            asked = _framed(document.ids[some], *_instead(NO_TARGET))
-            pieces.append((ids, asked, _framed(keys[some], *_instead(0)), document.document.id))
-            room, start = room - len(ids), start + take
-    if pieces:
-        yield _join(pieces)
-
-
-def _join(pieces: Sequence[tuple[Ids, Ids, NDArray[np.uint64], str]]) -> Row:
-    *columns, names = zip(*pieces, strict=True)
-    ids, targets, keys = (np.concatenate(column) for column in columns)
-    owner = np.repeat(np.arange(len(pieces)), [len(column) for column in columns[0]])
-    return _row(ids, targets, owner, keys, tuple(dict.fromkeys(names)))
-
-
-def _row(
-    ids: Ids, targets: Ids, owner: NDArray[np.int64], keys: NDArray[np.uint64], documents: tuple[str, ...]
-) -> Row:
-    starts = np.flatnonzero(np.diff(owner, prepend=owner[0] - 1))
-    segments = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
-    positions = np.arange(len(ids)) - starts[segments]
-    return Row(ids, targets, positions.astype(np.int32), segments.astype(np.int32), keys, documents)
-
-
-def _framed(ids: NDArray[T], begin: int | None, end: int | None) -> NDArray[T]:
-    head = [] if begin is None else [begin]
-    tail = [] if end is None else [end]
-    return np.concatenate([np.array(head, ids.dtype), ids, np.array(tail, ids.dtype)])
 
 
 def _padded(values: Ids, width: int, filler: int) -> Ids:

@@ -13,7 +13,8 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.sizes import ACTIVATION_BYTES
 from ft_toolkit.session import Session
-from ft_toolkit.text.blocks import Row, collate
+from ft_toolkit.text.blocks import collate
+from ft_toolkit.text.rows import Row
 
 MICRO_TOKENS = 2048  # tokens of a micro-batch where memory allows; more is no faster
 FREE_SHARE = 0.8  # of the free memory for activations: Linux ends a process that takes all, without a word

@@ -1,7 +1,7 @@
 """The training loop: trains the tuned side of a pair on rows of token ids.
 
 A step's loss is the sum over its targets divided by their number, across micro-batches and processes. Every
-process holds all rows, so this number is known before the first forward pass and nothing is gathered.
+process knows all rows, so this number is known before the first forward pass and nothing is gathered.
 
 All randomness of a step follows from (seed, step): a training that was killed and resumed from its last
 checkpoint takes exactly the steps of one that was not.
@@ -25,7 +25,8 @@ from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.runtime import Noted, signals_noted
 from ft_toolkit.sections import Training
 from ft_toolkit.session import Session
-from ft_toolkit.text.blocks import Row, mask
+from ft_toolkit.text.blocks import mask
+from ft_toolkit.text.rows import Row
 from ft_toolkit.training.accelerator import lost_process
 from ft_toolkit.training.accumulation import Accumulation
 from ft_toolkit.training.optimizers import set_learning_rate
@@ -46,7 +47,7 @@ class TrainingJob:
     """What is trained, on what, and how.
 
     model     the tuned side of a pair: its tokenizer made the rows, and its trainable weights are trained
-    rows      training rows from blocks.pack; masked ones are masked afresh each epoch
+    rows      training rows (text/packing.py); masked ones are masked afresh each epoch
     optimizers  from optimizers.make_optimizers, for this model
     validate  nats a token of the validation part, in float32, called VALIDATIONS times
     may_restart  a start that diverges begins again at a lower rate: where nobody asked for this very rate
@@ -214,10 +215,8 @@ class _Training:
 
     def _ahead(self) -> Iterator[tuple[int, tuple[int, list[Row]]]]:
         """(step from 1, (epoch from 0, its rows)) for every step that is still to be taken."""
-        steps = endless(self.job.rows, self.plan, self.family.packs)
-        for step, found in enumerate(steps, start=1):
-            if step > self.state.step:
-                yield step, found
+        done = self.state.step
+        yield from enumerate(endless(self.job.rows, self.plan, self.family.packs, done), start=done + 1)
 
     def _step(
         self, step: int, epoch: int, batch: list[Row], is_stopped: Callable[[], bool]

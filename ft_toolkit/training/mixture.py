@@ -9,13 +9,12 @@ source is read equally often, to within one time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.text.blocks import Row
-from ft_toolkit.text.draws import scrambled
+from ft_toolkit.text.rows import Chosen, Outline, Row, outline_of
 
 
 @dataclass(frozen=True)
@@ -33,48 +32,54 @@ class Share:
 
 
 def is_weighted(rows: Sequence[Row]) -> bool:
-    return any(row.weight is not None for row in rows)
+    return any(source.weight is not None for source in outline_of(rows).sources)
 
 
 def shares(rows: Sequence[Row]) -> list[Share]:
     """The part of each source with a weight, in the order of the rows."""
-    weights: dict[str, float] = {}
-    tokens: dict[str, int] = {}
-    for row in rows:
-        if row.weight is not None:
-            weights[row.corpus] = row.weight
-            tokens[row.corpus] = tokens.get(row.corpus, 0) + len(row.input_ids)
-    of_weight = sum(tokens.values()) / sum(weights.values()) if weights else 0.0
-    return [Share(label, tokens[label], of_weight * weight) for label, weight in weights.items()]
+    return [share for _, share in _shares(outline_of(rows))]
 
 
-def epoch_rows(rows: Sequence[Row], seed: int, epoch: int) -> list[Row]:
+def epoch_rows(rows: Sequence[Row], seed: int, epoch: int) -> Chosen:
     """The rows that one epoch reads: of each source with a weight its share, exact to one row.
 
     Rows without a weight (those of a text alone, canaries, replay) are each read once an epoch. A row that is
     read again within an epoch has other masks.
     """
-    found = [row for row in rows if row.weight is None]
-    for number, share in enumerate(shares(rows)):
-        own = [row for row in rows if row.weight is not None and row.corpus == share.label]
-        lengths = np.array([len(row.input_ids) for row in own])
+    known = outline_of(rows)
+    read_once = [number for number, source in enumerate(known.sources) if source.weight is None]
+    places = [np.flatnonzero(np.isin(known.source, read_once))]
+    times = [np.zeros(len(places[0]), np.int64)]
+    for number, (source, share) in enumerate(_shares(known)):
+        own = np.flatnonzero(known.source == source)
         first, last = (share.epoch_tokens * edge for edge in (epoch, epoch + 1))
-        times = np.zeros(len(own), dtype=np.int64)
+        read = np.zeros(len(own), np.int64)
         for turn in range(int(first // share.tokens), int(last // share.tokens) + 1):
             order = np.random.default_rng([seed, number, turn]).permutation(len(own))
-            ends = np.cumsum(lengths[order])
+            ends = np.cumsum(known.lengths[own[order]])
             begin, end = (_nearest(ends, edge - turn * share.tokens) for edge in (first, last))
-            for place in order[begin:end].tolist():
-                found.append(_again(own[place], int(times[place])))
-                times[place] += 1
-    return found
+            some = order[begin:end]
+            places.append(own[some])
+            times.append(read[some])
+            read[some] += 1
+    return Chosen(rows, np.concatenate(places), np.concatenate(times))
+
+
+def _shares(known: Outline) -> list[tuple[int, Share]]:
+    """(number of the source, its share) of each with a weight."""
+    tokens = np.zeros(len(known.sources), np.int64)
+    np.add.at(tokens, known.source, known.lengths)
+    weighted = [
+        (number, source.label, source.weight, int(tokens[number]))
+        for number, source in enumerate(known.sources)
+        if source.weight is not None and tokens[number]
+    ]
+    weights = sum(weight for _, _, weight, _ in weighted)
+    of_weight = sum(own for *_, own in weighted) / weights if weights else 0.0
+    return [(number, Share(label, own, of_weight * weight)) for number, label, weight, own in weighted]
 
 
 def _nearest(ends: NDArray[np.int64], tokens: float) -> int:
     """How many rows come nearest to so many tokens; ends are the tokens behind each row."""
     behind = np.concatenate([[0], ends])
     return int(np.abs(behind - tokens).argmin())
-
-
-def _again(row: Row, times: int) -> Row:
-    return replace(row, token_keys=scrambled(row.token_keys, times)) if times else row

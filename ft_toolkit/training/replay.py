@@ -22,8 +22,10 @@ from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.sampling import draw
 from ft_toolkit.models.token_nll import TokenScorer
 from ft_toolkit.session import score_cache_path
-from ft_toolkit.text.blocks import NO_TARGET, Encoded, Ids, Row, collate, encode, mask, pack
+from ft_toolkit.text.blocks import NO_TARGET, Encoded, collate, encode, mask
 from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.packing import pack
+from ft_toolkit.text.rows import Ids, Row, outline_of
 
 WRITER = "starter/gpt2"  # of general text for masked bases; ships with the package
 MOST_TOKENS = 65_536  # that a base writes; more are the same again. GPT-2 writes so many in minutes on a CPU
@@ -55,7 +57,7 @@ def replay_rows(
 
 def replay_tokens(rows: Sequence[Row], fraction: float) -> float:
     """How many tokens beside the training rows are `fraction` of all."""
-    return fraction / (1 - fraction) * sum(len(row.input_ids) for row in rows)
+    return fraction / (1 - fraction) * outline_of(rows).tokens
 
 
 def _written(base: LanguageModel, tokens: float, block_tokens: int, seed: int, masked: float) -> list[Row]:
@@ -68,7 +70,7 @@ def _written(base: LanguageModel, tokens: float, block_tokens: int, seed: int, m
         samples = _samples(base, count, length, seed)
     # no end id: a sample that ended itself has one, and one that was cut did not end there
     documents = [_document(number, ids) for number, ids in enumerate(samples)]
-    return pack(documents, "causal", base.special.begin, None, block_tokens, packed=base.family.packs)
+    return list(pack(documents, "causal", base.special.begin, None, block_tokens, packed=base.family.packs))
 
 
 def _document(number: int, ids: Ids) -> Encoded:
@@ -83,7 +85,7 @@ def _predicted(base: LanguageModel, tokens: float, block_tokens: int, seed: int,
         texts = _general_texts(1 << (count - 1).bit_length(), seed, base.device)
         documents = encode([Document(SOURCE, n, text) for n, text in enumerate(texts)], base.tokenizer)
         begin, end = base.special.begin, base.special.end
-        rows = pack(documents, "masked", begin, end, block_tokens, packed=base.family.packs)
+        rows = list(pack(documents, "masked", begin, end, block_tokens, packed=base.family.packs))
         count *= 2
     mask_id = base.special.mask or 0
     rows = [mask(row, seed, 0, mask_id, base.ordinary_ids, masked) for row in rows]

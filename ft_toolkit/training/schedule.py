@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ft_toolkit.sections import Training
-from ft_toolkit.text.blocks import Row
+from ft_toolkit.text.rows import Chosen, Row, Rows, outline_of
 from ft_toolkit.training.mixture import epoch_rows, is_weighted
 
 
@@ -40,16 +40,23 @@ def step_seed(seed: int, step: int, process_index: int) -> int:
     return int(np.random.SeedSequence([seed, step, process_index]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def endless(rows: Sequence[Row], plan: Training, packed: bool) -> Iterator[tuple[int, list[Row]]]:
-    """(epoch from 0, the rows of a step), epoch after epoch."""
+def endless(
+    rows: Sequence[Row], plan: Training, packed: bool, done: int = 0
+) -> Iterator[tuple[int, list[Row]]]:
+    """(epoch from 0, the rows of a step), epoch after epoch; rows are made when their step is asked for.
+
+    done   steps that were taken before, and are left out
+    """
     epoch = 0
     while True:
-        for batch in batches(rows, plan, packed, epoch):
-            yield epoch, batch
+        steps = batches(rows, plan, packed, epoch)
+        for batch in steps[done:]:
+            yield epoch, list(batch)
+        done = max(0, done - len(steps))
         epoch += 1
 
 
-def batches(rows: Sequence[Row], plan: Training, packed: bool, epoch: int) -> list[list[Row]]:
+def batches(rows: Sequence[Row], plan: Training, packed: bool, epoch: int) -> list[Rows]:
     """A step's rows each, in an order drawn from (seed, epoch) alone; an epoch's steps are nearly equal.
 
     Every step moves the weights about as far (Adam divides by the gradient's size), so a last step of a few
@@ -58,16 +65,14 @@ def batches(rows: Sequence[Row], plan: Training, packed: bool, epoch: int) -> li
     if is_weighted(rows):
         rows = epoch_rows(rows, plan.seed, epoch)
     draw = np.random.default_rng([plan.seed, epoch])
-    order = draw.permutation(len(rows))
+    order, lengths = draw.permutation(len(rows)), outline_of(rows).lengths
     if packed:  # rows are full
-        block_tokens = plan.block_tokens or max(len(row.input_ids) for row in rows)
-        size = max(1, plan.batch_tokens // block_tokens)
-        return [[rows[i] for i in some] for some in np.array_split(order, math.ceil(len(rows) / size))]
+        size = max(1, plan.batch_tokens // (plan.block_tokens or int(lengths.max())))
+        return [Chosen(rows, some) for some in np.array_split(order, math.ceil(len(rows) / size))]
     # rows of one length stay together, for little padding; a row goes where its middle token falls
-    lengths = np.array([len(row.input_ids) for row in rows])
     order = order[np.argsort(lengths[order], kind="stable")]
     middles = np.cumsum(lengths[order]) - lengths[order] / 2
     steps = math.ceil(lengths.sum() / plan.batch_tokens)
     edges = np.flatnonzero(np.diff(middles * steps // lengths.sum())) + 1
-    batches = [[rows[i] for i in some] for some in np.split(order, edges)]
-    return [batches[i] for i in draw.permutation(len(batches))]
+    found = np.split(order, edges)
+    return [Chosen(rows, found[i]) for i in draw.permutation(len(found))]

@@ -20,8 +20,9 @@ from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
-from ft_toolkit.text.blocks import Encoded, collate, encode, pack
+from ft_toolkit.text.blocks import Encoded, collate, encode
 from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.packing import pack
 
 TEXTS = [
     "Boil the pasta in salted water until it is nearly done.",

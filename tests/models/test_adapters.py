@@ -30,8 +30,9 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
 from ft_toolkit.sections import Adapter
-from ft_toolkit.text.blocks import collate, encode, mask, pack
+from ft_toolkit.text.blocks import collate, encode, mask
 from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.packing import pack
 
 STEPS = 5
 FRESH_PROCESS = """

@@ -36,8 +36,10 @@ from ft_toolkit.models.families import FAMILIES, SpecialTokens, family_of, speci
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.sections import Adapter
-from ft_toolkit.text.blocks import Row, collate, encode, mask, pack
+from ft_toolkit.text.blocks import collate, encode, mask
 from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.packing import pack
+from ft_toolkit.text.rows import Row
 
 LAYERS = 2  # of the tiny checkpoints
 CAUSAL = ("gpt2", "openai-gpt", "gpt_neo", "gptj", "opt", "gpt_neox", "llama")
@@ -102,7 +104,7 @@ def shaken(base: LanguageModel) -> LanguageModel:
 
 def packed_rows(base: LanguageModel, block_tokens: int = 50) -> list[Row]:
     documents = encode([Document("t.txt", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
-    rows = pack(documents, base.family.objective, base.special.begin, base.special.end, block_tokens)
+    rows = list(pack(documents, base.family.objective, base.special.begin, base.special.end, block_tokens))
     if base.family.objective == "causal":
         return rows
     assert base.special.mask is not None

@@ -19,16 +19,15 @@ from ft_toolkit import shipped
 from ft_toolkit.text.blocks import (
     JOINT,
     NO_TARGET,
-    SHORTEST_MASKED_PIECE,
     Encoded,
-    Row,
     collate,
     encode,
     encode_joined,
     mask,
-    pack,
 )
 from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.packing import SHORTEST_MASKED_PIECE, pack
+from ft_toolkit.text.rows import Row
 from ft_toolkit.text.screening import repeated_lines
 
 Objective = Literal["causal", "masked"]

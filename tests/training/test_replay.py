@@ -16,7 +16,8 @@ from ft_toolkit.material import gathered
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.sampling import sample_ids
 from ft_toolkit.sections import Recipe, Training
-from ft_toolkit.text.blocks import NO_TARGET, Row
+from ft_toolkit.text.blocks import NO_TARGET
+from ft_toolkit.text.rows import Row
 from ft_toolkit.training import replay
 from ft_toolkit.training.replay import replay_rows
 

@@ -26,8 +26,10 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe, Training
 from ft_toolkit.session import Options, Session
-from ft_toolkit.text.blocks import Row, encode, pack
+from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.packing import pack
+from ft_toolkit.text.rows import Row
 from ft_toolkit.training import accelerator, loop
 from ft_toolkit.training.loop import Journal, TrainingJob
 from ft_toolkit.training.optimizers import make_optimizers
@@ -46,7 +48,7 @@ class Bench:
     base: LanguageModel
     plan: Adapter
     model: PeftModel
-    rows: list[Row]
+    rows: Sequence[Row]
 
     def train(
         self,
