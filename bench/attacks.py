@@ -26,7 +26,8 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Adapter
 from ft_toolkit.session import Session
 from ft_toolkit.text.canaries import with_canaries
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.training.accelerator import make_accelerator
 
 DOCUMENTS = 32  # to train on, and as many held out

@@ -32,7 +32,7 @@ from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options, Session
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.splitting import sample
 from ft_toolkit.training.accelerator import make_accelerator
 

@@ -35,7 +35,8 @@ from ft_toolkit.runtime import prepare_process, prepare_torch
 from ft_toolkit.sections import Adapter
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.training.accelerator import make_accelerator
 
 GPT2_FLOPS_A_TOKEN = 2 * 123.7e6  # forward: two for each weight that a token meets, head included

@@ -40,7 +40,8 @@ from ft_toolkit.run import Run
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.splitting import read_parts, sample
 from ft_toolkit.training.accelerator import make_accelerator
 

@@ -32,7 +32,7 @@ from ft_toolkit.runtime import prepare_process, prepare_torch
 from ft_toolkit.sections import Adapter, Training
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Rows
 from ft_toolkit.training.accelerator import make_accelerator

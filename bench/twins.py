@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from itertools import accumulate
 
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.screening import screen
 
 THRESHOLD = 0.8

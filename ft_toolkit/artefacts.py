@@ -6,19 +6,20 @@ file, the new file or none, never a part of one.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ft_toolkit.errors import FtError
 
 _READ_BYTES = 2**20
+_ROWS_AT_ONCE = 10_000
 T = TypeVar("T")
 CHECKSUM = "checksum"
 RESTORE = "Restore the file or train again."
@@ -140,9 +141,15 @@ def read_json(path: Path, kinds: Mapping[str, type] | None = None) -> dict[str, 
     return found
 
 
-def read_parquet(path: Path, convert: Callable[[Any], T], recorded_sha256: str | None) -> T:
+def read_parquet(
+    path: Path,
+    convert: Callable[[Any], T],
+    recorded_sha256: str | None,
+    columns: Sequence[str] | None = None,
+) -> T:
     """Read a Parquet file; convert gets its Arrow table.
 
+    columns           those that are read where they are there; None: all
     recorded_sha256   of the file as it was written: Parquet has checksums of its pages, none of its footer,
                       where one bit may rename a column or move a number
     raises            FtError for a file that is missing or damaged
@@ -152,13 +159,37 @@ def read_parquet(path: Path, convert: Callable[[Any], T], recorded_sha256: str |
     if not path.exists():
         raise FtError(path, "a finished stage", "no such file", "The run stopped before it; train again.")
     try:
-        data = path.read_bytes()
-        if recorded_sha256 and sha256(data).hexdigest() != recorded_sha256:
+        if recorded_sha256 and file_sha256(path) != recorded_sha256:
             raise ValueError("not the bytes that were written")
-        # from memory: pyarrow would keep a file handle open
-        return convert(pyarrow.parquet.read_table(io.BytesIO(data), page_checksum_verification=True))
+        with path.open("rb") as file:  # pyarrow itself would keep a handle open
+            there = pyarrow.parquet.read_schema(file).names if columns else None
+            return convert(
+                pyarrow.parquet.read_table(
+                    file,
+                    columns=there and [name for name in there if name in (columns or ())],
+                    page_checksum_verification=True,
+                )
+            )
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise FtError(path, "a Parquet table", reason_of(error), RESTORE) from None
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows of equal keys as Parquet; they are not held together.
+
+    A column that begins with empty cells is one of texts.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    rest = iter(rows)
+    table = pyarrow.Table.from_pylist(list(islice(rest, _ROWS_AT_ONCE)))
+    is_empty, text = pyarrow.types.is_null, pyarrow.string()
+    schema = pyarrow.schema([f.with_type(text) if is_empty(f.type) else f for f in table.schema])
+    with pyarrow.parquet.ParquetWriter(path, schema, write_page_checksum=True) as writer:
+        while len(table):
+            writer.write_table(table.cast(schema))
+            table = pyarrow.Table.from_pylist(list(islice(rest, _ROWS_AT_ONCE)), schema)
 
 
 def reason_of(error: Exception) -> str:

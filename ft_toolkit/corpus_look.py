@@ -18,7 +18,7 @@ from ft_toolkit.errors import FtError, one_line_errors
 if TYPE_CHECKING:
     from ft_toolkit.models.plain_tokenizer import PlainTokenizer
     from ft_toolkit.sections import Recipe
-    from ft_toolkit.text.corpus import Document
+    from ft_toolkit.text.documents import Document
     from ft_toolkit.text.look import Look, Source, Tokens
     from ft_toolkit.text.screening import Screened
     from ft_toolkit.text.splitting import Parts

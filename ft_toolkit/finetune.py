@@ -39,7 +39,8 @@ from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options, Session
 from ft_toolkit.stages import Stages, artefact, latest_ended
-from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows
+from ft_toolkit.text.documents import hash_documents
+from ft_toolkit.text.splitting import document_rows, hash_rows
 from ft_toolkit.training.accelerator import make_accelerator
 from ft_toolkit.training.loop import Journal, TrainingJob, train
 from ft_toolkit.training.mixture import shares
@@ -144,10 +145,10 @@ def _introduce(run: Run, it: Material, session: Session) -> None:
 def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
     """documents.parquet: every document, its part and its hashes; and hashes that recognise training text."""
     run = stages.run
-    rows = document_rows(it.parts, keep_text=run.recipe.judging.keep_text)
-    placed = hash_rows(rows, "sha256", "split")
+    placed = hash_rows(document_rows(it.parts), "sha256", "split")
 
     def make() -> None:
+        rows = document_rows(it.parts, keep_text=run.recipe.judging.keep_text)
         run.write_table("documents.parquet", rows)
         keep_known_text(run, it.parts)
 
@@ -157,7 +158,7 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
     if it.reading.unreadable:
         left_out["unreadable"] = len(it.reading.unreadable)
     left_out["near_duplicates"] = it.parts.near_duplicates
-    hashes = {**it.pair.base.sha256s, "corpus": hash_rows(rows, "sha256"), "split": placed}
+    hashes = {**it.pair.base.sha256s, "corpus": hash_rows(document_rows(it.parts), "sha256"), "split": placed}
     overlap = {name: found.as_dict() for name, found in it.overlap.items()}
     run.record(sha256=hashes, documents=sizes | left_out, overlap=overlap)
     words = ", ".join(f"{size} {part}" for part, size in sizes.items())

@@ -22,7 +22,8 @@ from ft_toolkit.sections import Recipe
 from ft_toolkit.session import token_cache
 from ft_toolkit.text.blocks import BLOCK_TOKENS, encode
 from ft_toolkit.text.canaries import with_canaries
-from ft_toolkit.text.corpus import Document, Reading
+from ft_toolkit.text.corpus import Reading
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.overlap import Overlap, marked
 from ft_toolkit.text.packing import Layout, packed_rows
 from ft_toolkit.text.rows import Joined, Row, Rows, Source

@@ -24,7 +24,7 @@ from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.references import parse_run
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.sharing.pulled import open_run
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 _DESCRIPTION = """Perplexity (causal) or pseudo-perplexity (masked) of texts: exp(total nats / total tokens)
 over all of them, never a mean of perplexities. The model, its adapter and the protocol are passed to

@@ -27,10 +27,11 @@ from ft_toolkit.run_models import scoring_session, trained_pairs
 from ft_toolkit.sections import NEAR_DUPLICATES, Judging
 from ft_toolkit.session import Session
 from ft_toolkit.stages import Stages, list_artefact
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document, hash_documents
 from ft_toolkit.text.screening import repeated_lines
 from ft_toolkit.text.screening import screen as screened
-from ft_toolkit.text.splitting import Parts, hash_documents
+from ft_toolkit.text.splitting import Parts
 
 Keep = Callable[[Comparison, TokenScores], object]  # told each comparison and its scores
 Source = tuple[str, list[Document]]  # as the user named it, and what it holds

@@ -12,7 +12,8 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
 from ft_toolkit.stages import Stages, artefact, latest_ended
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.splitting import document_rows, hash_documents, hash_rows, read_parts
+from ft_toolkit.text.documents import hash_documents
+from ft_toolkit.text.splitting import document_rows, hash_rows, read_parts
 
 
 def is_shown(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> bool:

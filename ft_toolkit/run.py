@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,6 +23,7 @@ from ft_toolkit.artefacts import (
     reason_of,
     remove_unfinished,
     with_checksum,
+    write_rows,
     written_whole,
 )
 from ft_toolkit.errors import FtError, IntegrityFailed, disk_full, is_disk_full
@@ -71,8 +72,8 @@ class Run:
             except NotADirectoryError:
                 raise FtError(runs_folder, "a folder for runs", "a file", "Move it or use --runs.") from None
             except PermissionError:
-                wanted, found = "a folder we may write", "no permission"
-                raise FtError(runs_folder, wanted, found, "Use --runs FOLDER.") from None
+                wanted = "a folder we may write"
+                raise FtError(runs_folder, wanted, "no permission", "Use --runs FOLDER.") from None
             except OSError as error:
                 if is_disk_full(error):
                     raise disk_full(runs_folder) from None
@@ -274,11 +275,12 @@ class Run:
         """Write a JSON object with a checksum, which read_json checks."""
         return self.write(name, json.dumps(with_checksum(value), indent=2, ensure_ascii=False) + "\n")
 
-    def write_table(self, name: str, rows: Sequence[Row]) -> Path:
-        """Write rows of equal keys as Parquet, atomically."""
-        import pyarrow
-
-        return self.write_parquet(name, pyarrow.Table.from_pylist(list(rows)))
+    def write_table(self, name: str, rows: Iterable[Row]) -> Path:
+        """Write rows of equal keys as Parquet, atomically; they are not held together."""
+        path = self.folder / name
+        with self.writing(path), written_whole(path) as unfinished:
+            write_rows(unfinished, rows)
+        return path
 
     def write_parquet(self, name: str, table: Any, **encoding: Any) -> Path:
         """Write an Arrow table as Parquet, atomically; encoding: see pyarrow.parquet.write_table."""
@@ -289,10 +291,11 @@ class Run:
             pyarrow.parquet.write_table(table, unfinished, write_page_checksum=True, **encoding)
         return path
 
-    def read_table(self, name: str) -> list[Row]:
-        path = self.folder / name
-        rows: list[Row] = read_parquet(path, lambda table: table.to_pylist(), self.recorded_sha256(name))
-        if rows and (missing := COLUMNS.get(name, set()) - rows[0].keys()):
+    def read_table(self, name: str, *columns: str) -> list[Row]:
+        """The rows of a table, with some of its columns or all; raises FtError for a damaged one."""
+        path, digest = self.folder / name, self.recorded_sha256(name)
+        rows: list[Row] = read_parquet(path, lambda table: table.to_pylist(), digest, columns or None)
+        if rows and (missing := (set(columns) or COLUMNS.get(name, set())) - rows[0].keys()):
             raise FtError(path, f"a column {min(missing)}", f"only {', '.join(rows[0])}", RESTORE)
         return rows
 
@@ -304,9 +307,8 @@ class Run:
 
     def read_column(self, name: str, column: str) -> NDArray[np.uint64]:
         """raises   FtError for a file that is not what write_column wrote"""
-        values = read_parquet(
-            self.folder / name, lambda table: table[column].to_numpy(), self.recorded_sha256(name)
-        )
+        path, digest = self.folder / name, self.recorded_sha256(name)
+        values = read_parquet(path, lambda table: table[column].to_numpy(), digest)
         return np.asarray(values, dtype=np.uint64)
 
     def recorded_sha256(self, name: str) -> str | None:

@@ -43,10 +43,15 @@ class Options:
     folder: Path | None = None
 
 
-def score_cache_path() -> Path:
-    """Where the scores of bases are kept for the next time: FT_CACHE, else the user's cache folder."""
+def cache_folder() -> Path:
+    """Where things are kept for the next time: in FT_CACHE, else the user's cache folder."""
     cache = os.environ.get("FT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "ft_toolkit" / "base-scores.sqlite"
+    return Path(cache) / "ft_toolkit"
+
+
+def score_cache_path() -> Path:
+    """The scores of bases."""
+    return cache_folder() / "base-scores.sqlite"
 
 
 def token_cache() -> tuple[Path, int]:

@@ -24,7 +24,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.run_models import trained_pairs
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 T = TypeVar("T")
 BASE, TUNED = "base", "tuned"

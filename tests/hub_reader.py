@@ -38,10 +38,10 @@ def streamed(hub: HubServer) -> dict[str, Any]:
     from ft_toolkit.references import parse_text
     from ft_toolkit.sections import Corpus
     from ft_toolkit.text import hub as rooms
-    from ft_toolkit.text.corpus import read_corpus
+    from ft_toolkit.text.corpus import read_corpora
 
     def some(source: str, most: int | None) -> list[list[str]]:
-        reading = read_corpus(Corpus(source=source, most_documents=most))
+        reading = read_corpora(Corpus(source=source, most_documents=most))
         return [[document.id, document.text] for document in reading.documents]
 
     def files() -> list[str]:

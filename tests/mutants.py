@@ -73,13 +73,13 @@ MUTANTS = (
     Mutant(
         "split by index",
         "ft_toolkit/text/splitting.py",
-        "rank = {group: number for number, group in enumerate(ranked)}",
-        "rank = {group: number for number, group in enumerate(places)}",
+        "for document, rank in zip(documents, ranks.tolist(), strict=True):",
+        "for rank, document in enumerate(documents):",
         ("tests/text/test_splitting.py",),
     ),
     Mutant(
         "pieces of a file taken for independent",
-        "ft_toolkit/text/corpus.py",
+        "ft_toolkit/text/documents.py",
         "return self.near_group or self.whole_sha256 or self.sha256",
         "return self.sha256",
         ("tests/text/test_splitting.py",),
@@ -87,8 +87,8 @@ MUTANTS = (
     Mutant(
         "near-duplicates straddle parts",
         "ft_toolkit/text/screening.py",
-        "united.merge(groups[first], groups[number])",
-        "united.merge(groups[first], groups[first])",
+        "united.merge(groups[cluster[0]], groups[number])",
+        "united.merge(groups[cluster[0]], groups[cluster[0]])",
         ("tests/text/test_splitting.py",),
     ),
     Mutant(

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.splitting import Parts, read_parts
 
 

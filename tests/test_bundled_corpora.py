@@ -12,7 +12,7 @@ import pytest
 
 from ft_toolkit import shipped
 from ft_toolkit.recipe import read_recipe
-from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.text.corpus import read_corpora
 from ft_toolkit.text.splitting import split
 
 DOMAINS = ("italian-cooking", "everyday-medicine")
@@ -97,7 +97,7 @@ def test_a_corpus_readme_is_not_one_of_its_documents(name: str) -> None:
 @pytest.mark.parametrize("name", ["quickstart", "quickstart-bert"])
 def test_a_quickstart_is_judged_on_at_least_32_documents(name: str) -> None:
     corpus = read_recipe(name).recipe.corpus
-    assert len(split(read_corpus(corpus).documents, corpus.split).test) >= 32
+    assert len(split(read_corpora(corpus).documents, corpus.split).test) >= 32
 
 
 def test_the_general_probe_shares_no_text_with_the_domains() -> None:

@@ -29,7 +29,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 TinyRecipe = Callable[..., Recipe]
 MOVED_NATS = 1e-3  # a token: less would prove nothing

@@ -21,7 +21,7 @@ from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
 from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Session
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.training.accelerator import make_accelerator
 
 Make = Callable[..., Recipe]

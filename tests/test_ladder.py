@@ -28,7 +28,7 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
-from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.text.corpus import read_corpora
 from ft_toolkit.text.splitting import split
 
 QUIET = Screen(quiet=True)
@@ -46,7 +46,7 @@ def test_a_unigram_model_is_its_counts_with_one_added_to_each() -> None:
 def counted_by_hand(recipe: Recipe, run: Run, starter: str) -> tuple[float, int]:
     """Nats and tokens of the held-out text under the training text's counts, where the base is scored."""
     tokenizer = AutoTokenizer.from_pretrained(shipped.starter(starter))
-    parts = split(read_corpus(recipe.corpus).documents, recipe.corpus.split)
+    parts = split(read_corpora(recipe.corpus).documents, recipe.corpus.split)
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]

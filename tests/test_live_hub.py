@@ -13,7 +13,7 @@ from test_gallery import ON_THE_HUB, RECIPES, licences, opening
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.recipe import read_recipe
 from ft_toolkit.sections import Recipe
-from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.text.corpus import read_corpora
 
 pytestmark = [
     pytest.mark.live,
@@ -65,7 +65,7 @@ def test_a_corpus_of_the_gallery_is_there_and_its_card_states_no_other_licence(n
 
 @pytest.mark.parametrize("name", RECIPE_NAMES)
 def test_a_corpus_of_the_gallery_is_read_as_its_recipe_promises(name: str) -> None:
-    reading = read_corpus(recipe(name).corpus)
+    reading = read_corpora(recipe(name).corpus)
     documents, empty = PROMISED[recipe(name).corpus.source.partition("@")[0]]
     assert len(reading.documents) + reading.copies == documents
     assert reading.empty_documents == empty

@@ -35,7 +35,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.text.corpus import read_corpora
 from ft_toolkit.training.optimizers import (
     B_LR_MULTIPLIER,
     MUON_LR_MULTIPLIER,
@@ -91,7 +91,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path],
 
 
 def nats(model: torch.nn.Module, base: LanguageModel, run: Run) -> np.ndarray:
-    documents = encode(read_corpus(run.recipe.corpus).documents[:3], base.tokenizer)
+    documents = encode(read_corpora(run.recipe.corpus).documents[:3], base.tokenizer)
     protocol = choose_protocol(base, run.recipe.judging.protocol)
     found = np.concatenate(score(base.with_model(model), documents, protocol))
     return found[~np.isnan(found)]  # openai-gpt has no token to begin with, and its first ones go unscored
@@ -318,7 +318,7 @@ def test_scratch_learns_a_tokenizer_of_the_same_kind_from_the_training_part_alon
     assert tokenizer.eos_token == base.tokenizer.eos_token
     assert model.config.eos_token_id == tokenizer.eos_token_id
     trained_on = [row["id"] for row in run.read_table("documents.parquet") if row["split"] == "train"]
-    texts = {document.id: document.text for document in read_corpus(run.recipe.corpus).documents}
+    texts = {document.id: document.text for document in read_corpora(run.recipe.corpus).documents}
     again = base.tokenizer.train_new_from_iterator(
         [texts[name] for name in trained_on], vocab_size=len(base.tokenizer)
     )
@@ -332,7 +332,7 @@ def test_two_tokenizers_are_compared_by_one_unit_and_bits_per_byte_by_hand(
     comparison = read_json(run.folder / "comparison.json")
     held_out = comparison["corpora"][0]
     held = {row["id"] for row in run.read_table("documents.parquet") if row["split"] == "test"}
-    documents = [document for document in read_corpus(run.recipe.corpus).documents if document.id in held]
+    documents = [document for document in read_corpora(run.recipe.corpus).documents if document.id in held]
     model = AutoModelForCausalLM.from_pretrained(run.trained_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(run.trained_folder)
     own = language_model_of("own", model, tokenizer)

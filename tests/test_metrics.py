@@ -22,7 +22,7 @@ from ft_toolkit.models.adapters import attach_adapter, load_whole, save_adapter
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 TEXTS = ["Wash your hands before you eat.", "Boil the pasta in plenty of salted water.", ""]
 

@@ -25,7 +25,8 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.labels import read_labelled
 from ft_toolkit.text.overlap import overlaps
 

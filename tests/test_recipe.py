@@ -13,7 +13,7 @@ from ft_toolkit.errors import FtError, RecipeError
 from ft_toolkit.recipe import Resolved, find_recipe, gallery, read_recipe
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Corpus, Recipe, Training
-from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.text.corpus import read_corpora
 from ft_toolkit.text.splitting import split
 
 LEAST = "base: starter/gpt2\ncorpus: {source: texts}\n"  # two lines, so an addition begins on line 3
@@ -482,7 +482,7 @@ def two_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def observed(resolved: Resolved) -> tuple[Any, ...]:
     """What a corpus section leads to: the documents, and the part of each."""
     corpus = resolved.recipe.corpus
-    documents = read_corpus(corpus).documents
+    documents = read_corpora(corpus).documents
     parts = [
         (document.id, document.text, part)
         for part, some in split(documents, corpus.split)
@@ -511,7 +511,7 @@ def test_each_key_of_the_corpus_changes_what_is_read_or_where_it_goes(
 def test_corpus_documents_changes_what_a_document_is(two_tables: Path) -> None:
     text = f"base: x\ncorpus: {{source: {two_tables}/prose.txt}}\n"
     counts = [
-        len(read_corpus(recipe(text, f"corpus.documents={unit}").corpus).documents)
+        len(read_corpora(recipe(text, f"corpus.documents={unit}").corpus).documents)
         for unit in ("null", "file", "paragraph", "line")
     ]
     assert counts == [1, 1, 2, 3]

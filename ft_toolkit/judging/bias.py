@@ -22,7 +22,7 @@ from ft_toolkit.judging.statistics import CONFIDENCE, holm
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.pairs import DIRECTIONS, BiasPair
 from ft_toolkit.text.rows import Ids
 

@@ -20,7 +20,7 @@ from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.temperatures import TemperatureScorer
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.splitting import sample
 
 TOKENS = 8_192  # read of the held-out text, where nobody asks for more

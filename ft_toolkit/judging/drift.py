@@ -25,7 +25,7 @@ from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.sampling import Ids
 from ft_toolkit.sections import Judging
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.splitting import sample
 
 SAMPLES, SAMPLE_TOKENS = 32, 96  # drawn from a causal base; some 3 s of a quickstart, the first time

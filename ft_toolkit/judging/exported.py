@@ -21,7 +21,7 @@ from ft_toolkit.judging.protocols import COVERING_GROUPS, SEED
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 EXPORTED_NATS = 1e-2  # a token and document: what float16 and another program's arithmetic may move
 _PADDING = 3  # tokens behind a row: the file's mask must keep them out

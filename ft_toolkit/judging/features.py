@@ -14,7 +14,7 @@ from ft_toolkit.judging.batches import batches
 from ft_toolkit.judging.masked import windows
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.rows import Ids
 
 BATCH_TOKENS = 2048

@@ -12,7 +12,7 @@ from ft_toolkit.text.splitting import sample
 
 if TYPE_CHECKING:  # torch comes with them; the bands themselves need no model
     from ft_toolkit.models.language_model import LanguageModel
-    from ft_toolkit.text.corpus import Document
+    from ft_toolkit.text.documents import Document
 
 UNKNOWN = -1  # bits of a token whose count nobody knows
 COUNTED_CHARACTERS = 5_000_000  # of larger training texts whole documents are counted until so many are read

@@ -25,7 +25,7 @@ from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.runtime import last_words, run_python
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 PROBE_CHARACTERS = 2000  # enough for a window and a half of a small model; read in well under a second
 PROBE_DOCUMENTS = 4

@@ -64,7 +64,7 @@ def write_merged(run: Run, folder: Path, dtype: torch.dtype = torch.float32, str
 def probe_texts(run: Run) -> list[str]:
     """Held-out text of the run where it was kept; else general text."""
     path = run.folder / "documents.parquet"
-    rows = run.read_table("documents.parquet") if path.exists() else []
+    rows = run.read_table("documents.parquet", "split", "text") if path.exists() else []
     kept = [row["text"] for row in rows if row["split"] == "test" and row.get("text")]
     general = [document.text for document in read_source("package:general-probe").documents]
     return (kept or general)[:PROBE_DOCUMENTS]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # most of these import torch, which reading a protocol must n
     from ft_toolkit.models.language_model import LanguageModel
     from ft_toolkit.sections import Judging
     from ft_toolkit.text.blocks import Encoded
-    from ft_toolkit.text.corpus import Document
+    from ft_toolkit.text.documents import Document
 
 CausalName = Literal["document", "rolling", "concatenated"]
 MaskedName = Literal["word-l2r", "pll", "covering"]

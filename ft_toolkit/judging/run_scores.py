@@ -27,7 +27,7 @@ def scores_of(runs: Sequence[Run], say: Callable[[str], object]) -> list[TokenSc
     found = []
     for run in runs:
         run.check_trained(say)
-        run.read_table("documents.parquet")  # not needed here, but a damaged one is reported either way
+        run.read_table("documents.parquet", "id")  # not needed here, but a damaged one is reported either way
         found.append(read(run))
         if found[-1].made_from != made_from(run, How()):
             say(f"{run.folder}: its recipe changed, or it was judged by another protocol; scoring anew")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from ft_toolkit.runtime import versions
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.screening import repeated_lines
 from ft_toolkit.text.splitting import Parts, sample
 
@@ -176,7 +177,9 @@ def judged_texts(base: LanguageModel, recipe: Recipe, parts: Parts) -> list[Text
 
     parts   of the recipe's corpus
     """
-    repeated, counts = repeated_lines([*parts.test, *parts.train]), training_counts(base, parts.train)
+    judged = judged_documents(recipe, parts)
+    repeated = repeated_lines([*parts.test, *parts.train], chain.from_iterable(judged.values()))
+    counts = training_counts(base, parts.train)
     keeps_ids = recipe.judging.keep_text
     return [
         # training text is never kept
@@ -188,7 +191,7 @@ def judged_texts(base: LanguageModel, recipe: Recipe, parts: Parts) -> list[Text
             keeps_ids and kind != "train",
             counts,
         )
-        for kind, documents in judged_documents(recipe, parts).items()
+        for kind, documents in judged.items()
     ]
 
 

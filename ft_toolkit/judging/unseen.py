@@ -10,7 +10,8 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.references import parse_text
 from ft_toolkit.run import Run
 from ft_toolkit.sections import NEAR_DUPLICATES, Corpus, Judging, Split
-from ft_toolkit.text.corpus import Document, faults_name, read_corpora, read_corpus, read_source
+from ft_toolkit.text.corpus import faults_name, read_corpora, read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 from ft_toolkit.text.readers import is_table
 from ft_toolkit.text.screening import screen as screened
@@ -50,12 +51,12 @@ def read_other(runs: Sequence[Run], source: str, screen: Screen) -> list[Documen
         split=Split(group=group),
     )
     try:
-        reading = read_corpus(other)
+        reading = read_corpora(other)
     except FtError as error:
         if not error.where.endswith("corpus.split.group"):
             raise
         screen.say(f"{source}: not every row has a column {group}: rows count as independent")
-        reading = read_corpus(other.model_copy(update={"split": Split()}))
+        reading = read_corpora(other.model_copy(update={"split": Split()}))
     found = screened(reading.documents, corpus.near_duplicates)
     for count, what in (
         (reading.copies, "copies"),
@@ -77,7 +78,7 @@ def refuse_trained_text(run: Run, documents: Sequence[Document], on: str, screen
     A document is recognised as a whole, or where half of it is in the training text (text/known.py); pieces
     of one source also together, since rows of a table may be lines of a file.
     """
-    rows = run.read_table("documents.parquet")
+    rows = run.read_table("documents.parquet", "sha256", "split")
     known = {row["sha256"]: row["split"] for row in rows if row["split"] != "test"}
     trained = [d for d in documents if d.sha256 in known or d.text_sha256 in known]
     if trained:
@@ -113,11 +114,9 @@ def recovered(run: Run, screen: Screen) -> Parts:
         screen.say(
             f"{run.folder} is of an older ft-toolkit: copies and pieces of one file count as independent"
         )
-    texts: dict[str, str] = {}
+    texts: dict[str, Document] = {}
     try:
-        texts = {
-            document.text_sha256: document.text for document in read_corpora(*run.recipe.corpora).documents
-        }
+        texts = {document.text_sha256: document for document in read_corpora(*run.recipe.corpora).documents}
     except FtError as error:
         screen.say(f"the corpus cannot be read again ({error}); kept text is used")
     exact = [str(row.get("text_sha256", row["sha256"])) for row in rows]
@@ -128,8 +127,10 @@ def recovered(run: Run, screen: Screen) -> Parts:
     parts = Parts([], [], [], tainted=frozenset(row["id"] for row in rows if row.get("tainted")))
     held = dict(parts)
     for row, digest in zip(rows, exact, strict=True):
-        text = texts.get(digest) or row["text"]
-        if text is not None:
+        read = texts.get(digest)
+        if read is not None and read.id == row["id"] and row.get("group"):
+            held[row["split"]].append(read.in_group(row["group"]))
+        elif (text := read.text if read else row["text"]) is not None:
             place = row["source"], row["row"], text, row.get("group")
             held[row["split"]].append(Document(*place, corpus=row.get("corpus") or ""))
     if not parts.test:

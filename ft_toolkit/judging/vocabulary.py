@@ -124,7 +124,7 @@ def read_vocabulary(run: Run, scores: TokenScores) -> Vocabulary | str:
     except Exception as error:  # the libraries fail in every way at a stranger's files, and without a network
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         return f"the base's {_FILE} cannot be read ({reason})"
-    texts = {row["id"]: row["text"] for row in run.read_table("documents.parquet")}
+    texts = {row["id"]: row["text"] for row in run.read_table("documents.parquet", "id", "text")}
     kept = [
         (corpus.kind, document.id, document.base.ids)
         for corpus in scores.corpora

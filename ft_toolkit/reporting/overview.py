@@ -67,7 +67,7 @@ def summary(run: Run) -> Summary:
     try:
         run.require_whole()
         if "documents" in run.facts:
-            run.read_table("documents.parquet")
+            run.read_table("documents.parquet", "id")
         is_judged = (run.folder / "comparison.json").is_file()
         comparison = run.comparison if is_judged else None
         facts, recipe = run.facts, run.recipe

@@ -100,7 +100,7 @@ def _judged(comparison: Comparison, name: str) -> Values:
 def _scored(run: Run, scores: TokenScores, comparison: Comparison) -> Values:
     """What the token scores say of the held-out text, and of memory."""
     corpus = next((each for each in scores.corpora if each.kind == "held-out"), None)
-    rows = run.read_table("documents.parquet")
+    rows = run.read_table("documents.parquet", "id", "text")
     keeps_text = run.recipe.judging.keep_text
     names = _names([row["id"] for row in rows], keeps_text)
     continued = verbatim(scores)

@@ -6,7 +6,6 @@ from the Hub, from this package or from the pulled folder only, never from a pat
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from ft_toolkit.network import hub_or_cache, step_seconds, within
 from ft_toolkit.references import RunReference, is_also_here, is_safe_base, is_safe_text, parse_run
 from ft_toolkit.run import SCHEMA, Run
 from ft_toolkit.sections import Recipe
+from ft_toolkit.session import cache_folder
 from ft_toolkit.sharing.staging import ADAPTER_FILES, BASE, MODEL_FILES, TOKENIZER_FILES
 
 WANTED = (
@@ -31,6 +31,7 @@ WANTED = (
     "tokenizer*",
     "base/*",
 )
+PULLED = "pulled-2"  # in pulled/ stand recipes that were not checked so
 
 
 def open_run(place: str, say: Callable[[str], object] = lambda words: None) -> Run:
@@ -63,7 +64,7 @@ def pull_run(reference: RunReference, say: Callable[[str], object]) -> Run:
     for needed in ("recipe.yaml", "comparison.json", "adapter_model.safetensors"):
         if not (snapshot / needed).is_file():
             raise FtError(where, "an adapter that ft push made", f"no {needed}", "Name another one.")
-    folder = _cache() / repo.replace("/", "--") / snapshot.name[:12] / repo.partition("/")[2]
+    folder = cache_folder() / PULLED / repo.replace("/", "--") / snapshot.name[:12] / repo.partition("/")[2]
     if not (folder / "run.json").is_file():
         try:
             recipe, comparison = _read(snapshot)
@@ -168,7 +169,7 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
         if not is_public:
             raise FtError(sources[0], "text that is public", "none", "Name the text with --on.")
         parts = marked(read_parts(*run.recipe.corpora)[1])[0]
-        rows = document_rows(parts)
+        rows = list(document_rows(parts))
     except FtError:
         rows = []
     if hash_rows(rows, "sha256", "split") == run.split_sha256:
@@ -178,8 +179,3 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
         say(f"the training text of {name} {changed}: whether --on is unseen cannot be checked")
         rows = []
     run.write_table("documents.parquet", rows)
-
-
-def _cache() -> Path:
-    cache = os.environ.get("FT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "ft_toolkit" / "pulled-2"  # in pulled/ stand recipes that were not checked so

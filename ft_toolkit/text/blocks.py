@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.draws import mixed, scrambled, unit
 from ft_toolkit.text.rows import Ids, Row
 from ft_toolkit.text.screening import outside_repeated_lines

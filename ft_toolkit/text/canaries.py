@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import overload
 
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 CONTROLS = 1023  # never trained on; with the canary itself 1,024 numbers, so an exposure of 10 bits at most
 _DIGITS = 9

@@ -1,8 +1,8 @@
 """Sources to documents.
 
 A model reads the exact strings of the file. Readers change nothing, and `_clean` is the one place that does:
-it removes a byte order mark and turns CRLF and CR into LF. `identity` normalises more, but only to find
-copies.
+it removes a byte order mark and turns CRLF and CR into LF. `documents.identity` normalises more, but only to
+find copies.
 """
 
 from __future__ import annotations
@@ -10,68 +10,29 @@ from __future__ import annotations
 import io
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from hashlib import sha256
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, islice
+
+import numpy as np
 
 from ft_toolkit.errors import FtError, Unreadable
 from ft_toolkit.references import parse_text
 from ft_toolkit.sections import Corpus, Unit
 from ft_toolkit.text.columns import group_sha256, template
+from ft_toolkit.text.documents import Document, first_of_equal, identity_of_lines, line_feeds
 from ft_toolkit.text.hub import hub_rows
+from ft_toolkit.text.kept import facts_of, is_kept, keep, kept_documents, place_for, shelved
 from ft_toolkit.text.packed import File
 from ft_toolkit.text.personal import redact
-from ft_toolkit.text.readers import is_table, read_text, table_rows
-from ft_toolkit.text.sources import CHECK, files_of
+from ft_toolkit.text.readers import is_table, read_text, table_rows, text_lines
+from ft_toolkit.text.sources import CHECK, files_of, sources_key
 
 # source, row, text, and a hash of the file or of the split.group that the text is a piece of
 Raw = tuple[str, int, str, str | None]
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def identity(text: str) -> str:
-    """sha256 of a text in NFC, with line feeds, without blanks at its ends and at the ends of its lines.
-
-    Copies that differ by a final newline, by Windows line ends or by macOS's decomposed letters are one text.
-    """
-    lines = unicodedata.normalize("NFC", _line_feeds(text)).split("\n")
-    return sha256("\n".join(line.rstrip() for line in lines).strip().encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text and its place: `source` is relative to the corpus root, `row` counts from 0 within it."""
-
-    source: str
-    row: int
-    text: str
-    whole_sha256: str | None = None  # of the file (or the split.group) that this is a piece of
-    near_group: str | None = None  # the group of its near-duplicates (screening.py)
-    corpus: str = ""  # in a mixture the label of the source that it is of
-
-    @property
-    def id(self) -> str:
-        place = f"{self.source}#{self.row}"
-        return f"{self.corpus}: {place}" if self.corpus else place
-
-    @cached_property
-    def sha256(self) -> str:
-        """The text's identity."""
-        return identity(self.text)
-
-    @cached_property
-    def text_sha256(self) -> str:
-        """Of the exact text, which is what a model reads."""
-        return sha256(self.text.encode()).hexdigest()
-
-    @property
-    def group(self) -> str:
-        """The unit of splitting and resampling: pieces of one file are not independent."""
-        return self.near_group or self.whole_sha256 or self.sha256
 
 
 @dataclass(frozen=True)
@@ -79,22 +40,23 @@ class Reading:
     """The documents of a source; empty ones and later copies of a text are counted and left out."""
 
     documents: list[Document]
-    empty_documents: int
-    copies: int
-    unreadable: Sequence[str] = ()  # why each file was left out that could not be read
-    redacted: Mapping[str, int] = field(default_factory=dict)  # pieces of personal data, by their kind
-    empty: Sequence[str] = ()  # ids
-    copied: Sequence[tuple[str, str]] = ()  # the id of each copy, and of the document that was kept
+    unreadable: list[str] = field(default_factory=list)  # why each file was left out that could not be read
+    redacted: dict[str, int] = field(default_factory=dict)  # pieces of personal data, by their kind
+    empty: list[str] = field(default_factory=list)  # ids
+    copied: list[tuple[str, str]] = field(default_factory=list)  # ids: of a copy, of what was kept
+
+    @property
+    def empty_documents(self) -> int:
+        return len(self.empty)
+
+    @property
+    def copies(self) -> int:
+        return len(self.copied)
 
     @property
     def not_nfc_documents(self) -> int:
         """How many documents are not in Unicode's NFC form, as on macOS; they are kept as they are."""
         return sum(not unicodedata.is_normalized("NFC", document.text) for document in self.documents)
-
-
-def read_corpus(corpus: Corpus) -> Reading:
-    """Read every document of one source; see read_corpora."""
-    return read_corpora(corpus)
 
 
 def read_corpora(*corpora: Corpus) -> Reading:
@@ -103,40 +65,64 @@ def read_corpora(*corpora: Corpus) -> Reading:
     raises   FtError naming the file (and byte, line or column) for what cannot be read as asked, or a source
              without a document of its own
     """
-    documents: list[Document] = []
-    known: dict[str, int] = {}  # number of the first document, by the text's identity
-    empty: list[str] = []
-    copied: list[tuple[str, str]] = []
-    unreadable: list[str] = []
-    redacted: Counter[str] = Counter()
+    path = place_for(sources_key(corpora))
+    if (facts := facts_of(path)) is not None and path is not None:
+        return _without_copies(kept_documents(path), Reading([], **facts), corpora)
+    found = Reading([])
+    documents = shelved(_with_text(corpora, found), path)
+    if path is not None and is_kept(documents):
+        facts = asdict(found)
+        del facts["documents"], facts["copied"]
+        keep(path, facts)
+    return _without_copies(documents, found, corpora)
+
+
+def _with_text(corpora: Sequence[Corpus], found: Reading) -> Iterator[Document]:
+    """Every document that is not empty; what else there is stands in `found` then."""
     for corpus in corpora:
-        before = len(documents), len(empty), len(copied), len(unreadable)
         label = corpus.label if len(corpora) > 1 else ""
-        for name, row, text, whole_sha256 in raw_documents(corpus, unreadable):
+        own, before = 0, (len(found.empty), len(found.unreadable))
+        for name, row, text, whole_sha256 in raw_documents(corpus, found.unreadable):
             if corpus.redact:
                 text, replaced = redact(text)
-                redacted.update(replaced)
+                for kind, count in replaced.items():
+                    found.redacted[kind] = found.redacted.get(kind, 0) + count
             document = Document(name, row, text, whole_sha256, corpus=label)
-            if not document.text.strip():
-                empty.append(document.id)
-            elif document.sha256 in known and not corpus.keep_duplicates:
-                copied.append((document.id, documents[known[document.sha256]].id))
+            if text.strip():
+                own += 1
+                yield document
             else:
-                known.setdefault(document.sha256, len(documents))
-                documents.append(document)
-        sizes = (len(each) for each in (documents, empty, copied, unreadable))
-        own, *left_out = (size - old for size, old in zip(sizes, before, strict=True))
+                found.empty.append(document.id)
         if not own:
-            what = ("empty documents", "copies of another source's", "unreadable files")
-            found = ", ".join(f"{n} {name}" for n, name in zip(left_out, what, strict=True) if n)
-            wanted = "at least one document with text"
-            raise FtError(f"corpus {corpus.source}", wanted, found or "nothing", CHECK)
-    return Reading(documents, len(empty), len(copied), unreadable, redacted, empty, copied)
+            empty, unreadable = len(found.empty) - before[0], len(found.unreadable) - before[1]
+            raise _nothing(corpus, {"empty documents": empty, "unreadable files": unreadable})
+
+
+def _without_copies(documents: list[Document], read: Reading, corpora: Sequence[Corpus]) -> Reading:
+    """raises   FtError for a source that holds copies alone"""
+    firsts = first_of_equal(documents)
+    is_copy = firsts != np.arange(len(documents))
+    if corpora[0].keep_duplicates:  # all sources agree (sections.py)
+        is_copy[:] = False
+    left = [document for document, no in zip(documents, is_copy.tolist(), strict=True) if not no]
+    copied = [(documents[n].id, documents[firsts[n]].id) for n in np.flatnonzero(is_copy).tolist()]
+    if len(corpora) > 1:
+        labels = {document.corpus for document in left}
+        for corpus in corpora:
+            if corpus.label not in labels:
+                own = sum(document.corpus == corpus.label for document in documents)
+                raise _nothing(corpus, {"copies of another source's": own})
+    return replace(read, documents=left, copied=copied)
+
+
+def _nothing(corpus: Corpus, left_out: dict[str, int]) -> FtError:
+    found = ", ".join(f"{count} {what}" for what, count in left_out.items() if count) or "nothing"
+    return FtError(f"corpus {corpus.source}", "at least one document with text", found, CHECK)
 
 
 def read_source(source: str, text: str = "text", unit: Unit | None = None) -> Reading:
     """Read a source as a recipe without other keys would; see sections.Corpus for the meaning of each."""
-    return read_corpus(Corpus(source=source, text=text, documents=unit))
+    return read_corpora(Corpus(source=source, text=text, documents=unit))
 
 
 @contextmanager
@@ -153,13 +139,18 @@ def pieces(text: str, unit: str) -> Iterator[str]:
     """A text whole (`file`), by its paragraphs or by its lines."""
     if unit == "file":
         yield text
-    elif unit == "line":
-        yield from io.StringIO(_line_feeds(text))
     else:
-        lines = _line_feeds(text).split("\n")
-        for blank, group in groupby(lines, key=lambda line: not line.strip()):
-            if not blank:
-                yield "\n".join(group)
+        yield from pieces_of_lines(io.StringIO(line_feeds(text)), unit)
+
+
+def pieces_of_lines(lines: Iterable[str], unit: str) -> Iterator[str]:
+    """The paragraphs or lines of a text whose lines come one after the other, with their line feeds."""
+    if unit == "line":
+        yield from lines
+        return
+    for blank, group in groupby(lines, key=lambda line: not line.strip()):
+        if not blank:
+            yield "".join(group).removesuffix("\n")
 
 
 def raw_documents(corpus: Corpus, unreadable: list[str] | None = None) -> Iterator[Raw]:
@@ -185,12 +176,13 @@ def _all_raw(corpus: Corpus, unreadable: list[str] | None) -> Iterator[Raw]:
             yield from _documents(open_file(), corpus)
             continue
         try:
-            documents = list(_documents(open_file(), corpus))  # all of a file, or nothing of it
+            file = open_file()  # all of it, or nothing: a large one is read twice, and not held
+            found = deque(_documents(file, corpus), maxlen=0 if file.is_mapped else None)
         except Unreadable as fault:
             if unreadable is not None:
                 unreadable.append(str(fault))
             continue
-        yield from documents
+        yield from _documents(file, corpus) if file.is_mapped else found
 
 
 def _documents(file: File, corpus: Corpus) -> Iterator[Raw]:
@@ -213,20 +205,23 @@ def _documents(file: File, corpus: Corpus) -> Iterator[Raw]:
         wanted = "file, paragraph or line, for text"
         raise FtError(f"{file.place}: corpus.documents", wanted, unit, "Change it.")
     else:
-        whole = read_text(file, corpus.encoding)
-        file_sha256 = identity(whole) if unit in ("paragraph", "line") else None
-        for row, raw in enumerate(pieces(whole, unit or "file")):
+        is_cut = unit in ("paragraph", "line")
+        file_sha256 = identity_of_lines(text_lines(file, corpus.encoding)) if is_cut else None
+        for row, raw in enumerate(_pieces(file, corpus)):
             yield file.name, row, _clean(raw, f"{file.place}, row {row}"), file_sha256
 
 
+def _pieces(file: File, corpus: Corpus) -> Iterator[str]:
+    if corpus.documents in ("paragraph", "line"):
+        yield from pieces_of_lines(text_lines(file, corpus.encoding), corpus.documents)
+    else:
+        yield read_text(file, corpus.encoding)
+
+
 def _clean(raw: str, where: str) -> str:
-    text = _line_feeds(raw.removeprefix("\ufeff"))
+    text = line_feeds(raw.removeprefix("\ufeff"))
     if "\0" in text:
         raise Unreadable(where, "text", "a NUL character", "Is this a binary file?")
     if _HALF_SURROGATE.search(text):
         raise Unreadable(where, "text", "half a surrogate pair", "Fix the \\u escapes of this row.")
     return text
-
-
-def _line_feeds(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")

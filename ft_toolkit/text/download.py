@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.network import SLOWEST_BYTES_A_SECOND, within
-from ft_toolkit.session import score_cache_path
+from ft_toolkit.session import cache_folder
 from ft_toolkit.text.readers import ENDINGS, is_readable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def downloaded(address: str, sha256: str | None, client: httpx2.Client | None = 
     if sha256 is None:
         fix = f"Set it to what this prints: curl -sL {shown} | sha256sum"
         raise FtError(where, "its corpus.sha256", "none", fix)
-    folder = score_cache_path().parent / "downloads" / sha256
+    folder = cache_folder() / "downloads" / sha256
     path = folder / name
     if path.is_file() and _hash(path) == sha256:
         return path

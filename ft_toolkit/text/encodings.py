@@ -7,6 +7,7 @@ import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import PurePath
 
 from ft_toolkit.errors import Unreadable
@@ -63,7 +64,7 @@ WINDOWS_1252 = Encoding("cp1252", "CP1252", "Windows-1252", _WESTERN)
 UTF_16 = Encoding("utf-16", "UTF-16", "UTF-16", frozenset())
 
 
-def decode(data: bytes, place: str, encoding: str | None = None) -> str:
+def decode(data: bytes | mmap, place: str, encoding: str | None = None) -> str:
     """The text of a file's bytes; a byte order mark is removed and nothing else is changed.
 
     encoding   a codec of Python; None: UTF-8
@@ -71,12 +72,13 @@ def decode(data: bytes, place: str, encoding: str | None = None) -> str:
     """
     if encoding is not None:
         try:
-            return data.decode(encoding).removeprefix("\ufeff")
+            return codecs.decode(data, encoding).removeprefix("\ufeff")
         except UnicodeError as error:  # idna and others do not say where
-            raise _other_byte(place, encoding, data, error, "Check corpus.encoding.") from None
+            raise _other_byte(place, encoding, data[:], error, "Check corpus.encoding.") from None
     try:
-        return data.decode("utf-8-sig")
+        return codecs.decode(data, "utf-8-sig")
     except UnicodeDecodeError as error:
+        data = data[:]  # of a mapped file its bytes
         found = looks_like(data, error.start)
         if found is None:
             fix = "Convert the file with iconv, or set corpus.encoding."
@@ -106,8 +108,8 @@ def looks_like(data: bytes, start: int = 0) -> Encoding | None:
 
 
 def declared(data: bytes) -> str | None:
-    """The encoding that an HTML file names in its first kilobytes, if Python has it."""
-    match = _CHARSET.search(data[:4096])
+    """The encoding that the first kilobytes of an HTML file name, if Python has it."""
+    match = _CHARSET.search(data)
     if match is None:
         return None
     name = match[1].decode("ascii").lower()

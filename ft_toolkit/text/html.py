@@ -23,7 +23,7 @@ def html_text(file: File, encoding: str | None = None) -> str:
     try:
         text = decode(file.data, file.place, encoding)
     except Unreadable:
-        said = None if encoding else declared(file.data)
+        said = None if encoding else declared(file.data[:4096])
         if said is None:
             raise
         text = decode(file.data, file.place, said)

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ft_toolkit.text.corpus import Document, identity, pieces
+from ft_toolkit.text.corpus import pieces
+from ft_toolkit.text.documents import Document, identity
 from ft_toolkit.text.ngrams import Hashes, ngrams, word_hashes
 
 RUN_WORDS = 13

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.personal import find, redact
 from ft_toolkit.text.screening import Screened
 from ft_toolkit.text.splitting import sample

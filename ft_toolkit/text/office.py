@@ -14,10 +14,10 @@ from urllib.parse import unquote
 
 from ft_toolkit.errors import Unreadable
 from ft_toolkit.text.html import html_text
-from ft_toolkit.text.packed import Allowance, File, named, zip_file, zip_member
+from ft_toolkit.text.packed import Allowance, Data, File, named, zip_file, zip_member
 
 
-def _xml(data: bytes) -> Any:
+def _xml(data: Data) -> Any:
     from lxml import etree
 
     # no entity is expanded, nothing is fetched, and what is nested deeper than 256 is refused

@@ -7,21 +7,23 @@ et al. 2020, arXiv:2005.14165, appendix C). A test document is tainted by PaLM's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.artefacts import value_sha256
+from ft_toolkit.text.documents import Document, hash_documents, text_key
+from ft_toolkit.text.kept import FORMAT, Arrays, Numbers, is_kept, kept_arrays, scratch
 from ft_toolkit.text.ngrams import Hashes, ngrams_of_each, word_batches
 from ft_toolkit.text.splitting import Parts
 
 SIZES = (8, 13)
 TAINTED_FRACTION = 0.7  # of the 8-grams
 _WORD_LETTERS = 5  # with its blank; a little few, to be safe
-_MARK_BITS = (16, 27)  # fewest and most bytes of the table, as powers of two
-_WAITING = 2**18
+_MARK_BITS = (16, 26)  # fewest and most bytes of the table, as powers of two
 
 
 @dataclass(frozen=True)
@@ -57,37 +59,58 @@ def marked(parts: Parts, general: Sequence[Document] = ()) -> tuple[Parts, dict[
 
 
 def overlaps(train: Sequence[Document], held: Mapping[str, Sequence[Document]]) -> dict[str, Overlap]:
-    """Compare some sets of documents with the training text.
+    """Compare some sets of documents with the training text; what a large text has is kept for the next time.
 
-    No n-gram is kept but those of the training text that a held-out one may have, so the memory is a few
-    bytes for each held-out word: the held-out text is read twice, the training text once.
+    The n-grams of the held-out text are sorted, in a file where they are many, and each that the training
+    text has is marked: the held-out text is read twice, the training text once.
     """
-    identities = {document.sha256 for document in train}
+
+    def found() -> Arrays:
+        return {f"{name} {kind}": each for name, kinds in _compared(train, held) for kind, each in kinds}
+
+    if is_kept(train):
+        texts = [hash_documents(documents) for documents in (train, *held.values())]
+        arrays = kept_arrays(value_sha256([FORMAT, "overlap", list(held), texts]), found)
+    else:
+        arrays = found()
+    return {
+        name: Overlap(documents, arrays[f"{name} copy"], {n: arrays[f"{name} {n}"] for n in SIZES})
+        for name, documents in held.items()
+    }
+
+
+def _compared(
+    train: Sequence[Document], held: Mapping[str, Sequence[Document]]
+) -> Iterator[tuple[str, list[tuple[str, NDArray[Any]]]]]:
     words = sum(len(document.text) for documents in held.values() for document in documents) // _WORD_LETTERS
-    marks = _Marks(words)
+    marks, numbers = _Marks(words), {n: Numbers() for n in SIZES}
     for documents in held.values():
         for batch in word_batches(document.text for document in documents):
             for n in SIZES:
-                marks.add(n, _ngrams(batch, n))
-    seen = {n: _Different() for n in SIZES}
+                found = _ngrams(batch, n)
+                marks.add(n, found)
+                numbers[n].add(found)
+    asked = {n: each.sorted() for n, each in numbers.items()}
+    is_seen = {n: scratch((len(each) + 1,), np.bool_) for n, each in asked.items()}
     for batch in word_batches(document.text for document in train):
         for n in SIZES:
             found = _ngrams(batch, n)
-            seen[n].add(found[marks.has(n, found)])
-    shared = {n: each.sorted() for n, each in seen.items()}
-    return {name: _overlap(documents, identities, shared) for name, documents in held.items()}
+            found = np.unique(found[marks.has(n, found)])
+            places = np.searchsorted(asked[n], found).clip(max=max(0, len(asked[n]) - 1))
+            is_seen[n][places[asked[n][places] == found]] = True
+    keys = np.sort(_text_keys(train))
+    for name, documents in held.items():
+        shares: dict[int, list[float]] = {n: [] for n in SIZES}
+        for batch in word_batches(document.text for document in documents):
+            for n in SIZES:
+                for each in ngrams_of_each([words for _, words in batch], n):
+                    shares[n].append(_mean(is_seen[n][np.searchsorted(asked[n], np.unique(each))]))
+        copies = np.isin(_text_keys(documents), keys)
+        yield name, [("copy", copies), *((f"{n}", np.array(each)) for n, each in shares.items())]
 
 
-def _overlap(documents: Sequence[Document], identities: set[str], shared: Mapping[int, Hashes]) -> Overlap:
-    fractions: dict[int, list[float]] = {n: [] for n in SIZES}
-    for batch in word_batches(document.text for document in documents):
-        for n in SIZES:
-            for found in ngrams_of_each([words for _, words in batch], n):
-                different = np.unique(found)
-                places = np.searchsorted(shared[n], different)
-                fractions[n].append(_mean(shared[n][places] == different))
-    is_copy = np.array([document.sha256 in identities for document in documents], dtype=np.bool_)
-    return Overlap(documents, is_copy, {n: np.array(each) for n, each in fractions.items()})
+def _text_keys(documents: Sequence[Document]) -> Hashes:
+    return np.fromiter((text_key(document) for document in documents), np.uint64, len(documents))
 
 
 class _Marks:
@@ -112,27 +135,6 @@ class _Marks:
         bits = (hashes & np.uint64(3)).astype(np.uint8) + np.uint8(4 * SIZES.index(n))
         is_marked: NDArray[np.bool_] = (self.table[hashes >> self.shift] >> bits & 1).astype(np.bool_)
         return is_marked
-
-
-class _Different:
-    """Different hashes, put in order whenever there are twice as many as before."""
-
-    def __init__(self) -> None:
-        # the largest number: a search then never ends behind the last
-        self.kept: Hashes = np.array([2**64 - 1], dtype=np.uint64)
-        self.waiting: list[Hashes] = []
-        self.size = 0
-
-    def add(self, hashes: Hashes) -> None:
-        self.waiting.append(hashes)
-        self.size += len(hashes)
-        if self.size > max(len(self.kept), _WAITING):
-            self.sorted()
-
-    def sorted(self) -> Hashes:
-        self.kept = np.unique(np.concatenate([self.kept, *self.waiting]))
-        self.waiting, self.size = [], 0
-        return self.kept
 
 
 def _ngrams(batch: Sequence[tuple[str, Hashes]], size: int) -> Hashes:

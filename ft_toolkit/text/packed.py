@@ -1,7 +1,7 @@
-"""Files unpacked in memory: compressed ones, and archives whose members are files of their own.
+"""Files, compressed ones unpacked, and archives whose members are files of their own.
 
-Sizes are counted while unpacking, so that a small file cannot fill the memory (docs/safety.md). Nothing is
-ever written to the disk.
+Sizes are counted while unpacking, so that a small file cannot fill the memory (docs/safety.md). A large file
+is mapped: the system loads of it what is read. Unpacked it is in a file that has no name and is gone with it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import re
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from ft_toolkit.errors import FtError, Unreadable
 
@@ -26,10 +29,12 @@ UNPACKED_BYTES = 2**30  # upper limit for an unpacked file
 UNPACKED_RATIO = 50  # and at most this many times its size on disk; prose reaches 5, log files 20
 # a small file of one repeated sentence has a far higher ratio, and does no harm
 ALWAYS_UNPACKED_BYTES = 2**24
+MAPPED_FROM_BYTES = 2**24
 _PIECE_BYTES = 2**20
 _XZ_MEMORY_BYTES = 2**28  # xz -9 needs 65 MiB; a file may ask for 4 GiB
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz")
+Data = bytes | mmap
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -58,14 +63,39 @@ class Allowance:
         return Unreadable(self.place, wanted, "more", self.fix)
 
 
+class _Mapped(io.RawIOBase):
+    """A mapped file as a stream."""
+
+    def __init__(self, data: Data) -> None:
+        self._data, self._place = data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._data[self._place : self._place + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._place += len(piece)
+        return len(piece)
+
+
 @dataclass(frozen=True)
 class File:
     """One file's content, unpacked; `name` is what documents are called by, `place` what errors name."""
 
     name: str
     place: str
-    data: bytes
+    data: Data
     allowance: Allowance
+
+    def stream(self) -> IO[bytes]:
+        """Its bytes from the begin, for what reads a part after the other."""
+        return io.BufferedReader(_Mapped(self.data)) if self.is_mapped else io.BytesIO(self.data)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it is too large to be held."""
+        return not isinstance(self.data, bytes)
 
 
 def ending_of(name: str | PurePath) -> str:
@@ -119,7 +149,7 @@ def zip_file(file: File) -> zipfile.ZipFile:
     return zipfile.ZipFile(io.BytesIO(file.data))
 
 
-def zip_member(archive: zipfile.ZipFile, member: str | zipfile.ZipInfo, allowance: Allowance) -> bytes:
+def zip_member(archive: zipfile.ZipFile, member: str | zipfile.ZipInfo, allowance: Allowance) -> Data:
     """raises   KeyError for a member that is not there, Unreadable for one that is too large"""
     info = archive.getinfo(member) if isinstance(member, str) else member
     if info.compress_type not in _ZIP_METHODS:  # lzma would reserve what the file asks for
@@ -129,7 +159,7 @@ def zip_member(archive: zipfile.ZipFile, member: str | zipfile.ZipInfo, allowanc
         return _counted(stream, allowance)
 
 
-def _member(read: Callable[[Allowance], bytes], name: str, place: str, allowance: Allowance) -> File:
+def _member(read: Callable[[Allowance], Data], name: str, place: str, allowance: Allowance) -> File:
     try:
         data = read(allowance)
     except Unreadable:
@@ -143,9 +173,11 @@ def _refuse(fault: Unreadable) -> File:
     raise fault
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path) -> Data:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return mmap(file.fileno(), 0, access=ACCESS_READ) if size > MAPPED_FROM_BYTES else file.read()
     except OSError as error:
         raise damaged(str(path), "a readable file", error) from None
 
@@ -173,7 +205,7 @@ def named(place: str, kind: str) -> Iterator[None]:
         raise damaged(place, kind, error) from None
 
 
-def _decompressed(data: bytes, name: str, place: str, allowance: Allowance) -> bytes:
+def _decompressed(data: Data, name: str, place: str, allowance: Allowance) -> Data:
     ending = ".gz" if name.lower().endswith(".tgz") else PurePath(name).suffix.lower()
     if ending not in _COMPRESSED:
         return data
@@ -185,58 +217,66 @@ def _decompressed(data: bytes, name: str, place: str, allowance: Allowance) -> b
         raise damaged(place, "a readable file", error) from None
 
 
-def _counted(stream: IO[bytes], allowance: Allowance) -> bytes:
+def _counted(stream: IO[bytes], allowance: Allowance) -> Data:
     """All of a stream, counted piece by piece before it is kept."""
-    pieces = []
-    while piece := stream.read(_PIECE_BYTES):
-        allowance.take(len(piece))
-        pieces.append(piece)
-    return b"".join(pieces)
+    return _held(iter(lambda: stream.read(_PIECE_BYTES), b""), allowance)
 
 
-def _gz(data: bytes, allowance: Allowance) -> bytes:
+def _held(pieces: Iterator[bytes], allowance: Allowance) -> Data:
+    """The pieces together, in memory or in a file."""
+    with tempfile.SpooledTemporaryFile(MAPPED_FROM_BYTES) as file:
+        for piece in pieces:
+            allowance.take(len(piece))
+            file.write(piece)
+        size = file.tell()
+        file.seek(0)
+        return mmap(file.fileno(), size, access=ACCESS_READ) if size > MAPPED_FROM_BYTES else file.read()
+
+
+def _gz(data: Data, allowance: Allowance) -> Data:
     with gzip.open(io.BytesIO(data)) as stream:
         return _counted(stream, allowance)  # type: ignore[arg-type]
 
 
-def _bz2(data: bytes, allowance: Allowance) -> bytes:
+def _bz2(data: Data, allowance: Allowance) -> Data:
     with bz2.open(io.BytesIO(data)) as stream:
         return _counted(stream, allowance)
 
 
-def _zst(data: bytes, allowance: Allowance) -> bytes:
+def _zst(data: Data, allowance: Allowance) -> Data:
     import pyarrow  # Python itself has zstd from 3.14 on
 
     with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd") as stream:
         return _counted(stream, allowance)
 
 
-def _xz(data: bytes, allowance: Allowance) -> bytes:
+def _xz(data: Data, allowance: Allowance) -> Data:
+    return _held(_xz_pieces(data[:]), allowance)
+
+
+def _xz_pieces(data: bytes) -> Iterator[bytes]:
     """With a limit of memory, which lzma.open has not; a file may hold several streams, and zeros between."""
-    pieces = []
     while data:
         stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY_BYTES)
         piece = stream.decompress(data, _PIECE_BYTES)
         while piece or not stream.eof:
             if not piece and stream.needs_input:
                 raise EOFError("the file ends before its end mark")
-            allowance.take(len(piece))
-            pieces.append(piece)
+            yield piece
             piece = b"" if stream.eof else stream.decompress(b"", _PIECE_BYTES)
         data = stream.unused_data.lstrip(b"\0")
-    return b"".join(pieces)
 
 
-_COMPRESSED: dict[str, Callable[[bytes, Allowance], bytes]] = {
+_COMPRESSED: dict[str, Callable[[Data, Allowance], Data]] = {
     ".gz": _gz,
     ".bz2": _bz2,
     ".xz": _xz,
     ".zst": _zst,
 }
-Members = Iterator[tuple[str, Callable[[Allowance], bytes]]]
+Members = Iterator[tuple[str, Callable[[Allowance], Data]]]
 
 
-def _zip_members(data: bytes, place: str) -> Members:
+def _zip_members(data: Data, place: str) -> Members:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         infos = archive.infolist()
@@ -247,7 +287,7 @@ def _zip_members(data: bytes, place: str) -> Members:
             yield info.filename, partial(zip_member, archive, info)
 
 
-def _tar_members(data: bytes, path: Path, allowance: Allowance) -> Members:
+def _tar_members(data: Data, path: Path, allowance: Allowance) -> Members:
     data = _decompressed(data, path.name, str(path), allowance)
     try:
         archive = tarfile.open(fileobj=io.BytesIO(data), mode="r:")  # noqa: SIM115
@@ -262,7 +302,7 @@ def _tar_members(data: bytes, path: Path, allowance: Allowance) -> Members:
             raise Unreadable(path, "plain files in the archive", found, "Pack the files themselves.")
 
 
-def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo, allowance: Allowance) -> bytes:
+def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo, allowance: Allowance) -> Data:
     stream = archive.extractfile(info)
     assert stream is not None  # it is a plain file
     return _counted(stream, allowance)  # a sparse file's zeros are counted as they come

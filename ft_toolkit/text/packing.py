@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_toolkit.text.blocks import NO_TARGET, Encoded, keys_of_positions
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.rows import Ids, Outline, Places, Row, Rows, Source
 
 SHORTEST_MASKED_PIECE = 16  # tokens; a shorter piece would leave a masked token almost no context

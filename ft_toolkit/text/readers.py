@@ -13,9 +13,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import IO, Any
 
 from ft_toolkit.errors import Unreadable
+from ft_toolkit.text.documents import line_feeds
 from ft_toolkit.text.encodings import decode
 from ft_toolkit.text.html import html_text
 from ft_toolkit.text.office import docx_text, epub_text, odt_text
@@ -38,22 +39,28 @@ def _jsonl_rows(file: File, encoding: str | None) -> Iterator[Row]:
 
 
 def _lines(file: File, encoding: str | None) -> Iterator[str]:
-    """Split on line feeds only: a JSON string may hold U+2028, which splitlines would break at.
-
-    UTF-8 is decoded line by line, so that a large file is not held three times.
-    """
-    if encoding is not None:
+    """Split on line feeds only: a JSON string may hold U+2028, which splitlines would break at."""
+    if encoding is None:
+        yield from _utf8(file, "\n")
+    else:
         yield from decode(file.data, file.place, encoding).split("\n")
-        return
+
+
+def _utf8(file: File, newline: str | None) -> IO[str]:
+    """The lines of a file in UTF-8, decoded one after the other: a large file is never held as text.
+
+    newline   as for open()
+    raises    Unreadable at once, wherever in the file it is no UTF-8
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        for start in range(0, len(file.data), _PIECE_BYTES):
-            decoder.decode(file.data[start : start + _PIECE_BYTES])
+        with file.stream() as stream:
+            while piece := stream.read(_PIECE_BYTES):
+                decoder.decode(piece)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         decode(file.data, file.place)  # names the byte of the file, and the encoding that it looks like
-    for number, line in enumerate(io.BytesIO(file.data)):
-        yield line.decode("utf-8" if number else "utf-8-sig")
+    return io.TextIOWrapper(file.stream(), "utf-8-sig", newline=newline)
 
 
 def _json_row(line: str, where: str) -> Row:
@@ -72,8 +79,9 @@ def _json_row(line: str, where: str) -> Row:
 
 def _csv_rows(file: File, encoding: str | None) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
+    is_utf8 = encoding is None
     reader = csv.DictReader(
-        io.StringIO(decode(file.data, file.place, encoding), newline=""),
+        _utf8(file, "") if is_utf8 else io.StringIO(decode(file.data, file.place, encoding), newline=""),
         delimiter="," if ending_of(file.name) == ".csv" else "\t",
         strict=True,  # otherwise a stray quote swallows lines, and "a" b loses its quotes
     )
@@ -93,16 +101,16 @@ def _parquet_rows(file: File, encoding: str | None) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
-    data, limit, unpacked = file.data, file.allowance.limit, 0
+    source, limit, unpacked = pyarrow.BufferReader(file.data), file.allowance.limit, 0
     too_large = file.allowance.exceeded
     try:
-        schema = pyarrow.parquet.read_schema(io.BytesIO(data))
+        schema = pyarrow.parquet.read_schema(source)
         _refuse_twins(file.place, schema.names)
         # lists and structs hold no text: only their type is reported, they are not unpacked
         nested: Row = {field.name: [] for field in schema if pyarrow.types.is_nested(field.type)}
         texts = [field.name for field in schema if str(field.type) in ("string", "large_string")]
         # strings stay dictionary-encoded until they are counted: a million copies of a page take one page
-        parquet = pyarrow.parquet.ParquetFile(io.BytesIO(data), read_dictionary=texts)
+        parquet = pyarrow.parquet.ParquetFile(source, read_dictionary=texts)
         if _announced_bytes(parquet.metadata) > limit:
             raise too_large
         for batch in parquet.iter_batches(
@@ -208,6 +216,7 @@ _TABLES: dict[str, Callable[[File, str | None], Iterator[Row]]] = {
     ".tsv": _csv_rows,
     ".parquet": _parquet_rows,
 }
+_PLAIN = tuple(ending for ending, read in _TEXTS.items() if read is _plain_text)
 TEXT_ENDINGS, TABLE_ENDINGS = tuple(_TEXTS), tuple(_TABLES)
 ENDINGS = (*TEXT_ENDINGS, *TABLE_ENDINGS, *ARCHIVE_ENDINGS)
 
@@ -228,6 +237,16 @@ def read_text(file: File, encoding: str | None = None) -> str:
     raises     Unreadable naming the file, and the byte where it is known
     """
     return _TEXTS[ending_of(file.name)](file, encoding)
+
+
+def text_lines(file: File, encoding: str | None = None) -> Iterator[str]:
+    """The lines of a text with their line feeds; those of plain text in UTF-8 are read one after the other.
+
+    raises     as read_text
+    """
+    if ending_of(file.name) in _PLAIN and encoding is None:
+        return iter(_utf8(file, None))
+    return io.StringIO(line_feeds(read_text(file, encoding)))
 
 
 def table_rows(file: File, encoding: str | None = None) -> Iterator[Row]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.artefacts import value_sha256
+from ft_toolkit.text.documents import Document, first_of_equal, hash_documents
 from ft_toolkit.text.draws import mixed
+from ft_toolkit.text.kept import FORMAT, Arrays, is_kept, kept_arrays, scratch
 from ft_toolkit.text.ngrams import Hashes, folded, ngrams_of_each, text_hash, word_batches
 from ft_toolkit.text.prefixes import prefixes_of
 
@@ -60,47 +62,74 @@ def screen(documents: Sequence[Document], threshold: float | None, *, keep: bool
     threshold   Jaccard similarity from which two documents are near-duplicates; None: exact copies alone
     keep        nothing is left out: groups of pieces are united, too
     """
+    firsts = first_of_equal(documents)
+    second, elsewhere, name = _second(documents, _clusters(documents, firsts, threshold), keep=keep)
+    is_repeated = np.bincount(firsts, minlength=len(documents))[firsts] > 1
+    found: list[Document] = []
+    copies: set[str] = set()
+    known: set[int] = set()
+    for number, document in enumerate(documents):
+        if number in elsewhere:
+            continue
+        if is_repeated[number]:
+            if firsts[number] in known:
+                copies.add(document.id)
+            known.add(firsts[number])
+        group = name.get(document.group) if name else None
+        found.append(document.in_group(group) if group else document)
+    return Screened(found, frozenset(documents[n].id for n in second), frozenset(copies), len(elsewhere))
+
+
+def _second(
+    documents: Sequence[Document], clusters: Iterable[Sequence[int]], *, keep: bool
+) -> tuple[set[int], set[int], dict[str, str]]:
+    """(numbers of those that are second to another of their group, of those second to one of another group,
+    the common name of each group that is united with others)."""
     from scipy.cluster.hierarchy import DisjointSet
 
-    united = DisjointSet(document.group for document in documents)
+    united = DisjointSet()
     second: set[int] = set()
     elsewhere: set[int] = set()
-    for cluster in _clusters(documents, threshold):
+    for cluster in clusters:
         first, *others = sorted(cluster, key=lambda number: documents[number].sha256)
         groups = {number: documents[number].group for number in cluster}
         if keep or all(documents[number].whole_sha256 is None for number in cluster):
-            for number in others:
-                united.merge(groups[first], groups[number])
+            for number in cluster:
+                united.add(groups[number])
+                united.merge(groups[cluster[0]], groups[number])
             second.update(others)
         else:
             inside = {number for number in others if groups[number] == groups[first]}
             second |= inside
             elsewhere |= set(others) - inside
-    name = {group: min(some) for some in united.subsets() if len(some) > 1 for group in some}
-    found: list[Document] = []
-    copies: set[str] = set()
-    known: set[str] = set()
-    for number, document in enumerate(documents):
-        if number in elsewhere:
-            continue
-        if document.sha256 in known:
-            copies.add(document.id)
-        known.add(document.sha256)
-        group = name.get(document.group)
-        found.append(replace(document, near_group=group) if group else document)
-    return Screened(found, frozenset(documents[n].id for n in second), frozenset(copies), len(elsewhere))
+    names = {group: min(some) for some in united.subsets() if len(some) > 1 for group in some}
+    return second, elsewhere, names
 
 
-def _clusters(documents: Sequence[Document], threshold: float | None) -> list[list[int]]:
-    """Numbers of the documents that hang together as near-duplicates or copies; at least two in each."""
-    clusters = _Clusters(len(documents))
-    place: dict[str, int] = {}
-    for number, document in enumerate(documents):
-        first = place.setdefault(document.sha256, number)
-        clusters.unite(first, number)
-    if threshold is not None and len(documents) > 1:
-        _unite_near(documents, clusters, threshold)
-    return [sorted(members) for members in clusters.members.values()]
+def _clusters(
+    documents: Sequence[Document], firsts: NDArray[np.int64], threshold: float | None
+) -> list[list[int]]:
+    """Numbers of the documents that hang together as near-duplicates or copies; at least two in each.
+
+    firsts   the first of each text, as first_of_equal gives it
+    """
+
+    def found() -> Arrays:
+        clusters = _Clusters(len(documents))
+        for number in np.flatnonzero(firsts != np.arange(len(documents))).tolist():
+            clusters.unite(int(firsts[number]), number)
+        if threshold is not None and len(documents) > 1:
+            _unite_near(documents, clusters, threshold)
+        members = [sorted(each) for each in clusters.members.values()]
+        sizes = np.array([len(each) for each in members], np.int64)
+        return {"sizes": sizes, "numbers": np.array([n for each in members for n in each], np.int64)}
+
+    if is_kept(documents):
+        kept = kept_arrays(value_sha256([FORMAT, "near", hash_documents(documents), threshold]), found)
+    else:
+        kept = found()
+    ends = np.cumsum(kept["sizes"])[:-1]
+    return [each.tolist() for each in np.split(kept["numbers"], ends)] if len(kept["sizes"]) else []
 
 
 class _Clusters:
@@ -240,7 +269,7 @@ def signatures_of(documents: Sequence[Document]) -> Signatures:
     """(documents, SIGNATURE_VALUES): the smallest value of each permutation of a document's shingles."""
     from datasketch import MinHash
 
-    signatures = np.empty((len(documents), SIGNATURE_VALUES), dtype=np.uint32)
+    signatures = scratch((len(documents), SIGNATURE_VALUES), np.uint32)
     sketch = MinHash(SIGNATURE_VALUES, SEED, hashfunc=lambda hashes: hashes)
     for number, hashes in enumerate(_shingles_of(document.text for document in documents)):
         sketch.clear()
@@ -281,12 +310,20 @@ def _shingles_of(texts: Iterable[str]) -> Iterator[Hashes]:
             yield np.array(whole, dtype=np.uint64) if whole else shingles
 
 
-def repeated_lines(documents: Iterable[Document]) -> frozenset[str]:
-    """Lines (without surrounding blanks) that occur in two or more documents of a corpus."""
+def repeated_lines(documents: Sequence[Document], among: Iterable[Document] | None = None) -> frozenset[str]:
+    """Lines (without surrounding blanks) that occur in two or more documents of a corpus.
+
+    among   the documents whose lines are asked for; None: all of them
+    """
+    asked = set[str]().union(*map(_different_lines, documents if among is None else among))
     documents_with: Counter[str] = Counter()
     for document in documents:
-        documents_with.update({line.strip() for line in document.text.split("\n")} - {""})
+        documents_with.update(_different_lines(document) & asked)
     return frozenset(line for line, count in documents_with.items() if count > 1)
+
+
+def _different_lines(document: Document) -> set[str]:
+    return {line.strip() for line in document.text.split("\n")} - {""}
 
 
 def outside_repeated_lines(text: str, ends: NDArray[np.int64], repeated: frozenset[str]) -> NDArray[np.bool_]:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
 from os.path import isdir, isfile  # False for a name that no file system holds, where pathlib raises
 from pathlib import Path
+from typing import Any
 
+from ft_toolkit.artefacts import file_sha256, value_sha256
 from ft_toolkit.errors import FtError, Unreadable
-from ft_toolkit.references import TextReference
+from ft_toolkit.references import TextReference, parse_text
 from ft_toolkit.sections import Corpus
 from ft_toolkit.text.download import downloaded
+from ft_toolkit.text.kept import FORMAT
 from ft_toolkit.text.packed import File, is_archive, members, unpacked_file
 from ft_toolkit.text.readers import ENDINGS, is_readable
 
 CHECK = "Check corpus.source."
+KEYED_FROM_BYTES = 2**21  # of all files; to know a smaller text again takes as long as to read it
+_NOT_READ: Any = {  # keys that change no document
+    **dict.fromkeys(("license", "language", "name", "weight", "near_duplicates", "keep_duplicates"), True),
+    "split": {"validation", "test", "seed"},
+}
+_READERS = ("ft-toolkit", "pypdf", "docutils", "lxml")
 
 
 def files_of(corpus: Corpus, reference: TextReference) -> Iterator[Callable[[], File]]:
@@ -24,11 +34,7 @@ def files_of(corpus: Corpus, reference: TextReference) -> Iterator[Callable[[], 
 
     raises   FtError for a source without a file that has a reader, or a link that leaves the corpus folder
     """
-    if reference.kind == "web":
-        path = downloaded(corpus.source, corpus.sha256)
-        root, paths = path.parent, [path]
-    else:
-        root, paths = _files(reference.path, corpus.source)
+    root, paths = _paths(corpus, reference)
     for path in paths:
         name = path.relative_to(root).as_posix()
         if not is_archive(path):
@@ -38,6 +44,47 @@ def files_of(corpus: Corpus, reference: TextReference) -> Iterator[Callable[[], 
             yield from members(path, name, is_readable)
         except Unreadable as fault:
             yield partial(_refuse, fault)
+
+
+def sources_key(corpora: Sequence[Corpus]) -> str | None:
+    """A hash of all that a reading of these sources depends on; None for a small text, or one on the Hub.
+
+    raises   as files_of
+    """
+    files: list[Any] = []
+    size = 0
+    for corpus in corpora:
+        reference = parse_text(corpus.source)
+        if reference.kind == "hub":
+            return None
+        root, paths = _paths(corpus, reference)
+        size += sum(path.stat().st_size for path in paths)
+        files.append((corpus.model_dump(exclude=_NOT_READ), corpus.label, root, paths))
+    if size < KEYED_FROM_BYTES:
+        return None
+    try:
+        hashed = [
+            (read, label, [(path.relative_to(root).as_posix(), file_sha256(path)) for path in paths])
+            for read, label, root, paths in files
+        ]
+    except OSError:  # reading it will say what is wrong
+        return None
+    return value_sha256([FORMAT, [_version(name) for name in _READERS], hashed])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _paths(corpus: Corpus, reference: TextReference) -> tuple[Path, list[Path]]:
+    """The corpus root, and the files below it."""
+    if reference.kind == "web":
+        path = downloaded(corpus.source, corpus.sha256)
+        return path.parent, [path]
+    return _files(reference.path, corpus.source)
 
 
 def _refuse(fault: Unreadable) -> File:

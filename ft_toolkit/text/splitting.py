@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
 
+import numpy as np
+
 from ft_toolkit.errors import FtError
 from ft_toolkit.run import Row
 from ft_toolkit.sections import Corpus, Split
-from ft_toolkit.text.corpus import Document, Reading, read_corpora
+from ft_toolkit.text.corpus import Reading, read_corpora
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.screening import Screened, screen
 
 Part = Literal["train", "validation", "test"]
@@ -74,13 +76,11 @@ def parted(screened: Screened, corpora: Sequence[Corpus], copies: int) -> Parts:
     copies   how many documents were left out as copies, for the message of a text alone
     raises   FtError when a source has too few groups for all three parts
     """
-    homes: dict[str, str] = {}
-    for document in screened.documents:
-        homes.setdefault(document.group, document.corpus)
+    homes = _homes(screened.documents) if len(corpora) > 1 else ["" for _ in screened.documents]
     parts = Parts([], [], [])
     for corpus in corpora:
         label = corpus.label if len(corpora) > 1 else ""
-        own = [document for document in screened.documents if homes[document.group] == label]
+        own = [one for one, home in zip(screened.documents, homes, strict=True) if home == label]
         try:
             found = split(own, corpus.split, 0 if label else copies)
         except FtError as error:
@@ -88,6 +88,15 @@ def parted(screened: Screened, corpora: Sequence[Corpus], copies: int) -> Parts:
         for (_, documents), (_, more) in zip(parts, found, strict=True):
             documents.extend(more)
     return _counted_once(screened, parts, keep=corpora[0].keep_duplicates)
+
+
+def _homes(documents: Sequence[Document]) -> list[str]:
+    """Of each document the source that its group is split with: the first that has one of the group."""
+    # 64 bits of each group's hash, as in first_of_equal
+    keys = np.fromiter((int(d.group[:16], 16) for d in documents), np.uint64, len(documents))
+    _, firsts, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    labels = [document.corpus for document in documents]
+    return [labels[first] for first in firsts[inverse].tolist()]
 
 
 def _counted_once(screened: Screened, parts: Parts, *, keep: bool) -> Parts:
@@ -112,20 +121,17 @@ def split(documents: Sequence[Document], plan: Split, copies: int = 0) -> Parts:
     copies   how many documents were left out as copies, for the message
     raises   FtError when there are too few groups for all three parts
     """
-    places = {group: _place(group, plan.seed) for group in dict.fromkeys(d.group for d in documents)}
-    ranked = sorted(places, key=lambda group: places[group])
-    if len(ranked) < LEAST:
-        raise _too_few(documents, len(ranked), copies, plan.group)
-    values = [places[group] for group in ranked]
-    test_end = bisect_left(values, plan.test)
-    validation_end = bisect_left(values, plan.test + plan.validation)
-    test_end = min(max(test_end, LEAST_TEST), len(ranked) - LEAST_VALIDATION - LEAST_TRAIN)
-    validation_end = min(max(validation_end, test_end + LEAST_VALIDATION), len(ranked) - LEAST_TRAIN)
-    rank = {group: number for number, group in enumerate(ranked)}
+    places = np.fromiter((_place(d.group, plan.seed) for d in documents), np.float64, len(documents))
+    values, ranks = np.unique(places, return_inverse=True)  # one for each group
+    if len(values) < LEAST:
+        raise _too_few(documents, len(values), copies, plan.group)
+    test_end = int(np.searchsorted(values, plan.test))
+    validation_end = int(np.searchsorted(values, plan.test + plan.validation))
+    test_end = min(max(test_end, LEAST_TEST), len(values) - LEAST_VALIDATION - LEAST_TRAIN)
+    validation_end = min(max(validation_end, test_end + LEAST_VALIDATION), len(values) - LEAST_TRAIN)
     parts = Parts([], [], [])
-    for document in documents:
-        at = rank[document.group]
-        part = parts.test if at < test_end else parts.validation if at < validation_end else parts.train
+    for document, rank in zip(documents, ranks.tolist(), strict=True):
+        part = parts.test if rank < test_end else parts.validation if rank < validation_end else parts.train
         part.append(document)
     return parts
 
@@ -144,9 +150,9 @@ def sample_evenly(documents: Sequence[Document], size: int) -> list[Document]:
     return [document for part in parts for document in sample(part, of_each)]
 
 
-def document_rows(parts: Parts, *, keep_text: bool = False) -> list[Row]:
+def document_rows(parts: Parts, *, keep_text: bool = False) -> Iterator[Row]:
     """Rows of documents.parquet; keep_text keeps the text of all but the training part."""
-    return [
+    return (
         {
             "id": document.id,
             "sha256": document.sha256,
@@ -161,19 +167,14 @@ def document_rows(parts: Parts, *, keep_text: bool = False) -> list[Row]:
         }
         for part, documents in parts
         for document in documents
-    ]
+    )
 
 
-def hash_rows(rows: Sequence[Row], *columns: str) -> str:
+def hash_rows(rows: Iterable[Row], *columns: str) -> str:
     """sha256 over some columns of documents.parquet, whatever the order of the rows."""
     return sha256(
         "".join(sorted("".join(row[name] for name in columns) for row in rows)).encode()
     ).hexdigest()
-
-
-def hash_documents(documents: Sequence[Document]) -> str:
-    """sha256 over the exact texts of documents, in their order."""
-    return sha256("".join(document.text_sha256 for document in documents).encode()).hexdigest()
 
 
 def _place(group: str, seed: int) -> float:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_toolkit.artefacts import written_whole
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.rows import Ids, Places
 
 if TYPE_CHECKING:  # tests of rows and ft cache need no tokenizer

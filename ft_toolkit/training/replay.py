@@ -23,7 +23,7 @@ from ft_toolkit.models.sampling import draw
 from ft_toolkit.models.token_nll import TokenScorer
 from ft_toolkit.session import score_cache_path
 from ft_toolkit.text.blocks import NO_TARGET, Encoded, collate, encode, mask
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Ids, Row, outline_of
 

@@ -37,7 +37,8 @@ from ft_toolkit.models.null_adapters import random_directions
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.sections import Adapter
 from ft_toolkit.text.canaries import canaries
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 
 ALL = ["loss", "min-k 20 %", "error zone"]
 

@@ -34,7 +34,8 @@ from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.splitting import Parts
 
 NEWLINE = 11  # some ids of a made-up vocabulary

@@ -28,7 +28,8 @@ from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.sampling import sample_ids
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 
 
 @pytest.fixture(scope="module")

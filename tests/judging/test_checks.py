@@ -21,7 +21,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
 from ft_toolkit.text.blocks import Encoded, collate, encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.packing import pack
 
 TEXTS = [

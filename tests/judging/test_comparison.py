@@ -27,7 +27,8 @@ from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.screening import repeated_lines
 from ft_toolkit.text.splitting import Parts
 

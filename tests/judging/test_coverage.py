@@ -13,7 +13,8 @@ import pytest
 
 from ft_toolkit.judging import statistics
 from ft_toolkit.sections import Corpus, Split
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.splitting import read_parts, split
 
 RUNS = 1000

@@ -26,7 +26,8 @@ from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Judging
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 
 PLAN, NOTHING = Judging(), Judging(general=None)
 MakePair = Callable[..., ModelPair]

@@ -7,7 +7,7 @@ import pytest
 
 from ft_toolkit.judging.exposure import exposure, side_exposure
 from ft_toolkit.text.canaries import CONTROLS, canaries, controls, with_canaries
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 
 def test_no_two_sentences_are_equal_and_each_run_has_the_same() -> None:

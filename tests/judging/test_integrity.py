@@ -20,7 +20,8 @@ from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 
 METHODS = ("lora", "rslora", "dora", "pissa", "ia3", "full", "scratch")
 Trained = tuple[torch.nn.Module, LanguageModel, Path, dict[str, str], list[Document]]

@@ -21,7 +21,8 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Adapter
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 
 
 class Kept(Screen):

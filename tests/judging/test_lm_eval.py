@@ -8,7 +8,8 @@ from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.shipped import corpus
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 
 
 @pytest.mark.oracle

@@ -23,7 +23,7 @@ from ft_toolkit.models.families import SpecialTokens
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 WINDOW = POSITIONS - 2  # beside [CLS] and [SEP]
 NAMES = ("bert", "distilbert")

@@ -22,7 +22,7 @@ from ft_toolkit import shipped
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 STARTERS = ("gpt2", "bert")
 NATS_PER_TOKEN = 1e-5

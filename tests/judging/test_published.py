@@ -26,7 +26,7 @@ from huggingface_hub import constants
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 pytestmark = [
     pytest.mark.live,

@@ -13,7 +13,7 @@ import pytest
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.totals import Scored
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 IDENTITY: dict[str, object] = {"weights": "a", "protocol": {"name": "document"}}
 

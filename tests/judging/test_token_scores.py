@@ -27,7 +27,8 @@ from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.screening import repeated_lines
 
 QUIET = Screen(quiet=True)

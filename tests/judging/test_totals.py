@@ -21,7 +21,7 @@ from ft_toolkit.judging.totals import Totals, corpus_totals, count_words, docume
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 TEXTS = ["Boil the pasta.", "Wash your hands often, and dry them well. " * 12, "물 und Brot zum Abend"]
 SIZES = st.integers(min_value=1, max_value=10_000)

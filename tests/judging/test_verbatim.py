@@ -13,7 +13,7 @@ from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Side, 
 from ft_toolkit.judging.verbatim import EXTRACTED_TOKENS, PROMPT_TOKENS, longest_run, verbatim
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 
 def test_the_longest_run_begins_behind_the_prompt() -> None:

@@ -31,7 +31,8 @@ from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
 from ft_toolkit.sections import Adapter
 from ft_toolkit.text.blocks import collate, encode, mask
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.packing import pack
 
 STEPS = 5
@@ -43,7 +44,7 @@ from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import load_adapter
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 texts = json.loads(sys.stdin.read())
 for place, adapter in zip(sys.argv[1::2], sys.argv[2::2]):
     base = load_base(place)

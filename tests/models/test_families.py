@@ -37,7 +37,7 @@ from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.sections import Adapter
 from ft_toolkit.text.blocks import collate, encode, mask
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Row
 

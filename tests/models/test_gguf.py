@@ -14,7 +14,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 
 gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
 # how llama.cpp names GPT-2's tensors, and which of them it keeps the other way round

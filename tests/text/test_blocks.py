@@ -25,7 +25,7 @@ from ft_toolkit.text.blocks import (
     encode_joined,
     mask,
 )
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.packing import SHORTEST_MASKED_PIECE, pack
 from ft_toolkit.text.rows import Row
 from ft_toolkit.text.screening import repeated_lines

@@ -15,7 +15,8 @@ import pytest
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text.corpus import Document, identity, read_corpus, read_source
+from ft_toolkit.text.corpus import read_corpora, read_source
+from ft_toolkit.text.documents import Document, identity
 
 # what a careless reader turns into a date, a missing value, 7 or 100000.0
 AWKWARD = ["2024-01-01", "NA", "null", "007", "1e5", "", "True"]
@@ -360,7 +361,7 @@ def test_rows_belong_to_tables_and_lines_to_text(tmp_path: Path, name: str, unit
 
 
 def test_a_packaged_corpus_is_read_by_its_name() -> None:
-    reading = read_corpus(Corpus(source="package:italian-cooking"))
+    reading = read_corpora(Corpus(source="package:italian-cooking"))
     assert len(reading.documents) >= 120
     assert reading.empty_documents == 0
     assert "carbonara" in " ".join(document.text.lower() for document in reading.documents)

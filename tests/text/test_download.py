@@ -12,7 +12,7 @@ import pytest
 from ft_toolkit.errors import FtError
 from ft_toolkit.references import is_safe_text, parse_text
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.text.corpus import read_corpora
 from ft_toolkit.text.download import downloaded
 
 TEXT = "감기 Salt.\n".encode()
@@ -38,7 +38,7 @@ def test_a_file_is_fetched_once_and_then_read_without_the_network() -> None:
 
     path = downloaded(PLACE, DIGEST, client(answer))
     assert (path.name, path.read_bytes()) == ("a b.txt", TEXT)
-    reading = read_corpus(Corpus(source=PLACE, sha256=DIGEST))
+    reading = read_corpora(Corpus(source=PLACE, sha256=DIGEST))
     assert [(document.id, document.text) for document in reading.documents] == [("a b.txt#0", TEXT.decode())]
     assert len(asked) == 1
 
@@ -93,7 +93,7 @@ def test_an_address_that_is_not_of_one_known_file_is_refused_before_anything_is_
     source: str, words: str
 ) -> None:
     with pytest.raises(FtError) as caught:
-        read_corpus(Corpus(source=source))
+        read_corpora(Corpus(source=source))
     assert words in str(caught.value)
     assert "secret" not in str(caught.value)
 

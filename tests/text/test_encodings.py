@@ -10,7 +10,7 @@ import pytest
 
 from ft_toolkit.errors import FtError, Unreadable
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text.corpus import read_corpus, read_source
+from ft_toolkit.text.corpus import read_corpora, read_source
 from ft_toolkit.text.encodings import decode, looks_like
 
 WRITTEN = [
@@ -59,7 +59,7 @@ def test_with_corpus_encoding_text_and_tables_are_read_as_they_stand(
     (tmp_path / "a.txt").write_bytes(text.encode(codec))
     (tmp_path / "b.jsonl").write_bytes(json.dumps({"text": text + "!"}, ensure_ascii=False).encode(codec))
     (tmp_path / "c.tsv").write_bytes(f"text\n{text.strip()}?\n".encode(codec))
-    reading = read_corpus(Corpus(source=str(tmp_path), encoding=codec))
+    reading = read_corpora(Corpus(source=str(tmp_path), encoding=codec))
     assert [document.text for document in reading.documents] == [text, text + "!", text.strip() + "?"]
 
 
@@ -72,14 +72,14 @@ def test_bytes_that_are_nobodys_text_are_named_by_the_first(data: bytes) -> None
 def test_a_byte_that_the_asked_encoding_does_not_have_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("감기".encode("cp949") + b"\xff\xff")
     with pytest.raises(FtError, match=r"a\.txt, byte 4: expected cp949, found 0xff. Check corpus.encoding"):
-        read_corpus(Corpus(source=str(tmp_path), encoding="cp949"))
+        read_corpora(Corpus(source=str(tmp_path), encoding="cp949"))
 
 
 @pytest.mark.parametrize("codec", ["idna", "punycode", "utf-7", "unicode_escape", "utf-32"])
 def test_an_odd_encoding_names_the_file_too(tmp_path: Path, codec: str) -> None:
     (tmp_path / "a.txt").write_bytes(b"xn--\xff\xfe..\\x")
     with pytest.raises(FtError, match=r"a\.txt, byte \d+: expected "):
-        read_corpus(Corpus(source=str(tmp_path), encoding=codec))
+        read_corpora(Corpus(source=str(tmp_path), encoding=codec))
 
 
 @pytest.mark.parametrize("charset", ["klingon", "zip", "hex", "undefined", "utf-8"])

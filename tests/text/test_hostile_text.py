@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from ft_toolkit.errors import LINE_CHARACTERS, FtError, Unreadable
 from ft_toolkit.recipe import read_recipe
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text.corpus import read_corpus, read_source
+from ft_toolkit.text.corpus import read_corpora, read_source
 from ft_toolkit.text.packed import ALWAYS_UNPACKED_BYTES, UNPACKED_RATIO
 
 MOST_SECONDS, MOST_BYTES = 5, 2**30
@@ -278,7 +278,7 @@ def is_read_or_named(file: tuple[str, bytes], keys: dict[str, Any]) -> None:
         (Path(folder) / name).write_bytes(data)
         (Path(folder) / "other.txt").write_text("Flour.")
         try:
-            reading = read_corpus(Corpus(source=folder, **keys))
+            reading = read_corpora(Corpus(source=folder, **keys))
         except FtError as error:
             line = str(error)
             assert "\n" not in line

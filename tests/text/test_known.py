@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ft_toolkit.text import known
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 
 SENTENCE = "one two three four five six seven eight nine ten eleven twelve thirteen"

@@ -7,7 +7,8 @@ import json
 import pytest
 from conftest import SHARED
 
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.look import (
     frequent_words,
     histogram,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.overlap import marked, overlaps
 from ft_toolkit.text.splitting import Parts, read_parts
 

@@ -16,7 +16,7 @@ from documents import MADE, tar_of, zip_of, zst
 
 from ft_toolkit.errors import FtError, Unreadable
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text.corpus import read_corpus, read_source
+from ft_toolkit.text.corpus import read_corpora, read_source
 
 COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -176,7 +176,7 @@ def test_unreadable_files_are_left_out_and_listed_where_that_is_asked_for(tmp_pa
     (tmp_path / "i.tar").write_bytes(b"no archive" * 100)
     with pytest.raises(Unreadable, match=r"b\.pdf"):
         read_source(str(tmp_path))
-    reading = read_corpus(Corpus(source=str(tmp_path), skip_unreadable=True))
+    reading = read_corpora(Corpus(source=str(tmp_path), skip_unreadable=True))
     # of a file with one bad row nothing is read: its rows are not a sample that anybody chose
     assert [document.text for document in reading.documents] == ["Salt.", "Oil."]
     named = ["b.pdf", "c.jsonl, line 2", "d.txt, row 0", "e.zip/g.txt, byte 0", "e.zip/h.docx", "i.tar"]
@@ -186,4 +186,4 @@ def test_unreadable_files_are_left_out_and_listed_where_that_is_asked_for(tmp_pa
 def test_a_fault_of_the_recipe_is_never_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"title": "one"}\n')
     with pytest.raises(FtError, match="expected column text"):
-        read_corpus(Corpus(source=str(tmp_path), skip_unreadable=True))
+        read_corpora(Corpus(source=str(tmp_path), skip_unreadable=True))

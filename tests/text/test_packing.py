@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_toolkit.text.blocks import NO_TARGET, Encoded, token_keys
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Chosen, Joined, Row, outline_of
 

@@ -10,7 +10,7 @@ import pytest
 from personal_sentences import MARK, measured, sentences
 
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text.corpus import read_corpus
+from ft_toolkit.text.corpus import read_corpora
 from ft_toolkit.text.personal import find, redact
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
@@ -76,7 +76,7 @@ def test_nothing_else_of_a_corpus_sees_what_is_redacted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Ask kim@naver.com about salt.")
     (tmp_path / "b.txt").write_text("Ask lee@naver.com about salt.")  # then a copy of the other
     (tmp_path / "c.jsonl").write_text('{"text": "Oil."}\n{"text": "Call (212) 555-0123."}\n')
-    reading = read_corpus(Corpus(source=str(tmp_path), redact=True))
+    reading = read_corpora(Corpus(source=str(tmp_path), redact=True))
     assert [document.text for document in reading.documents] == [
         "Ask [E-MAIL] about salt.",
         "Oil.",
@@ -84,7 +84,7 @@ def test_nothing_else_of_a_corpus_sees_what_is_redacted(tmp_path: Path) -> None:
     ]
     assert reading.copies == 1
     assert reading.redacted == {"e-mail": 2, "phone": 1}
-    assert not read_corpus(Corpus(source=str(tmp_path))).redacted
+    assert not read_corpora(Corpus(source=str(tmp_path))).redacted
 
 
 @pytest.mark.parametrize(

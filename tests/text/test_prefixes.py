@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ft_toolkit.text import screening
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.prefixes import prefixes_of
 from ft_toolkit.text.screening import screen
 

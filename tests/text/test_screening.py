@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from datasketch import MinHash
 
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.screening import (
     LEAST_RECALL,
     SEED,

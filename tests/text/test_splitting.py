@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.statistics import TOO_FEW_DOCUMENTS
 from ft_toolkit.sections import Corpus, Split
-from ft_toolkit.text.corpus import Document, read_source
+from ft_toolkit.text.corpus import read_source
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.splitting import (
     LEAST,
     LEAST_TEST,
@@ -192,7 +193,7 @@ def test_near_duplicates_never_straddle_parts_and_count_once_in_training(tmp_pat
     assert len(train) == len(set(train))
     assert parts.near_duplicates == 100 + 120 - len(train) - len(validation) - len(test) > 0
     assert Counter(numbers(parts.test)).most_common(1)[0][1] == 4  # each is judged, as one group
-    rows = document_rows(parts)
+    rows = list(document_rows(parts))
     assert len({row["group"] for row in rows}) == 100
     again = read_parts(Corpus(source=str(tmp_path / "rows.jsonl"), near_duplicates=None))[1]
     everywhere = [set(numbers(held)) for _, held in again]

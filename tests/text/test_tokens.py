@@ -16,7 +16,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.session import token_cache
 from ft_toolkit.text import tokens
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.tokens import Tokens, TokenStore, tokenised
 
 GIGABYTE = 10**9

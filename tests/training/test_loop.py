@@ -30,7 +30,7 @@ from ft_toolkit.models.token_nll import SummedLoss
 from ft_toolkit.sections import Adapter, Recipe, Training
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode, mask
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Row
 from ft_toolkit.training import accelerator, accumulation, loop, state

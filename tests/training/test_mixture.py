@@ -12,7 +12,7 @@ import pytest
 
 from ft_toolkit.sections import Training
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.draws import scrambled
 from ft_toolkit.text.packing import Layout, pack, packed_rows
 from ft_toolkit.text.rows import Joined, Row, Source

@@ -27,7 +27,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe, Training
 from ft_toolkit.session import Options, Session
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.corpus import Document
+from ft_toolkit.text.documents import Document
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Row
 from ft_toolkit.training import accelerator, loop

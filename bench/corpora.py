@@ -1,0 +1,123 @@
+"""How long a corpus takes to prepare, and how much memory: bench/corpora.py [--megabytes 10 100 1000].
+
+Made text: words of a vocabulary of 50,000 by Zipf's law, documents of 2 KB, one in fifty a near-duplicate
+of one before. Each size in a process of its own, a first time and a second one, when the text is kept.
+Memory that is mapped from a file is not counted as taken: the system gives it back when others need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+VOCABULARY = 50_000
+MEAN_WORDS = 330
+NEAR_SHARE = 0.02
+
+
+def write_corpus(path: Path, size_bytes: int) -> None:
+    """A .jsonl of about so many bytes, the same for each size up to its end."""
+    draw = np.random.default_rng(0)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(draw.choice(list(letters), draw.integers(2, 11))) for _ in range(VOCABULARY)]
+    table = np.array(words, dtype=object)
+    written, last = 0, ""
+    with path.open("w", encoding="utf-8") as file:
+        while written < size_bytes:
+            if last and draw.random() < NEAR_SHARE:
+                text = f"{last} {words[int(draw.integers(VOCABULARY))]}"
+            else:
+                count = max(20, int(draw.lognormal(np.log(MEAN_WORDS) - 0.125, 0.5)))
+                ranks = np.minimum(draw.zipf(1.2, count), 4 * VOCABULARY) % VOCABULARY
+                text = " ".join(table[ranks])
+                last = text
+            line = json.dumps({"text": text}) + "\n"
+            written += file.write(line)
+
+
+@contextmanager
+def peak(megabytes: dict[str, float], name: str) -> Iterator[None]:
+    """Puts the largest anonymous memory of a block, in MB, and its seconds into a dictionary."""
+    is_over = threading.Event()
+    seen = [anonymous_megabytes()]
+
+    def watch() -> None:
+        while not is_over.wait(0.02):
+            seen.append(anonymous_megabytes())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+        megabytes[name] = max(seen)
+        megabytes[f"{name} seconds"] = time.perf_counter() - started
+
+
+def anonymous_megabytes() -> float:
+    """Of this process, without what is mapped from files (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1000
+
+
+def prepare(path: str) -> None:
+    """Read, screen, split, compare and record one corpus; print the figures as JSON."""
+    from ft_toolkit.sections import Corpus
+    from ft_toolkit.text.corpus import read_corpora
+    from ft_toolkit.text.overlap import marked
+    from ft_toolkit.text.splitting import parted, screened_together
+
+    found: dict[str, float] = {"start": anonymous_megabytes()}
+    corpus = Corpus(source=path)
+    with peak(found, "reading"):
+        reading = read_corpora(corpus)
+    with peak(found, "near-duplicates"):
+        screened = screened_together(reading.documents, [corpus])
+    with peak(found, "parts"):
+        parts = parted(screened, [corpus], reading.copies)
+    with peak(found, "overlap"):
+        parts, _ = marked(parts)
+    found["documents"] = len(reading.documents)
+    found["near"] = parts.near_duplicates
+    print(json.dumps(found))
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--megabytes", type=float, nargs="+", default=[10, 100])
+    parser.add_argument("--prepare", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.prepare:
+        prepare(options.prepare)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for size in options.megabytes:
+            path = Path(folder) / f"{size:g}.jsonl"
+            write_corpus(path, round(size * 1e6))
+            for turn in ("first", "second"):
+                command = [sys.executable, __file__, "--prepare", str(path)]
+                environment = os.environ | {"FT_CACHE": folder}
+                done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+                found = json.loads(done.stdout.splitlines()[-1])
+                print(f"{size:g} MB, {turn} time: {found.pop('documents'):,} documents", flush=True)
+                for name, value in found.items():
+                    print(f"  {name:<24} {value:8,.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
