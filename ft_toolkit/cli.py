@@ -161,6 +161,7 @@ def push(
     merged: Annotated[bool, typer.Option("--merged", help="Base and adapter as one model.")] = False,
     with_base: Annotated[bool, typer.Option("--with-base", help="Send a local base along.")] = False,
     scores: Annotated[bool, typer.Option("--scores", help="Send the per-document scores.")] = False,
+    strength: Annotated[float, typer.Option(help="A weaker adapter, such as 0.75, judged first.")] = 1.0,
     license: Annotated[str | None, typer.Option(help="Of what is published, such as apache-2.0.")] = None,
     base_license: Annotated[str | None, typer.Option(help="Of the base, where unknown.")] = None,
     corpus_license: Annotated[str | None, typer.Option(help="Of the text; own: you wrote it.")] = None,
@@ -171,11 +172,12 @@ def push(
 ) -> None:
     """Show what would go to the Hub, and with --yes send it."""
     from ft_toolkit import publish
+    from ft_toolkit.mix import at_strength
     from ft_toolkit.run import Run
     from ft_toolkit.sharing.staging import Contents
 
     publish.publish(
-        Run.open(run),
+        at_strength(Run.open(run), strength),
         publish.Target(to, revision, public, pr, tag, check_again=verify),
         Contents(merged, scores, with_base),
         publish.Rights(license, base_license, corpus_license, i_have_the_rights),

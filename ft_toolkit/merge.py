@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from ft_toolkit.errors import FtError
+from ft_toolkit.mix import MOST_STRENGTH
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
-
-MOST_STRENGTH = 10.0
 
 
 def merge(

@@ -14,6 +14,8 @@ from ft_toolkit.run import Run, now
 if TYPE_CHECKING:
     from ft_toolkit.text.splitting import Parts
 
+MOST_STRENGTH = 10.0
+
 
 @dataclass(frozen=True)
 class Part:
@@ -86,6 +88,25 @@ def mix(parts: Sequence[Part], to: Path, *, device: str = "auto", screen: Screen
     finally:
         made.unlock()
     return made
+
+
+def at_strength(run: Run, strength: float, *, device: str = "auto", screen: Screen | None = None) -> Run:
+    """The run itself at 1; else a run of its own beside it whose adapter is so much weaker, judged anew.
+
+    One that was made before from the same adapter is taken.
+
+    raises   FtError for a number that is no strength, and as mix
+    """
+    if not 0 < strength <= MOST_STRENGTH:
+        raise FtError("--strength", f"above 0 and at most {MOST_STRENGTH:g}", strength, "1 is as trained.")
+    if strength == 1:
+        return run
+    part, to = Part(run, strength), run.folder.with_name(f"{run.folder.name}-at-{strength:g}")
+    if (to / "run.json").is_file():
+        made = Run.open(to)
+        if made.is_ended and made.facts.get("mixed") == [_told(part)]:
+            return made
+    return mix([part], to, device=device, screen=screen)
 
 
 def _check(parts: Sequence[Part], to: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ft_toolkit.artefacts import read_json
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
-from ft_toolkit.mix import Part, mix, split_weight
+from ft_toolkit.mix import Part, at_strength, mix, split_weight
 from ft_toolkit.models.adapters import attach_adapter, save_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.mixing import write_mixed
@@ -125,6 +125,20 @@ def test_a_mixture_is_a_run_with_a_verdict(runs: list[Run], tmp_path: Path) -> N
     json.dumps(run.comparison)
     again = mix([Part(run, 1.0)], tmp_path / "again", device="cpu", screen=QUIET)
     assert again.comparison["corpora"][0]["adapter"] == run.comparison["corpora"][0]["adapter"]
+
+
+def test_a_weaker_adapter_is_made_and_judged_once(runs: list[Run]) -> None:
+    assert at_strength(runs[0], 1.0) is runs[0]
+    weak = at_strength(runs[0], 0.5, device="cpu", screen=QUIET)
+    assert weak.folder.name == f"{runs[0].folder.name}-at-0.5" and weak.is_finished
+    alphas = [read_json(run.adapter_folder / "adapter_config.json")["lora_alpha"] for run in (weak, runs[0])]
+    assert 2 * alphas[0] == alphas[1]
+    before = (weak.folder / "comparison.json").stat().st_mtime_ns
+    assert at_strength(runs[0], 0.5, screen=QUIET).folder == weak.folder
+    assert (weak.folder / "comparison.json").stat().st_mtime_ns == before
+    for strength in (0.0, -1.0, float("nan"), 11.0):
+        with pytest.raises(FtError, match="--strength: expected above 0 and at most 10"):
+            at_strength(runs[0], strength)
 
 
 def test_an_adapter_without_strength_is_its_base(runs: list[Run], tmp_path: Path) -> None:
