@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +25,7 @@ from ft_toolkit import (
 from ft_toolkit.arguments import Device, Overrides, RecipeName, Runs
 from ft_toolkit.errors import FtError, one_line_errors, told_when_stopped
 from ft_toolkit.examples import epilog
-from ft_toolkit.runtime import prepare_process, termination_as_exception
+from ft_toolkit.runtime import is_launched, prepare_process, termination_as_exception
 
 app = typer.Typer(
     help="Fine-tune small GPT-2 and BERT checkpoints with LoRA, and measure honestly whether it helped.",
@@ -99,7 +98,7 @@ def finetune(
     options = Options(device, tuple(track or ()), judge, True, energy, restart, reuse)
     if reuse and seeds == 1 and again.is_shown(asked, runs, judge=judge):
         return
-    if processes > 1 and "WORLD_SIZE" not in os.environ:  # each of them runs this command again
+    if processes > 1 and not is_launched():  # each of them runs this command again
         from ft_toolkit.launch import launch
 
         raise typer.Exit(launch(processes, sys.argv[1:]))

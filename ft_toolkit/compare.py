@@ -15,7 +15,7 @@ from ft_toolkit.arguments import AsJson, Device
 from ft_toolkit.errors import FtError, one_line_errors
 from ft_toolkit.judging.protocols import How
 from ft_toolkit.progress import Screen
-from ft_toolkit.runtime import prepare_process
+from ft_toolkit.runtime import is_first_process, is_launched, prepare_process
 
 if TYPE_CHECKING:
     from ft_toolkit.judging.comparison import Comparison
@@ -65,6 +65,7 @@ def main(
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score again, even where the run's own scores would do.")
     ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Score in so many processes on this machine.")] = 1,
 ) -> None:
     """Compare each run's adapter with its base on text that neither has trained on."""
     with one_line_errors():
@@ -76,7 +77,8 @@ def main(
         from ft_toolkit.sharing.pulled import open_run
 
         prepare_process()
-        screen = Screen(quiet=as_json)
+        is_main = is_first_process()
+        screen = Screen(quiet=as_json or not is_main)
         how = How(protocol, window, stride, exact, precision, device)
         if out is not None:
             refuse_taken(out)
@@ -89,6 +91,7 @@ def main(
         if strength is not None:
             apart = {"--on": on, "--out": out, "--details": details, "--base": base, "--adapter": adapter}
             apart |= {"--fail-if-worse": fail_if_worse, "--require-gain": require_gain}
+            apart |= {"--processes": processes > 1}
             asked = _strengths(strength, runs or [], [name for name, value in apart.items() if value])
             from ft_toolkit.strength import frontier  # torch comes with it
 
@@ -99,6 +102,10 @@ def main(
             points.show(screen)
             return
         gain = required_gain(require_gain) if require_gain is not None else None
+        if processes > 1 and not is_launched():  # each of them runs this command again
+            from ft_toolkit.launch import launch
+
+            raise typer.Exit(launch(processes, sys.argv[1:]))
         if adapter is not None or base is not None:
             if runs:
                 wanted = "runs, or --base and --adapter"
@@ -116,6 +123,8 @@ def main(
                 from ft_toolkit.rescoring import compare_runs  # torch comes with it
 
                 found = compare_runs(opened, on or [], how, screen=screen, keep=keep)
+        if not is_main:
+            return
         if out is not None:
             save(out, judged)
             screen.say(f"saved: {out}")

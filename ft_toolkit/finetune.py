@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
-
-from accelerate.utils import broadcast_object_list
+from typing import Any
 
 from ft_toolkit import auto
 from ft_toolkit.energy import metered
@@ -19,6 +17,7 @@ from ft_toolkit.forecast import forecast, is_worth_a_probe
 from ft_toolkit.inputs import asked_for, comparison_inputs, dataset_inputs, weights_inputs
 from ft_toolkit.judging.integrity import Live, fingerprints, observe, prove, require
 from ft_toolkit.judging.percent import as_percent
+from ft_toolkit.judging.share import Share
 from ft_toolkit.judging.unseen import keep_known_text, read_general
 from ft_toolkit.material import (
     Material,
@@ -41,7 +40,7 @@ from ft_toolkit.session import Options, Session
 from ft_toolkit.stages import Stages, artefact, latest_ended
 from ft_toolkit.text.documents import hash_documents
 from ft_toolkit.text.splitting import document_rows, hash_rows
-from ft_toolkit.training.accelerator import make_accelerator
+from ft_toolkit.training.accelerator import lost_process_told, make_accelerator
 from ft_toolkit.training.loop import Journal, TrainingJob, train
 from ft_toolkit.training.mixture import shares
 from ft_toolkit.training.optimizers import make_optimizers
@@ -53,7 +52,6 @@ _EARLY = {
     "budget": "the time is used up (training.budget)",
 }
 DEFAULT = Options()
-T = TypeVar("T")
 
 
 def finetune(
@@ -87,7 +85,7 @@ def finetune(
                 options.restart,
             )
         try:
-            with unfinished_noted(run):
+            with unfinished_noted(run), lost_process_told():
                 _introduce(run, material, session)
                 _stage_dataset(stages, material, session)
                 with metered(run.record) if options.energy else nullcontext():
@@ -190,12 +188,13 @@ def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool
     made_from = weights_inputs(it.asked, machine, stages.made_of("dataset"))
     journal = _journal(run, made_from, session)
     before = fingerprints(it.pair.tuned.model)
-    is_trained = _for_all(session, stages.is_current("weights", made_from))
-    is_proven = _for_all(session, not gate or stages.is_current("integrity", stages.made_of("weights")))
-    if is_trained and is_proven:
+    is_trained = stages.is_current("weights", made_from)
+    is_proven = not gate or stages.is_current("integrity", stages.made_of("weights"))
+    # the first process's: the others' folders hold nothing that an earlier life saved
+    saved = str(run.trained_folder) if is_trained and is_proven else None
+    if (folder := Share.of(accelerator).first(lambda: saved)) is not None:
         session.screen.say("already trained; its weights are loaded")
-        # the main process's: the others' folders hold nothing that an earlier life saved
-        return load_pair(it.pair.base, Path(_for_all(session, str(run.trained_folder))))
+        return load_pair(it.pair.base, Path(folder))
     outcome = stages.stage("weights", made_from, lambda: _trained(run, it, journal, session), lambda: None)
     if outcome is None:  # trained before, not proven: from the last checkpoint, without a step
         outcome = _trained(run, it, journal, session)
@@ -214,27 +213,16 @@ def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool
 
 def _journal(run: Run, made_from: Mapping[str, Any], session: Session) -> Journal:
     """Where a training writes: the run's folder; under accelerate launch the main process's."""
-    (folder,) = (
-        broadcast_object_list([str(run.folder)]) if session.accelerator.num_processes > 1 else [run.folder]
-    )
-    checkpoints = Checkpoints(
-        Path(folder) / "checkpoints", made_from, session.screen.say, run.folder / "metrics.jsonl"
-    )
+    folder = Path(Share.of(session.accelerator).first(lambda: str(run.folder))) / "checkpoints"
+    checkpoints = Checkpoints(folder, made_from, session.screen.say, run.folder / "metrics.jsonl")
     return Journal(run.append_metrics, run.rewind_metrics, checkpoints)
-
-
-def _for_all(session: Session, value: T) -> T:
-    """The main process's value, since it alone sees the run's folder."""
-    if session.accelerator.num_processes == 1:
-        return value
-    said: T = broadcast_object_list([value])[0]
-    return said
 
 
 def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outcome:
     """Train the model in place, and save what validated best."""
     adapter, tuned = it.recipe.adapter, it.pair.tuned
-    validate = validation_score(tuned, validation_documents(it.parts))
+    share = Share.of(session.accelerator)
+    validate = validation_score(tuned, validation_documents(it.parts), share)
     optimizers = make_optimizers(tuned.model, tuned.family, adapter)
     may_restart = it.asked.training.learning_rate == "auto"
     job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart)
@@ -264,21 +252,23 @@ def _proven(run: Run, it: Material, live: Live, loaded: ModelPair | None, sessio
 def _stage_comparison(
     stages: Stages, it: Material, pair: ModelPair, session: Session, *, judge: bool
 ) -> None:
-    """scores/ and comparison.json: the verdict; or the validation figure, where none is asked for."""
+    """scores/ and comparison.json: the verdict; or the validation figure, where none is asked for.
+
+    Several processes score together; the first one looks whether that is done already, writes and speaks.
+    """
     run, screen = stages.run, session.screen
     if not it.pair.has_common_figure:
         screen.say("masked models with two tokenizers have no common figure: there is no comparison")
     if not (judge and it.pair.has_common_figure):
         screen.result(_validation_words(run))
-    elif session.is_main:
+        return
+
+    def judged(judge: Callable[[None], None]) -> None:
         general = hash_documents(read_general(it.asked.judging))
         made_from = comparison_inputs(it.asked, general, stages.made_of("dataset", "weights"))
-        stages.stage(
-            "comparison",
-            made_from,
-            lambda: judge_run(run, pair, it.parts, session),
-            lambda: show_again(run, screen),
-        )
+        stages.stage("comparison", made_from, lambda: judge(None), lambda: show_again(run, screen))
+
+    Share.of(session.accelerator).led(judged, lambda _: judge_run(run, pair, it.parts, session))
 
 
 def _ended(run: Run, session: Session, started: float) -> None:

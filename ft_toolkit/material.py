@@ -11,6 +11,7 @@ import torch
 from ft_toolkit import auto
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, quick_protocol, score
+from ft_toolkit.judging.share import ALONE, Share
 from ft_toolkit.judging.totals import corpus_totals, document_totals
 from ft_toolkit.judging.unseen import read_general
 from ft_toolkit.models.checkpoints import load_base
@@ -150,13 +151,18 @@ def validation_documents(parts: Parts) -> list[Document]:
     return sample_evenly(parts.validation, VALIDATION_DOCUMENTS)
 
 
-def validation_score(model: LanguageModel, documents: Sequence[Document]) -> Callable[[], float]:
-    """Nats a token of validation documents, scored as the verdict will be, in float32."""
+def validation_score(
+    model: LanguageModel, documents: Sequence[Document], share: Share = ALONE
+) -> Callable[[], float]:
+    """Nats a token of validation documents, scored as the verdict will be, in float32.
+
+    share   of several processes, which all get the same figure
+    """
     encoded = encode(documents, model.tokenizer)
     protocol = quick_protocol(model)
 
     def validate() -> float:
-        scores = score(model, encoded, protocol)
+        scores = score(model, encoded, protocol, share=share)
         return corpus_totals(
             document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True)
         ).nats_per_token

@@ -58,7 +58,8 @@ def compare_runs(
 ) -> list[Comparison]:
     """Score runs again, each on its own held-out text or all on every source of `on`.
 
-    Runs of one base share one set of weights, and the base's scores are kept for the next time.
+    Runs of one base share one set of weights, and the base's scores are kept for the next time. Several
+    processes score together; all but the first one return nothing.
 
     raises   FtError when a base or tokenizer changed since training, when text was trained on by any of the
              runs, or when the runs are judged by different protocols; IntegrityFailed for an adapter or
@@ -79,25 +80,30 @@ def compare_runs(
         if others:
             corpora = _score_others(scorer, others, run.recipe.judging)
             scores = TokenScores(scorer.subject(run.folder.name), corpora)
-            found.append(shown(scores, run.trained_folder, session.screen))
         else:
-            parts = _held_out(run, runs, session.screen)
-            is_first = not run.is_finished
-            comparison, scores = _judged(run, scorer, parts, how, keeps=is_first)
-            if is_first:
-                _finished(run, how)
-                session.screen.say(f"report: {write_report(run)}")
-            found.append(comparison)
+            scores = _scored(run, scorer, _held_out(run, runs, session.screen), how)
+        if not session.is_main:
+            continue
+        is_first = not others and not run.is_finished
+        found.append(_compared(run, scores, session.screen, keeps=is_first))
+        if is_first:
+            _finished(run, how)
+            session.screen.say(f"report: {write_report(run)}")
         keep(found[-1], scores)
     show_ranking(found, session.screen, common_text=bool(on))
     return found
 
 
-def judge_run(run: Run, pair: ModelPair, parts: Parts, session: Session) -> Comparison:
-    """Score the parts of a run's corpus, keep scores and comparison in its folder, and say the verdict."""
+def judge_run(run: Run, pair: ModelPair, parts: Parts, session: Session) -> None:
+    """Score the parts of a run's corpus, keep scores and comparison in its folder, and say the verdict.
+
+    Several processes score together, and the first one does the rest.
+    """
     how = How()
     scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, how), session)
-    return _judged(run, scorer, parts, how, keeps=True)[0]
+    scores = _scored(run, scorer, parts, how)
+    if session.is_main:
+        _compared(run, scores, session.screen, keeps=True)
 
 
 def compare_adapter(
@@ -155,21 +161,22 @@ def _held_out(run: Run, runs: Sequence[Run], screen: Screen) -> Parts:
     return parts
 
 
-def _judged(
-    run: Run, scorer: Scorer, parts: Parts, how: How, *, keeps: bool
-) -> tuple[Comparison, TokenScores]:
+def _scored(run: Run, scorer: Scorer, parts: Parts, how: How) -> TokenScores:
     judging, label = run.recipe.judging, run.recipe.text_label
     corpora = [
         *score_parts(scorer, run.recipe, parts),
         *score_drift(scorer, judging, read_general(judging)),
         *score_divergence(scorer, label, parts.clean_test, keeps_ids=judging.keep_text),
     ]
-    scores = TokenScores(scorer.subject(run.folder.name), corpora, made_from(run, how))
+    return TokenScores(scorer.subject(run.folder.name), corpora, made_from(run, how))
+
+
+def _compared(run: Run, scores: TokenScores, screen: Screen, *, keeps: bool) -> Comparison:
     comparison = compare(scores)
     if keeps:
         write(run, comparison, scores)
-    show(comparison, run.trained_folder, scorer.session.screen)
-    return comparison, scores
+    show(comparison, run.trained_folder, screen)
+    return comparison
 
 
 def _finished(run: Run, how: How) -> None:

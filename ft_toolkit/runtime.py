@@ -97,6 +97,16 @@ def last_words(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
 
 
+def is_launched() -> bool:
+    """Whether a launcher started this process beside others: launch.py, torchrun, accelerate launch."""
+    return "WORLD_SIZE" in os.environ
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and speaks; imports no torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def threads() -> int:
     """Physical cores this process may use; a sibling hyper-thread only adds waiting to a matrix product."""
     import psutil

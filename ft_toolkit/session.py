@@ -82,5 +82,5 @@ class Session:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes to the run's folder; the others only take part in the training."""
+        """Whether this process writes to the run's folder; the others only train and score with it."""
         return bool(self.accelerator.is_main_process)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import Protocol, choose_protocol, score
+from ft_toolkit.judging.share import Share
 from ft_toolkit.judging.totals import TokenNll, Totals, document_totals
 from ft_toolkit.judging.vocabulary import Vocabulary
 from ft_toolkit.models.guesses import MASK, Guess, guesses, has_mask
@@ -168,7 +169,8 @@ def answers_of(tried: Tried, text: str, draw: Draw, grown: Grown = lambda name, 
         if not tried.is_masked:
             goes_on = continuation(model, text, draw, lambda so_far: grown(name, so_far))
         so_far = goes_on or ""
-        (nats,) = score(model, [read], tried.protocol, advance=lambda tokens: grown(name, so_far))
+        told = Share(advance=lambda tokens: grown(name, so_far))
+        (nats,) = score(model, [read], tried.protocol, share=told)
         return _Reading(read, nats, goes_on)
 
     base, *others = tried.ask_all(ask)

@@ -11,6 +11,7 @@ import torch
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.batches import batches
+from ft_toolkit.judging.share import ALONE, Share
 from ft_toolkit.judging.totals import Scored, finite
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.text.blocks import Encoded
@@ -91,7 +92,7 @@ def score_documents(
     cut: Cut,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    advance: Callable[[int], object] = lambda tokens: None,
+    share: Share = ALONE,
 ) -> list[Scored]:
     """Score every token of every document, each document alone.
 
@@ -106,25 +107,28 @@ def score_documents(
     scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
     # once a document: a long one has thousands of windows
     streams = [d.ids if begin_id is None else np.concatenate([[begin_id], d.ids]) for d in documents]
+
+    def score_batch(width: int, some: list[tuple[int, Window]]) -> int:
+        # padding on the right is never seen by a causal model, so no mask is needed
+        input_ids = np.zeros((len(some), width), dtype=np.int64)
+        targets = np.full((len(some), width), NO_TARGET, dtype=np.int64)
+        for row, (i, w) in enumerate(some):
+            input_ids[row, : w.stop - w.start] = streams[i][w.start : w.stop]
+            scored = streams[i][w.first_scored + 1 : w.stop + 1]
+            targets[row, w.first_scored - w.start : w.stop - w.start] = scored
+        nll, is_top1 = scorer.nll_and_top1(
+            torch.from_numpy(input_ids).to(device), torch.from_numpy(targets).to(device)
+        )
+        cuts = np.cumsum([w.stop - w.first_scored for _, w in some])
+        parts = (np.split(each.cpu().numpy(), cuts[:-1]) for each in (nll.double(), is_top1))
+        for (i, w), nats, tops in zip(some, *parts, strict=True):
+            places = slice(w.first_scored + skipped, w.stop + skipped)
+            scores[i].put(places, finite(nats, documents[i]), tops)
+        return int(cuts[-1])
+
+    planned = batches(windows, lambda item: item[1].stop - item[1].start, batch_tokens)
     with torch.inference_mode():
-        for width, some in batches(windows, lambda item: item[1].stop - item[1].start, batch_tokens):
-            # padding on the right is never seen by a causal model, so no mask is needed
-            input_ids = np.zeros((len(some), width), dtype=np.int64)
-            targets = np.full((len(some), width), NO_TARGET, dtype=np.int64)
-            for row, (i, w) in enumerate(some):
-                input_ids[row, : w.stop - w.start] = streams[i][w.start : w.stop]
-                scored = streams[i][w.first_scored + 1 : w.stop + 1]
-                targets[row, w.first_scored - w.start : w.stop - w.start] = scored
-            nll, is_top1 = scorer.nll_and_top1(
-                torch.from_numpy(input_ids).to(device), torch.from_numpy(targets).to(device)
-            )
-            cuts = np.cumsum([w.stop - w.first_scored for _, w in some])
-            parts = (np.split(each.cpu().numpy(), cuts[:-1]) for each in (nll.double(), is_top1))
-            for (i, w), nats, tops in zip(some, *parts, strict=True):
-                places = slice(w.first_scored + skipped, w.stop + skipped)
-                scores[i].put(places, finite(nats, documents[i]), tops)
-            advance(int(cuts[-1]))
-    return scores
+        return share.read(planned, scores, score_batch)
 
 
 def score_stream(
@@ -134,7 +138,7 @@ def score_stream(
     stride: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    advance: Callable[[int], object] = lambda tokens: None,
+    share: Share = ALONE,
 ) -> list[Scored]:
     """Score one long text, of which `documents` are the consecutive pieces (blocks.encode_joined).
 
@@ -145,7 +149,7 @@ def score_stream(
         raise FtError("corpus", "at least one document", "none", "Check the source.")
     stream = documents[0].joined_with(documents[1:])
     (scores,) = score_documents(
-        scorer, [stream], None, page(window, stride), batch_tokens=batch_tokens, advance=advance
+        scorer, [stream], None, page(window, stride), batch_tokens=batch_tokens, share=share
     )
     cuts = np.cumsum([len(document.ids) for document in documents])[:-1]
     return [Scored(*each) for each in zip(*(np.split(column, cuts) for column in scores), strict=True)]

@@ -40,8 +40,7 @@ def score_drift(scorer: Scorer, plan: Judging, general: Sequence[Document]) -> l
     if pair.own_tokenizer_sha256 is not None:
         return []
     if pair.base.family.objective == "causal":
-        with pair.base_side():
-            drawn = _samples(scorer)
+        drawn = scorer.share().first(lambda: _samples(scorer))
         return _diverged(scorer, SAMPLES_NAME, "drift", _as_documents(pair, drawn))
     if plan.general is None:
         return []
@@ -60,10 +59,10 @@ def score_divergence(
 
 
 def _samples(scorer: Scorer) -> list[Ids]:
-    """What the base writes, kept for the next adapter of this base; called while no adapter is on."""
+    """What the base writes, kept for the next adapter of this base."""
     base, session = scorer.pair.base, scorer.session
     tokens = min(SAMPLE_TOKENS, base.positions)
-    with session.screen.stage("samples", SAMPLES * tokens, ends_full=True):
+    with scorer.pair.base_side(), session.screen.stage("samples", SAMPLES * tokens, ends_full=True):
         return kept_samples(base, (SAMPLES, tokens), SEED, session.score_cache, session.screen.say)
 
 
@@ -117,8 +116,9 @@ def _scored(scorer: Scorer, kind: Kind, documents: Sequence[Encoded]) -> list[Sc
     half = torch.autocast(base.device.type, torch.bfloat16, enabled=is_half)
     both = DivergenceScorer(pair)
     with scorer.session.screen.stage(kind, tokens, ends_full=True) as advance, half:
+        share = scorer.share(advance)
         if base.family.objective == "causal":
             cut = causal.sliding(base.positions, max(1, base.positions // 2))
-            return causal.score_documents(both, documents, base.special.begin, cut, advance=advance)
+            return causal.score_documents(both, documents, base.special.begin, cut, share=share)
         plan = masked.in_windows(base.positions, masked.covering(COVERING_GROUPS, SEED, passes=1))
-        return masked.score_documents(both, documents, base.special, plan, advance=advance)
+        return masked.score_documents(both, documents, base.special, plan, share=share)

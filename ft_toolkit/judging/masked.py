@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.batches import batches
+from ft_toolkit.judging.share import ALONE, Share
 from ft_toolkit.judging.totals import Scored, finite
 from ft_toolkit.models.families import SpecialTokens
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
@@ -99,7 +100,7 @@ def score_documents(
     plan: Plan,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    advance: Callable[[int], object] = lambda tokens: None,
+    share: Share = ALONE,
 ) -> list[Scored]:
     """Score the tokens of every document under a masking plan.
 
@@ -111,19 +112,22 @@ def score_documents(
     passes = [(index, p) for index, document in enumerate(documents) for p in plan(document)]
     device = next(scorer.parameters()).device
     scores = [Scored.nothing_yet(len(document.ids)) for document in documents]
+
+    def score_batch(width: int, some: list[tuple[int, Pass]]) -> int:
+        rows = framed_rows([(documents[i].ids, p) for i, p in some], special, width)
+        input_ids, targets, attention_mask = (torch.from_numpy(each).to(device) for each in rows)
+        # without padding no mask is passed: attention then takes its faster path
+        padding = None if attention_mask.all() else attention_mask
+        nll, is_top1 = scorer.nll_and_top1(input_ids, targets, padding)
+        cuts = np.cumsum([len(p.scored) for _, p in some])
+        parts = (np.split(each.cpu().numpy(), cuts[:-1]) for each in (nll.double(), is_top1))
+        for (i, p), nats, tops in zip(some, *parts, strict=True):
+            scores[i].put(p.scored, finite(nats, documents[i]), tops)
+        return int(cuts[-1])
+
+    planned = batches(passes, lambda item: item[1].stop - item[1].start + 2, batch_tokens)
     with torch.inference_mode():
-        for width, some in batches(passes, lambda item: item[1].stop - item[1].start + 2, batch_tokens):
-            rows = framed_rows([(documents[i].ids, p) for i, p in some], special, width)
-            input_ids, targets, attention_mask = (torch.from_numpy(each).to(device) for each in rows)
-            # without padding no mask is passed: attention then takes its faster path
-            padding = None if attention_mask.all() else attention_mask
-            nll, is_top1 = scorer.nll_and_top1(input_ids, targets, padding)
-            cuts = np.cumsum([len(p.scored) for _, p in some])
-            parts = (np.split(each.cpu().numpy(), cuts[:-1]) for each in (nll.double(), is_top1))
-            for (i, p), nats, tops in zip(some, *parts, strict=True):
-                scores[i].put(p.scored, finite(nats, documents[i]), tops)
-            advance(int(cuts[-1]))
-    return scores
+        return share.read(planned, scores, score_batch)
 
 
 def framed_rows(

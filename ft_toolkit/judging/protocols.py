@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,6 +11,7 @@ from ft_toolkit.errors import FtError
 if TYPE_CHECKING:  # most of these import torch, which reading a protocol must not
     from transformers import PreTrainedTokenizerBase
 
+    from ft_toolkit.judging.share import Share
     from ft_toolkit.judging.totals import Scored, TokenNll
     from ft_toolkit.models.language_model import LanguageModel
     from ft_toolkit.sections import Judging
@@ -158,10 +159,10 @@ def score(
     protocol: Protocol,
     *,
     rate: float | None = None,
-    advance: Callable[[int], object] = lambda tokens: None,
+    share: Share | None = None,
 ) -> list[TokenNll]:
     """NLL in nats of every token, one (n,) array a document; see score_tokens."""
-    scored = score_tokens(model, documents, protocol, rate=rate, advance=advance)
+    scored = score_tokens(model, documents, protocol, rate=rate, share=share)
     return [document.nats for document in scored]
 
 
@@ -171,27 +172,29 @@ def score_tokens(
     protocol: Protocol,
     *,
     rate: float | None = None,
-    advance: Callable[[int], object] = lambda tokens: None,
+    share: Share | None = None,
 ) -> list[Scored]:
     """Score every token, one Scored a document; NaN for a token that the protocol leaves out.
 
     model     its tokenizer must have encoded the documents
     rate      share of tokens to draw where the protocol samples; None: sampled_fraction of these documents
-    advance   told how many tokens were scored, a batch at a time
+    share     which of several processes this one is, and whom it tells of its progress; None: alone
     """
     from ft_toolkit.judging import causal, masked
+    from ft_toolkit.judging.share import ALONE
     from ft_toolkit.models.token_nll import TokenScorer
 
+    share = share or ALONE
     scorer, special = TokenScorer(model.model, model.family), model.special
     window, stride = protocol.window_tokens, protocol.stride_tokens or protocol.window_tokens
     if protocol.name == "concatenated":
         return causal.score_stream(
-            scorer, documents, window, stride, batch_tokens=causal.BATCH_TOKENS, advance=advance
+            scorer, documents, window, stride, batch_tokens=causal.BATCH_TOKENS, share=share
         )
     if protocol.metric == "perplexity":
         cut = causal.rolling(window) if protocol.name == "rolling" else causal.sliding(window, stride)
         return causal.score_documents(
-            scorer, documents, special.begin, cut, batch_tokens=causal.BATCH_TOKENS, advance=advance
+            scorer, documents, special.begin, cut, batch_tokens=causal.BATCH_TOKENS, share=share
         )
     if protocol.name == "covering":
         hide = masked.covering(protocol.groups or COVERING_GROUPS, SEED)
@@ -200,5 +203,5 @@ def score_tokens(
         hide = masked.one_at_a_time(within_word=protocol.name == "word-l2r", rate=rate, seed=SEED)
     plan = masked.in_windows(window, hide)
     return masked.score_documents(
-        scorer, documents, special, plan, batch_tokens=masked.BATCH_TOKENS, advance=advance
+        scorer, documents, special, plan, batch_tokens=masked.BATCH_TOKENS, share=share
     )

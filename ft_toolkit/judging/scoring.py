@@ -22,6 +22,7 @@ from ft_toolkit.judging.protocols import (
     score,
     score_tokens,
 )
+from ft_toolkit.judging.share import Share
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Kind, Side, Subject
 from ft_toolkit.judging.totals import Scored, count_words
@@ -51,6 +52,10 @@ class Scorer:
     pair: ModelPair
     protocol: Protocol
     session: Session
+
+    def share(self, advance: Callable[[int], object] = lambda tokens: None) -> Share:
+        """This process's part in scoring; `advance` is told how many tokens were scored."""
+        return Share.of(self.session.accelerator, advance)
 
     def subject(self, name: str, *, knows_training_text: bool = True) -> Subject:
         """What is scored, without a folder of this machine."""
@@ -133,9 +138,10 @@ def _score_sides(
         with half:
             screen.say(f"{kind}: {_forecast(pair.tuned, for_tuned, protocol)}")
     with screen.stage(kind, 2 * tokens, ends_full=True) as advance, half:
-        tuned = score_tokens(pair.tuned, for_tuned, protocol, advance=advance)
+        share = scorer.share(advance)
+        tuned = score_tokens(pair.tuned, for_tuned, protocol, share=share)
         with pair.base_side() as base:
-            compute = partial(score_tokens, base, protocol=protocol, rate=rate, advance=advance)
+            compute = partial(score_tokens, base, protocol=protocol, rate=rate, share=share)
             of_base = _base_scores(scorer, for_base, rate, compute)
     return of_base, tuned
 
@@ -143,14 +149,19 @@ def _score_sides(
 def _base_scores(
     scorer: Scorer, encoded: list[Encoded], rate: float, compute: Callable[[Sequence[Encoded]], list[Scored]]
 ) -> list[Scored]:
-    """The base's scores, from the cache where possible."""
+    """The base's scores, from the first process's cache where possible."""
     session, protocol, base = scorer.session, scorer.protocol, scorer.pair.base
     # an approximate protocol scores a text in its neighbours' context, which would move what is kept of it
     if session.score_cache is None or protocol.is_approximate:
         return compute(encoded)
     store = Store(session.score_cache, session.screen.say)
     asked = identity(base) | {"protocol": protocol.as_dict(), "rate": rate}
-    return store.scores(asked, encoded, compute)
+    place_of = {id(document): place for place, document in enumerate(encoded)}
+
+    def kept(together: Callable[[list[int]], list[Scored]]) -> list[Scored]:
+        return store.scores(asked, encoded, lambda some: together([place_of[id(one)] for one in some]))
+
+    return scorer.share().led(kept, lambda places: compute([encoded[place] for place in places]))
 
 
 def _side(document: Encoded, scored: Scored, text: Text, counts: Counts | None) -> Side:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator, PartialState
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.runtime import bfloat16_is_faster
+
+LOST_WORDS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo's
 
 
 def make_accelerator(
@@ -60,9 +63,13 @@ def _require_device(name: str) -> None:
         raise FtError("--device", f"auto or {' or '.join(counts)}, which is here", name, "See ft doctor.")
 
 
-def lost_process(error: RuntimeError) -> FtError | None:
-    """What a process says when another one of the same training has ended; None for any other error."""
-    if not any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer")):
-        return None
-    fix = "The same command goes on from the last checkpoint."
-    return FtError("training", "all of its processes", "one that ended", fix)
+@contextmanager
+def lost_process_told() -> Iterator[None]:
+    """raises   FtError where another process of the same run has ended"""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in LOST_WORDS):
+            raise
+        fix = "The same command goes on from what is saved."
+        raise FtError("ft finetune", "all of its processes", "one that ended", fix) from None

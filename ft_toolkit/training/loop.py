@@ -27,7 +27,6 @@ from ft_toolkit.sections import Training
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import mask
 from ft_toolkit.text.rows import Row
-from ft_toolkit.training.accelerator import lost_process
 from ft_toolkit.training.accumulation import Accumulation
 from ft_toolkit.training.optimizers import set_learning_rate
 from ft_toolkit.training.outcome import Outcome, StopReason
@@ -80,17 +79,12 @@ def train(job: TrainingJob, session: Session, journal: Journal | None = None) ->
 
     A signal ends it at the next micro-batch with a checkpoint; a second one ends it at once.
 
-    raises   NumbersGoneWrong after SKIPPED_IN_A_ROW steps without a finite loss and gradient; FtError where
-             another process of the same training is lost
+    raises   NumbersGoneWrong after SKIPPED_IN_A_ROW steps without a finite loss and gradient
     """
     training = _Training(job, session, journal or Journal())
     try:
         training.begin()
         stopped_by = training.run()
-    except RuntimeError as error:
-        if lost := lost_process(error):
-            raise lost from None
-        raise
     finally:
         set_dropout(job.model.model, active=False)
         session.accelerator.free_memory()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.causal import Cut, page, rolling, score_documents, score_stream, sliding
 from ft_toolkit.judging.protocols import choose_protocol, score
+from ft_toolkit.judging.share import Share
 from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
@@ -83,7 +84,7 @@ def test_every_token_is_scored_exactly_once_for_any_window_and_stride(
         BEGIN,
         sliding(window, min(stride, window)),
         batch_tokens=batch_tokens,
-        advance=scored.append,
+        share=Share(advance=scored.append),
     )
     assert [len(part) for part in nll] == sizes
     assert all(np.isfinite(part).all() for part in nll)  # none was left out

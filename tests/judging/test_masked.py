@@ -17,6 +17,7 @@ from torch import Tensor
 from ft_toolkit.errors import FtError
 from ft_toolkit.judging.masked import covering, in_windows, one_at_a_time, score_documents
 from ft_toolkit.judging.protocols import EXACT_TOKENS, choose_protocol, sampled_fraction, score
+from ft_toolkit.judging.share import Share
 from ft_toolkit.judging.totals import TokenNll
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.families import SpecialTokens
@@ -103,7 +104,7 @@ def test_every_token_is_scored_exactly_once(
         documents,
         base.special,
         in_windows(base.positions, covering(groups, seed)),
-        advance=scored.append,
+        share=Share(advance=scored.append),
     )
     assert [len(part) for part in nll] == sizes
     assert all(np.isfinite(part).all() for part in nll)
