@@ -173,6 +173,8 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
         session.screen.say(f"overlap with training text: {said}")
     read = len(validation_documents(it.parts))
     session.screen.say(f"validation: reads {read} of {sizes['validation']} documents, chosen by hash")
+    if (judged := len(it.parts.clean_test)) == it.parts.most_judged:
+        session.screen.say(f"verdict: reads {judged:,} test documents, chosen by hash")
 
 
 def _stage_weights(stages: Stages, it: Material, session: Session, *, gate: bool) -> ModelPair:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def gathered(
     """
     general = read_general(recipe.judging)
     reading, parts = read_parts(*recipe.corpora)
-    parts, overlap = marked(parts, general)
+    parts, overlap = marked(replace(parts, most_judged=recipe.judging.most_documents), general)
     base = load_base(recipe.base, device)
     choose_protocol(base, recipe.judging.protocol, recipe.judging.window, recipe.judging.stride)
     if general and not encode(general, base.tokenizer):

@@ -276,6 +276,9 @@ class Judging(Section):
     general: str | None = Field(
         "package:general-probe", description="other text, to measure what was forgotten; null: none"
     )
+    most_documents: Annotated[int, Field(ge=8)] | None = Field(
+        2000, description="no more test documents than these are scored, chosen by hash; null: all"
+    )
     keep_text: bool = Field(True, description="keep the held-out documents' text in the run folder")
     canaries: int = Field(0, ge=0, le=1000, description="planted sentences, for ft audit --canaries")
 

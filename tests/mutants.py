@@ -94,8 +94,8 @@ MUTANTS = (
     Mutant(
         "tainted documents in the result",
         "ft_toolkit/text/splitting.py",
-        "return [document for document in self.test if document.id not in self.tainted] or self.test",
-        "return self.test",
+        "return self._judged(clean or self.test)",
+        "return self._judged(self.test)",
         ("tests/text/test_overlap.py",),
     ),
     Mutant(

@@ -124,7 +124,8 @@ def recovered(run: Run, screen: Screen) -> Parts:
     if lost and texts:
         names = ", ".join(lost[:3])
         screen.say(f"{len(lost)} documents changed or are missing since training: {names}; kept text is used")
-    parts = Parts([], [], [], tainted=frozenset(row["id"] for row in rows if row.get("tainted")))
+    tainted = frozenset(row["id"] for row in rows if row.get("tainted"))
+    parts = Parts([], [], [], tainted=tainted, most_judged=run.recipe.judging.most_documents)
     held = dict(parts)
     for row, digest in zip(rows, exact, strict=True):
         read = texts.get(digest)

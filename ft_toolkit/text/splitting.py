@@ -30,6 +30,7 @@ class Parts:
 
     near_duplicates   how many were left out, since they count once
     tainted           ids of the test documents that mostly stand in training, too (overlap.py)
+    most_judged       the verdict is about no more test documents than these, chosen by hash; None: all
     """
 
     train: list[Document]
@@ -37,15 +38,30 @@ class Parts:
     test: list[Document]
     near_duplicates: int = 0
     tainted: frozenset[str] = frozenset()
+    most_judged: int | None = None
 
     @property
     def clean_test(self) -> list[Document]:
-        """The test documents that the verdict is about; all of them, where none is clean."""
-        return [document for document in self.test if document.id not in self.tainted] or self.test
+        """The test documents that the verdict is about; tainted ones, where none is clean."""
+        clean = [document for document in self.test if document.id not in self.tainted]
+        return self._judged(clean or self.test)
 
     @property
     def tainted_test(self) -> list[Document]:
-        return [document for document in self.test if document.id in self.tainted]
+        return self._judged([document for document in self.test if document.id in self.tainted])
+
+    def _judged(self, documents: list[Document]) -> list[Document]:
+        """In their order; of a mixture as many of each source."""
+        if self.most_judged is None or len(documents) <= self.most_judged:
+            return documents
+        chosen = {document.id for document in sample_evenly(documents, self.most_judged)}
+        return [document for document in documents if document.id in chosen]
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Ids of the held-out documents whose text a run keeps: those that are read."""
+        some = (self._judged(self.validation), self.clean_test, self.tainted_test)
+        return frozenset(document.id for documents in some for document in documents)
 
     def __iter__(self) -> Iterator[tuple[Part, list[Document]]]:
         yield "train", self.train
@@ -151,7 +167,8 @@ def sample_evenly(documents: Sequence[Document], size: int) -> list[Document]:
 
 
 def document_rows(parts: Parts, *, keep_text: bool = False) -> Iterator[Row]:
-    """Rows of documents.parquet; keep_text keeps the text of all but the training part."""
+    """Rows of documents.parquet; keep_text keeps the text of what is read of validation and test part."""
+    kept = parts.kept if keep_text else frozenset()
     return (
         {
             "id": document.id,
@@ -163,7 +180,7 @@ def document_rows(parts: Parts, *, keep_text: bool = False) -> Iterator[Row]:
             "source": document.source,
             "row": document.row,
             "tainted": document.id in parts.tainted,
-            "text": document.text if keep_text and part != "train" else None,
+            "text": document.text if document.id in kept else None,
         }
         for part, documents in parts
         for document in documents

@@ -94,8 +94,8 @@ def test_a_process_that_is_lost_while_judging_costs_a_line_and_one_process_goes_
 def test_every_process_gets_about_as_many_tokens_and_no_batch_twice() -> None:
     batches = [(100, ["a"] * 5), (50, ["b"] * 9), (30, ["c"] * 10), (20, ["d"] * 7), (7, ["e"])]  # 500 … 7
     first, second = dealt(batches, 2)
-    assert first == [batches[0], batches[3]]  # 500 + 140
-    assert second == [batches[1], batches[2], batches[4]]  # 450 + 300 + 7, since 450 was less than 500
+    assert first == [batches[0], batches[3], batches[4]]  # 500 + 140 + 7
+    assert second == [batches[1], batches[2]]  # 450 + 300
     assert dealt(batches, 1) == [batches]
     assert dealt(batches[:1], 3) == [batches[:1], [], []]
 

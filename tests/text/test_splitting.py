@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,20 @@ def test_near_duplicates_are_told_that_they_are_one(tmp_path: Path) -> None:
     source = write_rows(tmp_path, [{"text": f"{story(n // 3)} {n}"} for n in range(30)])
     with pytest.raises(FtError, match=r"found 10, since 30 documents have near-duplicates\. Add 10 more"):
         read_parts(Corpus(source=source))
+
+
+def test_the_verdict_is_about_no_more_test_documents_than_asked_for() -> None:
+    test = [Document("a", n, f"text {n}", corpus="ab"[n % 3 == 0]) for n in range(60)]
+    tainted = frozenset(document.id for document in test[:20])
+    validation = [Document("v", n, f"held {n}") for n in range(9)]
+    parts = Parts([], validation, test, tainted=tainted)
+    few = replace(parts, most_judged=10)
+    assert parts.clean_test == test[20:] and parts.tainted_test == test[:20]
+    assert len(few.clean_test) == len(few.tainted_test) == 10
+    assert [document.row for document in few.clean_test] == sorted(d.row for d in few.clean_test)
+    assert sum(document.corpus == "a" for document in few.clean_test) == 5  # as many of each source
+    more = replace(few, test=[*test, *(Document("new", n, f"{n} new") for n in range(3))])
+    assert len({d.id for d in more.clean_test} & {d.id for d in few.clean_test}) >= 5  # chosen by hash
+    rows = list(document_rows(few, keep_text=True))
+    assert sum(row["text"] is not None for row in rows) == 9 + 10 + 10
+    assert not any(row["text"] for row in document_rows(few))
