@@ -81,7 +81,7 @@ def compare_runs(
             corpora = _score_others(scorer, others, run.recipe.judging)
             scores = TokenScores(scorer.subject(run.folder.name), corpora)
         else:
-            scores = _scored(run, scorer, _held_out(run, runs, session.screen), how)
+            scores = score_run(run, scorer, _held_out(run, runs, session.screen), how)
         if not session.is_main:
             continue
         is_first = not others and not run.is_finished
@@ -101,7 +101,7 @@ def judge_run(run: Run, pair: ModelPair, parts: Parts, session: Session) -> None
     """
     how = How()
     scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, how), session)
-    scores = _scored(run, scorer, parts, how)
+    scores = score_run(run, scorer, parts, how)
     if session.is_main:
         _compared(run, scores, session.screen, keeps=True)
 
@@ -161,7 +161,7 @@ def _held_out(run: Run, runs: Sequence[Run], screen: Screen) -> Parts:
     return parts
 
 
-def _scored(run: Run, scorer: Scorer, parts: Parts, how: How) -> TokenScores:
+def score_run(run: Run, scorer: Scorer, parts: Parts, how: How) -> TokenScores:
     judging, label = run.recipe.judging, run.recipe.text_label
     corpora = [
         *score_parts(scorer, run.recipe, parts),

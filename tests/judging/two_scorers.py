@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ft_toolkit import finetune as journey
+from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
 from ft_toolkit.runtime import is_first_process
 from ft_toolkit.sections import Recipe
@@ -20,7 +21,8 @@ TRAINING = {"steps": 2, "block_tokens": 32, "batch_tokens": 256, "learning_rate"
 
 def recipe(name: str, base: Path, corpus: Path) -> Recipe:
     values = {"name": name, "base": str(base), "corpus": {"source": str(corpus)}, "training": TRAINING}
-    return Recipe.model_validate(values | {"judging": {"general": "package:italian-cooking"}})
+    general = min(shipped.corpus("italian-cooking").glob("*.md"))
+    return Recipe.model_validate(values | {"judging": {"general": str(general)}})
 
 
 def main(runs: Path, corpus: Path, *bases: Path) -> None:
