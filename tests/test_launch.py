@@ -13,7 +13,7 @@ import pytest
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.launch import launch
-from ft_toolkit.training.accelerator import lost_process_told
+from ft_toolkit.training.accelerator import lost_process_told, make_accelerator
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = "import sys; from ft_toolkit.launch import launch; sys.exit(launch(2, sys.argv[1:]))"
@@ -93,6 +93,13 @@ def test_only_a_lost_connection_is_a_lost_process() -> None:
         raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]")
     with pytest.raises(RuntimeError, match="shapes"), lost_process_told():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_an_engine_that_divides_the_weights_is_refused(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+    with pytest.raises(FtError, match="expected DDP: whole weights in every process"):
+        make_accelerator("cpu")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "launch").iterdir()), ids=lambda path: path.name)

@@ -12,6 +12,12 @@ from accelerate import Accelerator, PartialState
 from ft_toolkit.errors import FtError
 from ft_toolkit.runtime import bfloat16_is_faster
 
+# accelerate launch sets these; the losses, the saving and the scoring here read whole weights
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron",
+}
 LOST_WORDS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo's
 
 
@@ -24,6 +30,7 @@ def make_accelerator(
     processes are found by accelerate; on the CPU only when it is told that the CPU is meant
     trackers  names that accelerate knows, such as tensorboard; they write below `folder`
     """
+    _refuse_sharded_weights()
     if device != "auto":
         _require_device(device)
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
@@ -49,6 +56,14 @@ def make_accelerator(
         reason = str(error).splitlines()[0]
         raise FtError("--device or --track", "one that is here", reason, "See ft doctor.") from None
     return accelerator
+
+
+def _refuse_sharded_weights() -> None:
+    """raises   FtError where accelerate was asked to divide the weights; on the CPU it silently would not"""
+    for variable, name in SHARDED.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            fix = "Leave it out; docs/runs.md says why."
+            raise FtError("accelerate launch", "DDP: whole weights in every process", name, fix)
 
 
 def _require_device(name: str) -> None:
