@@ -203,7 +203,10 @@ def plan(
     targets: Annotated[str, typer.Option(help="auto or attention.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many, and how large: 64x80GB.")] = "1x24GB",
     at_once: Annotated[int, typer.Option(help="Tokens in a forward pass on a device.")] = 2048,
-    dtype: Annotated[str, typer.Option(help="Of the frozen base: float32 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Of the frozen base: float32, bfloat16 or 4bit; by default the recipe's."),
+    ] = None,
     tokens: Annotated[float | None, typer.Option(help="To read in training.")] = None,
     tokens_per_second: Annotated[float | None, typer.Option(help="As measured on such devices.")] = None,
     probe: Annotated[
@@ -216,9 +219,9 @@ def plan(
 
     asked = story.Asked(family, layers, width, heads, vocabulary, positions, config)
     equal_devices = story.parse_devices(devices)
-    work = story.Workload(at_once, dtype, tokens, tokens_per_second)
-    story.check_workload(asked, work)
     adapter = story.adapter_plan(recipe, method, rank, targets)
+    work = story.Workload(at_once, dtype or adapter.base_precision, tokens, tokens_per_second)
+    story.check_workload(asked, work)
     sizes = story.sizes_of(recipe, asked, adapter)
     chosen, words = story.filled(recipe, adapter, sizes, tokens)
     if chosen.known_rank != adapter.known_rank:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ft_toolkit.material import (
     validation_score,
 )
 from ft_toolkit.models.adapters import save_adapter
+from ft_toolkit.models.kept_weights import kept_in, refuse_four_bits
 from ft_toolkit.models.model_pair import ModelPair, load_pair
 from ft_toolkit.next_steps import unfinished_noted
 from ft_toolkit.preflight import check as check_before
@@ -74,6 +75,7 @@ def finetune(
         with told_when_stopped("before training; nothing was trained: the same command begins again"):
             prepare_torch()
             accelerator = make_accelerator(options.device, options.trackers, str(runs_folder))
+            refuse_four_bits(recipe.adapter.base_precision, accelerator.device.type)
             session = Session(accelerator, screen or Screen(quiet=not accelerator.is_main_process))
             material = gathered(recipe, accelerator.device, session.screen.say)
             # under accelerate launch one process keeps the folder
@@ -228,7 +230,8 @@ def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outc
     optimizers = make_optimizers(tuned.model, tuned.family, adapter)
     may_restart = it.asked.training.learning_rate == "auto"
     job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart)
-    outcome = train(job, session, journal)
+    with _base_kept(run, it, validate, session):
+        outcome = train(job, session, journal)
     with told_when_stopped(f"while saving {run.trained_folder}"), run.writing(run.trained_folder):
         save_adapter(tuned.model, run.trained_folder, tuned.tokenizer if adapter.is_whole_model else None)
         run.record(files=run.trained_files(), training=outcome.as_dict())
@@ -237,6 +240,24 @@ def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outc
         session.screen.say(f"{place}: {_EARLY[outcome.stopped_by]}")
     _stop_if_asked(outcome, run)
     return outcome
+
+
+@contextmanager
+def _base_kept(run: Run, it: Material, validate: Callable[[], float], session: Session) -> Iterator[None]:
+    """Keep the frozen base as adapter.base_precision says within the block, and say what that changes."""
+    precision = it.recipe.adapter.base_precision
+    if precision == "float32":
+        yield
+        return
+    with told_when_stopped("before the first step; nothing was trained"):
+        before = validate()
+    with kept_in(precision, it.pair.base):
+        with told_when_stopped("before the first step; nothing was trained"):
+            change = validate() - before
+        words = f"base kept in {precision} while it trains: validation {before:.4f} nats a token"
+        session.screen.say(f"{words}, {change:+.1e} by that; what is judged is the float32 base")
+        run.record(base_kept={"precision": precision, "validation_change_nats": change})
+        yield
 
 
 def _proven(run: Run, it: Material, live: Live, loaded: ModelPair | None, session: Session) -> None:

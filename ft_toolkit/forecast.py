@@ -22,6 +22,7 @@ from ft_toolkit.judging.protocols import (
 from ft_toolkit.judging.scoring import judged_documents
 from ft_toolkit.material import Material, validation_documents
 from ft_toolkit.models.adapters import trainable
+from ft_toolkit.models.kept_weights import kept_in
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded
@@ -71,7 +72,8 @@ def forecast(it: Material, session: Session) -> Forecast:
     """Train on one micro-batch and score a few documents, twice each; nothing is learnt by it."""
     base, recipe = it.pair.base, it.recipe
     steps = planned_steps(it.rows, recipe.training, base.family.packs)
-    training = _micro_batch_seconds(it, session) * steps / _share_of_step(it)
+    with kept_in(recipe.adapter.base_precision, base):
+        training = _micro_batch_seconds(it, session) * steps / _share_of_step(it)
     is_causal = base.family.objective == "causal"
     checks = quick_protocol(base)
     validation = prepare(validation_documents(it.parts), base.tokenizer, checks)

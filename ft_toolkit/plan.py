@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ft_toolkit.models.sizes import Sizes
     from ft_toolkit.sections import Adapter, Recipe
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "4bit": 0.5 + 4 / 64}  # 4bit: and a scale for each block of 64
 TRAINED_BYTES = 4  # what is trained is float32
 GRADIENT_BYTES = 4
 OPTIMIZER_BYTES = 8  # AdamW: two float32 moments; Muon has one
@@ -106,7 +106,7 @@ def check_workload(asked: Asked, work: Workload) -> None:
         if value is not None and not 1 <= value <= most:
             raise FtError(f"--{option.replace('_', '-')}", f"1 to {most:,}", value, "Change it.")
     if work.dtype not in DTYPE_BYTES:
-        raise FtError("--dtype", "float32 or bfloat16", work.dtype, "Leave it at float32.")
+        raise FtError("--dtype", f"one of {', '.join(DTYPE_BYTES)}", work.dtype, "Leave it out.")
     for option, number in (("--tokens", work.tokens), ("--tokens-per-second", work.tokens_per_second)):
         if number is not None and not 0 < number < math.inf:
             raise FtError(option, "a number above zero", number, "Change it, or leave it out.")
@@ -165,7 +165,10 @@ def filled(recipe: str | None, plan: Adapter, sizes: Sizes, tokens: float | None
 
 
 def probed(recipe: str) -> str | None:
-    """A recipe's time on this machine, by a little of it; None where its base or text are not here."""
+    """A recipe's time on this machine, by a little of it.
+
+    None where its base or text are not here, or where a base in 4 bits would need CUDA
+    """
     from ft_toolkit.forecast import forecast
     from ft_toolkit.material import gathered
     from ft_toolkit.progress import Screen
@@ -177,6 +180,8 @@ def probed(recipe: str) -> str | None:
     if _base_folder(asked) is None:
         return None
     accelerator = make_accelerator()
+    if asked.adapter.base_precision == "4bit" and accelerator.device.type != "cuda":
+        return None
     material = gathered(asked, accelerator.device)
     return forecast(material, Session(accelerator, Screen(quiet=True))).words()
 
@@ -223,7 +228,10 @@ def need(sizes: Sizes, plan: Adapter, number: int, tokens_at_once: int, dtype: s
     """
     from ft_toolkit.models.sizes import ACTIVATION_BYTES
 
-    frozen = 0 if plan.is_whole_model else sizes.parameters * DTYPE_BYTES[dtype]
+    # 4bit: the matrices of the layers; the embeddings stay in bfloat16
+    matrices = sizes.matrices if dtype == "4bit" else sizes.parameters
+    others = (sizes.parameters - matrices) * DTYPE_BYTES["bfloat16"]
+    frozen = 0 if plan.is_whole_model else matrices * DTYPE_BYTES[dtype] + others
     one_layer = tokens_at_once * sizes.width * ACTIVATION_BYTES
     return Need(
         weights=(frozen + sizes.trained * TRAINED_BYTES) / number,

@@ -29,6 +29,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_LETTERS = 100  # a file system takes 255, and a number may stand behind it
+BasePrecision = Literal["float32", "bfloat16", "4bit"]
 Unit = Literal["file", "paragraph", "line", "row"]
 SEEDS = 2**63  # every generator takes these
 NEAR_DUPLICATES = 0.8  # Jaccard similarity, as in Lee et al. 2022 (arXiv:2107.06499)
@@ -198,6 +199,9 @@ class Adapter(Section):
     tokenizer: Literal["base", "train"] = Field(
         "base", description="train: scratch learns a tokenizer of the base's kind from the training part"
     )
+    base_precision: BasePrecision = Field(
+        "float32", description="of the frozen base while it trains; scores are float32 (docs/models.md)"
+    )
     tokens: list[str] = Field(
         [], description="words whose pieces' embeddings are trained too, as they stand in the vocabulary"
     )
@@ -206,6 +210,13 @@ class Adapter(Section):
     def _tokens_go_with_lora(self) -> Adapter:
         if self.tokens and self.method not in ("lora", "rslora", "dora", "lora+"):
             raise ValueError("tokens only with lora, rslora, dora or lora+; full trains every row anyway")
+        return self
+
+    @model_validator(mode="after")
+    def _a_base_in_fewer_bits_is_frozen(self) -> Adapter:
+        is_apart = self.tokens or self.method not in ("lora", "rslora", "lora+", "ia3")
+        if self.base_precision != "float32" and is_apart:
+            raise ValueError("base_precision only with lora, rslora, lora+ or ia3, and without tokens")
         return self
 
     @model_validator(mode="after")

@@ -195,7 +195,10 @@ def test_a_recipe_or_a_config_file_will_do(asked: list[str]) -> None:
             ["--config", "nowhere.json"],
             "nowhere.json: expected a config.json with a model_type, found nothing",
         ),
-        (["--family", "gpt2", "--dtype", "int8"], "--dtype: expected float32 or bfloat16, found int8"),
+        (
+            ["--family", "gpt2", "--dtype", "int8"],
+            "--dtype: expected one of float32, bfloat16, 4bit, found int8",
+        ),
         (["--family", "gpt2", "--layers", "999999999"], "--layers: expected 1 to 1,000, found 999999999"),
         (["--family", "gpt2", "--layers", "0"], "--layers: expected 1 to 1,000, found 0"),
         (["--family", "gpt2", "--width", "99999999999"], "--width: expected 1 to 1,000,000, found"),

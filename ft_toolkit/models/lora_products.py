@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from peft.tuners import lora
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+Matrix = Callable[[torch.dtype], Tensor]  # precision → a frozen matrix, (in, out)
 
 
 class RoundedOnce:
@@ -68,9 +71,8 @@ def fewer_passes(layers: Sequence[lora.Linear], rounded: RoundedOnce) -> Iterato
             return type(layer).forward(layer, x)  # type: ignore[no-any-return]  # PEFT types modules so
         (name,) = layer.active_adapters
         base, a, b = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
-        # as (in, out), which is how Conv1D holds it
-        weight = rounded(base.weight) if isinstance(base, Conv1D) else rounded(base.weight).T
-        return _Product.apply(x, weight, base.bias, a * layer.scaling[name], b)  # type: ignore[no-any-return, no-untyped-call]  # torch types no autograd.Function
+        matrix = getattr(base, "kept", None) or partial(_matrix, base, rounded)
+        return _Product.apply(x, matrix, base.bias, a * layer.scaling[name], b)  # type: ignore[no-any-return, no-untyped-call]  # torch types no autograd.Function
 
     method: Callable[..., Tensor] = forward
     for layer in layers:
@@ -82,39 +84,53 @@ def fewer_passes(layers: Sequence[lora.Linear], rounded: RoundedOnce) -> Iterato
             del layer.forward
 
 
+def _matrix(base: Any, rounded: RoundedOnce, dtype: torch.dtype) -> Tensor:
+    """A base's matrix as (in, out), which is how Conv1D holds it."""
+    weight = rounded(base.weight)
+    return weight if isinstance(base, Conv1D) else weight.T
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What a product of x is computed in: autocast's choice, else x's own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 class _Product(torch.autograd.Function):
     """x W + bias + (x A^T) B^T for x (…, in), W (in, out) and bias frozen, A (rank, in), B (out, rank).
 
-    Everything is computed in the precision of W; the gradients of A and B are in their own.
+    W is given as a function of the precision that everything is computed in, called in both directions: it
+    may be kept in fewer bits (kept_weights.py). The gradients of A and B are in their own precision.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-        dtype = weight.dtype
+    def forward(ctx: Any, x: Tensor, matrix: Matrix, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+        dtype = product_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
             rows, low_a, b_rows = (
                 x.reshape(-1, x.shape[-1]).to(dtype),
                 a.to(dtype),
                 b.T.to(dtype).contiguous(),
             )
-            low = rows @ low_a.T  # (n, rank)
+            low, weight = rows @ low_a.T, matrix(dtype)  # (n, rank), (in, out)
             y = rows @ weight if bias is None else torch.addmm(bias.to(dtype), rows, weight)
             y.addmm_(low, b_rows)
-        ctx.save_for_backward(rows, low, weight, low_a, b_rows)
-        ctx.shape, ctx.dtypes = x.shape, (x.dtype, a.dtype, b.dtype)
+        ctx.save_for_backward(rows, low, low_a, b_rows)
+        ctx.matrix, ctx.shape, ctx.dtypes = matrix, x.shape, (x.dtype, a.dtype, b.dtype)
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        rows, low, weight, a, b_rows = ctx.saved_tensors
+        rows, low, a, b_rows = ctx.saved_tensors
         of_x, of_a, of_b = ctx.dtypes
         with torch.autocast(rows.device.type, enabled=False):
-            of_y = outer[0].reshape(-1, weight.shape[1]).to(weight.dtype)
+            of_y = outer[0].reshape(-1, b_rows.shape[1]).to(rows.dtype)
             # (n, out) @ (out, rank) with the right side read by columns: the fast of the two layouts
             of_low = of_y @ b_rows.T
             of_b_rows = low.T @ of_y  # (rank, out)
             gradient_a = of_low.T @ rows
             gradient_x = None
             if ctx.needs_input_grad[0]:
-                gradient_x = (of_y @ weight.T).addmm_(of_low, a).view(ctx.shape).to(of_x)
+                of_rows = of_y @ ctx.matrix(rows.dtype).T
+                gradient_x = of_rows.addmm_(of_low, a).view(ctx.shape).to(of_x)
         return gradient_x, None, None, gradient_a.to(of_a), of_b_rows.T.to(of_b)

@@ -17,6 +17,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.adapters import attach_adapter, trainable
@@ -45,6 +46,7 @@ class Sizes:
     width: int
     objective: Literal["causal", "masked"]
     parameters_per_rank: int = 0
+    matrices: int = 0  # of the base's parameters: those in the matrices of its layers
 
 
 def shape(
@@ -129,6 +131,7 @@ def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
     model = base.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained, per_rank = parameters, parameters_per_rank(model, base.family, plan)
+    matrices = layer_matrices(model, base.family.output)
     if not plan.is_whole_model:
         # pissa has lora's shapes, and its start is a decomposition of weights that are not here
         method = "lora" if plan.method == "pissa" else plan.method
@@ -136,4 +139,15 @@ def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
             adapted = attach_adapter(base, plan.model_copy(update={"method": method, "tokens": []}), seed=0)
         trained = sum(parameter.numel() for parameter in trainable(adapted).values())
     shaped = config.num_hidden_layers, config.hidden_size
-    return Sizes(parameters, trained, *shaped, base.family.objective, per_rank)
+    return Sizes(parameters, trained, *shaped, base.family.objective, per_rank, matrices)
+
+
+def layer_matrices(model: nn.Module, output: str) -> int:
+    """Parameters in the matrices of a base's layers, its output projection left out."""
+    head = model.get_submodule(output)
+    weights = {
+        id(layer.weight): layer.weight.numel()
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | Conv1D) and layer is not head
+    }
+    return sum(weights.values())

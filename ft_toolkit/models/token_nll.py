@@ -226,7 +226,8 @@ class _SummedNll(torch.autograd.Function):
             exp_logits[places] = (
                 0  # P - 1 is computed below in float32: bfloat16 would round it to 0 where P is near 1
             )
-            of_hidden.mul_(shrink).add_(exp_logits.to(weight.dtype) @ weight[some])
+            words = _as_wide(weight[some], hidden_states)
+            of_hidden.mul_(shrink).add_(exp_logits.to(words.dtype) @ words)
         log_sum = row_max + share.log()
         of_hidden.div_(share).add_((target_logits - log_sum).expm1_() * weight[target_ids])
         of_weight = torch.empty_like(weight) if wants_weight else None
@@ -267,8 +268,14 @@ def _slices(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Itera
 
 
 def _logits(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    logits = F.linear(hidden_states, weight, bias)
+    logits = F.linear(hidden_states, _as_wide(weight, hidden_states), bias)
     return logits.to(torch.promote_types(hidden_states.dtype, torch.float32))
+
+
+def _as_wide(weight: Tensor, hidden_states: Tensor) -> Tensor:
+    """A slice of the projection in the precision of its product; the whole may be kept in fewer bits."""
+    is_chosen = torch.is_autocast_enabled(hidden_states.device.type)
+    return weight if is_chosen else weight.to(hidden_states.dtype)
 
 
 def _places(target_ids: Tensor, some: slice) -> tuple[Tensor, Tensor]:
