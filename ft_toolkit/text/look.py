@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_toolkit.text.documents import Document
+from ft_toolkit.text.kept import is_kept
 from ft_toolkit.text.personal import find, redact
 from ft_toolkit.text.screening import Screened
 from ft_toolkit.text.splitting import sample
@@ -21,6 +22,7 @@ SAMPLE_BYTES = 2**19  # tokenising 10 MB takes longer than anybody wants to look
 EXAMPLES = 3
 REPEATED_DOCUMENTS = 3  # a sentence that so many documents have is boilerplate
 LEAST_SENTENCE = 30  # characters; a shorter one may repeat by chance
+_COUNTERS = 2**25
 _SENTENCE_ENDS = (". ", "? ", "! ", "。")
 _WORD = re.compile(r"[^\W\d_]{2,24}")
 _BATCH_CHARACTERS = 2**20
@@ -158,20 +160,35 @@ def languages(texts: Sequence[str]) -> dict[str, int]:
     return dict(Counter(_language(text) for text in texts).most_common())
 
 
-def repeated_sentences(documents: Iterable[Document]) -> tuple[float, list[Repeated]]:
+def repeated_sentences(documents: Sequence[Document]) -> tuple[float, list[Repeated]]:
     """The share of all characters in sentences that REPEATED_DOCUMENTS documents have, and these sentences.
 
-    The sentences are ordered by the characters they take in all; personal data in them is replaced.
+    The sentences are ordered by the characters they take in all; personal data in them is replaced. Of a
+    large text only sentences are held that may be repeated: a first reading counts their hashes.
     """
+    counts = _hash_counts(documents) if is_kept(documents) else None
     documents_with: Counter[str] = Counter()
     characters = 0
     for document in documents:
         characters += len(document.text)
-        documents_with.update({s for s in _sentences(document.text) if len(s) >= LEAST_SENTENCE})
+        sentences = {s for s in _sentences(document.text) if len(s) >= LEAST_SENTENCE}
+        if counts is not None:
+            sentences = {s for s in sentences if counts[hash(s) % _COUNTERS] >= REPEATED_DOCUMENTS}
+        documents_with.update(sentences)
     found = [(len(s) * n, s, n) for s, n in documents_with.items() if n >= REPEATED_DOCUMENTS]
     found.sort(key=lambda each: (-each[0], each[1]))
     taken = sum(size for size, _, _ in found)
     return taken / max(1, characters), [Repeated(redact(s)[0], n) for _, s, n in found]
+
+
+def _hash_counts(documents: Iterable[Document]) -> NDArray[np.uint8]:
+    """(_COUNTERS,) in how many documents is a sentence with each hash: too many by chance, never too few."""
+    counts = np.zeros(_COUNTERS, np.uint8)
+    for document in documents:
+        sentences = [s for s in _sentences(document.text) if len(s) >= LEAST_SENTENCE]
+        slots = np.unique(np.array([hash(s) % _COUNTERS for s in sentences], np.int64))
+        counts[slots] += counts[slots] < REPEATED_DOCUMENTS
+    return counts
 
 
 def near_pairs(screened: Screened) -> list[tuple[str, str]]:

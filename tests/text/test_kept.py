@@ -16,6 +16,7 @@ from ft_toolkit.text import kept, packed, sources
 from ft_toolkit.text.corpus import read_corpora
 from ft_toolkit.text.documents import Document, first_of_equal, identity, identity_of_lines
 from ft_toolkit.text.kept import KeptDocument, Numbers, scratch
+from ft_toolkit.text.look import repeated_sentences
 from ft_toolkit.text.overlap import marked
 from ft_toolkit.text.splitting import document_rows, parted, screened_together
 
@@ -46,6 +47,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     draw = np.random.default_rng(0)
     words = [f"w{number}" for number in range(400)]
     texts = [" ".join(draw.choice(words, 60)) for _ in range(60)]
+    texts[10:14] = [f"{text}. This sentence stands in four of them." for text in texts[10:14]]
     texts += [
         texts[0],
         f"{texts[1]} more",
@@ -66,7 +68,12 @@ def look(corpora: list[Corpus]) -> tuple[list[object], ...]:
     parts, overlap = marked(parts)
     shares = [(name, *map(list, o.fractions.values()), list(o.is_copy)) for name, o in overlap.items()]
     cells = [tuple(getattr(document, name) for name in FIELDS) for document in reading.documents]
-    return cells, [reading.empty, reading.copied, reading.unreadable], list(document_rows(parts)), shares
+    repeated = repeated_sentences(reading.documents)
+    assert [(each.text, each.documents) for each in repeated[1]] == [
+        ("This sentence stands in four of them.", 4)
+    ]
+    left_out = [reading.empty, reading.copied, reading.unreadable]
+    return cells, left_out, list(document_rows(parts)), shares, [repeated]
 
 
 def test_what_is_said_of_a_large_text_is_what_is_said_of_a_small_one(
