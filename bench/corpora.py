@@ -1,8 +1,9 @@
 """How long a corpus takes to prepare, and how much memory: bench/corpora.py [--megabytes 10 100 1000].
 
-Made text: words of a vocabulary of 50,000 by Zipf's law, documents of 2 KB, one in fifty a near-duplicate
-of one before. Each size in a process of its own, a first time and a second one, when the text is kept.
-Memory that is mapped from a file is not counted as taken: the system gives it back when others need it.
+Made text: the words of the corpora that ship, drawn as often as they stand there, in documents of some 2 KB;
+one in fifty is a near-duplicate of the one before. Each size in a process of its own, a first time and a
+second one, when the text is kept. Memory that is mapped from a file is not counted as taken: the system
+gives it back when others need it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-VOCABULARY = 50_000
+from ft_toolkit.text.corpus import read_source
+
 MEAN_WORDS = 330
 NEAR_SHARE = 0.02
 
@@ -29,18 +32,17 @@ NEAR_SHARE = 0.02
 def write_corpus(path: Path, size_bytes: int) -> None:
     """A .jsonl of about so many bytes, the same for each size up to its end."""
     draw = np.random.default_rng(0)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["".join(draw.choice(list(letters), draw.integers(2, 11))) for _ in range(VOCABULARY)]
-    table = np.array(words, dtype=object)
+    shipped = ("italian-cooking", "everyday-medicine", "general-probe")
+    texts = [document.text for name in shipped for document in read_source(f"package:{name}").documents]
+    words = np.array(" ".join(texts).split(), dtype=object)
     written, last = 0, ""
     with path.open("w", encoding="utf-8") as file:
         while written < size_bytes:
             if last and draw.random() < NEAR_SHARE:
-                text = f"{last} {words[int(draw.integers(VOCABULARY))]}"
+                text = f"{last} {words[draw.integers(len(words))]}"
             else:
                 count = max(20, int(draw.lognormal(np.log(MEAN_WORDS) - 0.125, 0.5)))
-                ranks = np.minimum(draw.zipf(1.2, count), 4 * VOCABULARY) % VOCABULARY
-                text = " ".join(table[ranks])
+                text = " ".join(words[draw.integers(len(words), size=count)])
                 last = text
             line = json.dumps({"text": text}) + "\n"
             written += file.write(line)
@@ -74,9 +76,12 @@ def anonymous_megabytes() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1000
 
 
-def prepare(path: str) -> None:
-    """Read, screen, split, compare and record one corpus; print the figures as JSON."""
-    from ft_toolkit.sections import Corpus
+def prepare(path: str, runs: str) -> None:
+    """Read, screen, split and compare one corpus, then train five steps on it; print the figures as JSON."""
+    from ft_toolkit.finetune import finetune
+    from ft_toolkit.progress import Screen
+    from ft_toolkit.runtime import prepare_process, prepare_torch
+    from ft_toolkit.sections import Corpus, Recipe
     from ft_toolkit.text.corpus import read_corpora
     from ft_toolkit.text.overlap import marked
     from ft_toolkit.text.splitting import parted, screened_together
@@ -93,6 +98,19 @@ def prepare(path: str) -> None:
         parts, _ = marked(parts)
     found["documents"] = len(reading.documents)
     found["near"] = parts.near_duplicates
+    prepare_process()
+    prepare_torch()
+    recipe = Recipe.model_validate(
+        {
+            "name": "large",
+            "base": "starter/gpt2",
+            "corpus": {"source": path},
+            "training": {"steps": 5, "replay": 0},
+            "judging": {"most_documents": 100},
+        }
+    )
+    with peak(found, "ft finetune, five steps"):
+        finetune(recipe, Path(runs), screen=Screen(quiet=True))
     print(json.dumps(found))
 
 
@@ -100,23 +118,24 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--megabytes", type=float, nargs="+", default=[10, 100])
-    parser.add_argument("--prepare", help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.prepare:
-        prepare(options.prepare)
+        prepare(*options.prepare)
         return
     with tempfile.TemporaryDirectory() as folder:
         for size in options.megabytes:
             path = Path(folder) / f"{size:g}.jsonl"
             write_corpus(path, round(size * 1e6))
             for turn in ("first", "second"):
-                command = [sys.executable, __file__, "--prepare", str(path)]
+                command = [sys.executable, __file__, "--prepare", str(path), f"{folder}/runs"]
                 environment = os.environ | {"FT_CACHE": folder}
                 done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
                 found = json.loads(done.stdout.splitlines()[-1])
+                shutil.rmtree(f"{folder}/runs", ignore_errors=True)
                 print(f"{size:g} MB, {turn} time: {found.pop('documents'):,} documents", flush=True)
                 for name, value in found.items():
-                    print(f"  {name:<24} {value:8,.1f}", flush=True)
+                    print(f"  {name:<36} {value:8,.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ft_toolkit.judging.protocols import (
     score,
 )
 from ft_toolkit.judging.scoring import judged_documents
-from ft_toolkit.material import Material, validation_documents
+from ft_toolkit.material import Material, validation_documents, validation_text
 from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.kept_weights import kept_in
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
@@ -76,7 +76,7 @@ def forecast(it: Material, session: Session) -> Forecast:
         training = _micro_batch_seconds(it, session) * steps / _share_of_step(it)
     is_causal = base.family.objective == "causal"
     checks = quick_protocol(base)
-    validation = prepare(validation_documents(it.parts), base.tokenizer, checks)
+    validation = validation_text(base.tokenizer, validation_documents(it.parts))
     judged = protocol_of(base, it.asked.judging, How())
     texts = [
         prepare(documents, base.tokenizer, judged)

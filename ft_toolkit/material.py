@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ft_toolkit.models.sizes import parameters_per_rank
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import token_cache
-from ft_toolkit.text.blocks import BLOCK_TOKENS, encode
+from ft_toolkit.text.blocks import BLOCK_TOKENS, Encoded, encode
 from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Reading
 from ft_toolkit.text.documents import Document
@@ -33,8 +34,13 @@ from ft_toolkit.text.tokens import Tokens, TokenStore, tokenised
 from ft_toolkit.training.replay import MOST_TOKENS, replay_rows, replay_tokens
 from ft_toolkit.training.schedule import batches, planned_steps
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TOLD_TOKENS = 16_384  # of replay: fewer are there in seconds
-VALIDATION_DOCUMENTS = 64  # more would take as long as the training itself
+# more would take as long as the training itself
+VALIDATION_DOCUMENTS = 64
+VALIDATION_TOKENS = 1024  # of each, its first ones
 
 
 @dataclass(frozen=True)
@@ -151,14 +157,19 @@ def validation_documents(parts: Parts) -> list[Document]:
     return sample_evenly(parts.validation, VALIDATION_DOCUMENTS)
 
 
+def validation_text(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]) -> list[Encoded]:
+    """What a validation reads of documents: their beginnings."""
+    return [document.beginning(VALIDATION_TOKENS) for document in encode(documents, tokenizer)]
+
+
 def validation_score(
     model: LanguageModel, documents: Sequence[Document], share: Share = ALONE
 ) -> Callable[[], float]:
-    """Nats a token of validation documents, scored as the verdict will be, in float32.
+    """Nats a token of validation documents' beginnings, scored as the verdict will be, in float32.
 
     share   of several processes, which all get the same figure
     """
-    encoded = encode(documents, model.tokenizer)
+    encoded = validation_text(model.tokenizer, documents)
     protocol = quick_protocol(model)
 
     def validate() -> float:
