@@ -39,7 +39,10 @@ class RoundedOnce:
         device = weight.device.type
         if weight.requires_grad or not torch.is_autocast_enabled(device):
             return weight
-        dtype = torch.get_autocast_dtype(device)
+        return self.to(weight, torch.get_autocast_dtype(device))
+
+    def to(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """A frozen weight in a precision."""
         if weight.dtype == dtype:
             return weight
         if id(weight) not in self._rounded:
@@ -86,7 +89,7 @@ def fewer_passes(layers: Sequence[lora.Linear], rounded: RoundedOnce) -> Iterato
 
 def _matrix(base: Any, rounded: RoundedOnce, dtype: torch.dtype) -> Tensor:
     """A base's matrix as (in, out), which is how Conv1D holds it."""
-    weight = rounded(base.weight)
+    weight = rounded.to(base.weight, dtype)  # autocast is off where this is called
     return weight if isinstance(base, Conv1D) else weight.T
 
 
