@@ -83,7 +83,7 @@ def look(recipe: Recipe) -> Look:
     from ft_toolkit.text.corpus import read_corpora
     from ft_toolkit.text.splitting import screened_together
 
-    reading = read_corpora(*recipe.corpora)
+    reading = read_corpora(*recipe.corpora, keep_text=recipe.judging.keep_text)
     documents = reading.documents
     screened = screened_together(documents, recipe.corpora)
     parts, fault = _parts(recipe, screened, reading.copies)

@@ -66,7 +66,7 @@ def gathered(
     say   told what takes minutes
     """
     general = read_general(recipe.judging)
-    reading, parts = read_parts(*recipe.corpora)
+    reading, parts = read_parts(*recipe.corpora, keep_text=recipe.judging.keep_text)
     parts, overlap = marked(replace(parts, most_judged=recipe.judging.most_documents), general)
     base = load_base(recipe.base, device)
     choose_protocol(base, recipe.judging.protocol, recipe.judging.window, recipe.judging.stride)

@@ -36,7 +36,8 @@ def current_run(recipe: Recipe, runs_folder: Path, *, judge: bool = True) -> Run
     if run is None or run.facts.get("asked") != asked_for(recipe, judge=judge) or not run.is_finished:
         return None
     stages, kept = Stages(run), artefact(run, "weights")
-    placed = hash_rows(document_rows(read_parts(*recipe.corpora)[1]), "sha256", "split")
+    _, parts = read_parts(*recipe.corpora, keep_text=recipe.judging.keep_text)
+    placed = hash_rows(document_rows(parts), "sha256", "split")
     machine = {key: kept.made_from[key] for key in ("device", "precision")} if kept else {}
     general = recipe.judging.general
     texts = hash_documents(read_source(general).documents if general else [])

@@ -116,7 +116,8 @@ def recovered(run: Run, screen: Screen) -> Parts:
         )
     texts: dict[str, Document] = {}
     try:
-        texts = {document.text_sha256: document for document in read_corpora(*run.recipe.corpora).documents}
+        reading = read_corpora(*run.recipe.corpora, keep_text=run.recipe.judging.keep_text)
+        texts = {document.text_sha256: document for document in reading.documents}
     except FtError as error:
         screen.say(f"the corpus cannot be read again ({error}); kept text is used")
     exact = [str(row.get("text_sha256", row["sha256"])) for row in rows]

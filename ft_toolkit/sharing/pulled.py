@@ -168,7 +168,8 @@ def _recover_documents(run: Run, say: Callable[[str], object]) -> None:
     try:
         if not is_public:
             raise FtError(sources[0], "text that is public", "none", "Name the text with --on.")
-        parts = marked(read_parts(*run.recipe.corpora)[1])[0]
+        _, parts = read_parts(*run.recipe.corpora, keep_text=run.recipe.judging.keep_text)
+        parts = marked(parts)[0]
         rows = list(document_rows(parts))
     except FtError:
         rows = []

@@ -59,13 +59,14 @@ class Reading:
         return sum(not unicodedata.is_normalized("NFC", document.text) for document in self.documents)
 
 
-def read_corpora(*corpora: Corpus) -> Reading:
+def read_corpora(*corpora: Corpus, keep_text: bool = True) -> Reading:
     """Read every document of a recipe's sources, in the order of their files; of copies the first is kept.
 
+    keep_text  False: a large text's file is gone with its documents
     raises   FtError naming the file (and byte, line or column) for what cannot be read as asked, or a source
              without a document of its own
     """
-    path = place_for(sources_key(corpora))
+    path = place_for(sources_key(corpora)) if keep_text else None
     if (facts := facts_of(path)) is not None and path is not None:
         return _without_copies(kept_documents(path), Reading([], **facts), corpora)
     found = Reading([])

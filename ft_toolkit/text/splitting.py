@@ -69,12 +69,13 @@ class Parts:
         yield "test", self.test
 
 
-def read_parts(*corpora: Corpus) -> tuple[Reading, Parts]:
+def read_parts(*corpora: Corpus, keep_text: bool = True) -> tuple[Reading, Parts]:
     """Read a recipe's text and split it; near-duplicates share a part, and count once in training.
 
+    keep_text  as for read_corpora
     raises   FtError for what cannot be read, or is too little
     """
-    reading = read_corpora(*corpora)
+    reading = read_corpora(*corpora, keep_text=keep_text)
     screened = screened_together(reading.documents, corpora)
     return reading, parted(screened, corpora, reading.copies)
 

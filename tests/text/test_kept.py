@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -165,6 +166,16 @@ def test_what_is_kept_can_be_read_by_its_owner_alone(corpus: Corpus, cache: Path
     assert files
     if os.name == "posix":
         assert {path.stat().st_mode & 0o077 for path in files} == {0}
+
+
+@pytest.mark.usefixtures("large")
+def test_a_text_that_is_not_to_be_kept_is_gone_with_its_documents(corpus: Corpus, cache: Path) -> None:
+    documents = read_corpora(corpus, keep_text=False).documents
+    assert isinstance(documents[0], KeptDocument)
+    assert not list(cache.glob("*.arrow"))
+    del documents
+    gc.collect()
+    assert not list(cache.iterdir())
 
 
 @pytest.mark.usefixtures("large")
