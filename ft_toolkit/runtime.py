@@ -73,7 +73,7 @@ def run_python(
     asked: str | None = None,
     most_seconds: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own: the one way in which the toolkit starts another process.
+    """Run Python in a process of its own; this and start_python are how the toolkit starts another process.
 
     -P keeps the working folder off the new process's path: a file there that is called random.py is not ours
     to execute. So ft_toolkit has to be installed, or on PYTHONPATH.
@@ -90,6 +90,12 @@ def run_python(
         )
     except subprocess.TimeoutExpired:
         raise TimeoutError from None
+
+
+def start_python(*arguments: str) -> subprocess.Popen[bytes]:
+    """A process of Python to talk to over its stdin and stdout; Ctrl-C does not reach it."""
+    command = [sys.executable, "-P", *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:

@@ -201,6 +201,9 @@ def named(place: str, kind: str) -> Iterator[None]:
     except ImportError as error:
         fix = "Run pip install 'ft-toolkit[formats]'."
         raise FtError(place, f"the package {error.name}", "it is not installed", fix) from None
+    except MemoryError:
+        fix = "Convert it to .txt, or use --skip-unreadable."
+        raise Unreadable(place, f"{kind} that fits into memory", "one that does not", fix) from None
     except Exception as error:  # a damaged file raises whatever its bytes lead a library to
         raise damaged(place, kind, error) from None
 

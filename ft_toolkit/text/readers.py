@@ -21,7 +21,7 @@ from ft_toolkit.text.encodings import decode
 from ft_toolkit.text.html import html_text
 from ft_toolkit.text.office import docx_text, epub_text, odt_text
 from ft_toolkit.text.packed import ARCHIVE_ENDINGS, File, damaged, ending_of, named
-from ft_toolkit.text.pdf import pdf_text
+from ft_toolkit.text.reader_process import read_apart
 
 ROW_BYTES = 64  # memory of an empty row
 _PIECE_BYTES = 2**20
@@ -166,48 +166,16 @@ def _cells(notebook: Any) -> Iterator[str]:
                 yield text.strip("\n")
 
 
-def _rst_text(file: File, encoding: str | None = None) -> str:
-    """The text of a reStructuredText file without its markup; it includes no other file and runs nothing."""
-    text = decode(file.data, file.place, encoding)
-    with named(file.place, "reStructuredText"):
-        return _rst(text)
-
-
-def _rst(text: str) -> str:
-    from docutils import nodes
-    from docutils.core import publish_doctree
-
-    settings = {
-        "file_insertion_enabled": False,
-        "raw_enabled": False,
-        "_disable_config": True,  # docutils.conf of the working folder
-        "report_level": 1,  # otherwise a message is dropped with the text that it quotes
-        "halt_level": 5,  # a fault of the markup is no reason to refuse the text
-        "warning_stream": False,
-        "syntax_highlight": "none",
-        "docinfo_xform": False,
-        "line_length_limit": max(10_000, len(text)),
-    }
-    tree = publish_doctree(text, settings_overrides=settings)
-    for message in list(tree.findall(nodes.system_message)):  # it quotes what it found no place for
-        quoted = [child for child in message.children if isinstance(child, nodes.literal_block)]
-        message.parent.replace(message, quoted)
-    for kind in (nodes.comment, nodes.substitution_definition, nodes.raw, nodes.pending):
-        for node in list(tree.findall(kind)):
-            node.parent.remove(node)
-    return str(tree.astext())
-
-
 _TEXTS: dict[str, Callable[[File, str | None], str]] = {
     ".txt": _plain_text,
     ".md": _plain_text,
-    ".rst": _rst_text,
+    ".rst": read_apart,
     ".html": html_text,
     ".htm": html_text,
     ".epub": epub_text,
     ".docx": docx_text,
     ".odt": odt_text,
-    ".pdf": pdf_text,
+    ".pdf": read_apart,
     ".ipynb": _notebook_text,
 }
 _TABLES: dict[str, Callable[[File, str | None], Iterator[Row]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
 import time
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from documents import MADE, PARAGRAPHS, TITLE, docx, epub, html, odt, pdf, plain_pdf, zip_of
 
 from ft_toolkit.errors import FtError, Unreadable
+from ft_toolkit.text import reader_process
 from ft_toolkit.text.corpus import read_source
 from ft_toolkit.text.pdf import running_text
 
@@ -271,14 +273,22 @@ def test_a_missing_library_is_named_with_the_extra(
     (tmp_path / f"a{ending}").write_bytes(MADE[ending]())
     imported = builtins.__import__
 
-    def without(name: str, *rest: Any) -> Any:
+    def without(name: str, *rest: Any, **more: Any) -> Any:
         if name.partition(".")[0] == package:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-        return imported(name, *rest)
+        return imported(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    # and for the process that reads PDF and reStructuredText
+    (tmp_path / "missing").mkdir()
+    fails = f'raise ModuleNotFoundError("No module named {package}", name="{package}")'
+    (tmp_path / "missing" / f"{package}.py").write_text(fails)
+    path = os.pathsep.join([str(tmp_path / "missing"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    reader_process._PROCESS.close()
     with pytest.raises(
         FtError, match=rf"a{ending}: expected the package {package}.*ft-toolkit\[formats\]"
     ) as caught:
         read_source(str(tmp_path))
     assert not isinstance(caught.value, Unreadable)  # which would leave the file out without a word
+    reader_process._PROCESS.close()
