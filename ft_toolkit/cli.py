@@ -223,14 +223,15 @@ def plan(
     work = story.Workload(at_once, dtype or adapter.base_precision, tokens, tokens_per_second)
     story.check_workload(asked, work)
     sizes = story.sizes_of(recipe, asked, adapter)
-    chosen, words = story.filled(recipe, adapter, sizes, tokens)
+    measure, time = (None, None) if recipe is None else story.tried(recipe, probe)
+    chosen, words = story.filled(recipe, adapter, sizes, tokens, measure)
     if chosen.known_rank != adapter.known_rank:
         sizes = story.sizes_of(recipe, asked, chosen)
     for line in story.lines(sizes, chosen, equal_devices, work):
         print(line)
     if words:
         print(f"training        {words}")
-    if probe and recipe is not None and (time := story.probed(recipe)):
+    if time:
         print(f"this machine    {time}")
 
 

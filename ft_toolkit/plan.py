@@ -138,11 +138,13 @@ def sizes_of(recipe: str | None, asked: Asked, plan: Adapter) -> Sizes:
     return count(shape(asked.family, *size), plan)
 
 
-def filled(recipe: str | None, plan: Adapter, sizes: Sizes, tokens: float | None) -> tuple[Adapter, str]:
+def filled(
+    recipe: str | None, plan: Adapter, sizes: Sizes, tokens: float | None, measure: Measure | None
+) -> tuple[Adapter, str]:
     """The adapter with a number for rank: auto, and what is said of that and of the learning rate.
 
-    A recipe's text is read and tokenised where text and base are on this machine; otherwise `tokens` decides,
-    and without them the rank stays at its least.
+    measure   of the recipe's text (see tried); `tokens` goes before it, and without both the rank stays at
+              its least
     """
     from ft_toolkit import auto
     from ft_toolkit.recipe import read_recipe
@@ -154,7 +156,7 @@ def filled(recipe: str | None, plan: Adapter, sizes: Sizes, tokens: float | None
         asked = Recipe(name="plan", base="plan", corpus=Corpus(source="plan"), adapter=plan)
     if "auto" not in (asked.training.learning_rate, asked.adapter.rank):
         return plan, ""
-    measure = _measured(asked) if recipe is not None and tokens is None else None
+    measure = None if tokens else measure
     if measure is None and (tokens or asked.training.steps):
         steps = asked.training.steps or math.ceil((tokens or 0) / asked.training.batch_tokens)
         read = round(tokens or steps * asked.training.batch_tokens)
@@ -164,10 +166,13 @@ def filled(recipe: str | None, plan: Adapter, sizes: Sizes, tokens: float | None
     return auto.fill(asked, measure).adapter, auto.words(asked, measure)
 
 
-def probed(recipe: str) -> str | None:
-    """A recipe's time on this machine, by a little of it.
+def tried(recipe: str, is_probed: bool) -> tuple[Measure | None, str | None]:
+    """What decides a recipe's auto, and its time on this machine; each None where base or text are not here.
 
-    None where its base or text are not here, or where a base in 4 bits would need CUDA
+    The text is read once. Where that fails the fault stands in the time's place: a plan may come before its
+    text. A base in 4 bits has no time without CUDA.
+
+    is_probed   also train and score a little of it, for the time
     """
     from ft_toolkit.forecast import forecast
     from ft_toolkit.material import gathered
@@ -178,16 +183,22 @@ def probed(recipe: str) -> str | None:
 
     asked = read_recipe(recipe).recipe
     if _base_folder(asked) is None:
-        return None
+        return None, None
+    if not is_probed:
+        is_open = "auto" in (asked.training.learning_rate, asked.adapter.rank)
+        return _measured(asked) if is_open else None, None
     accelerator = make_accelerator()
-    if asked.adapter.base_precision == "4bit" and accelerator.device.type != "cuda":
-        return None
-    material = gathered(asked, accelerator.device)
-    return forecast(material, Session(accelerator, Screen(quiet=True))).words()
+    try:
+        material = gathered(asked, accelerator.device)
+        if asked.adapter.base_precision == "4bit" and accelerator.device.type != "cuda":
+            return material.measure, None
+        return material.measure, forecast(material, Session(accelerator, Screen(quiet=True))).words()
+    except FtError as fault:
+        return None, f"not tried: {fault}"
 
 
 def _measured(recipe: Recipe) -> Measure | None:
-    """What ft finetune would decide by; None where base or text are not here, or cannot be read yet."""
+    """What ft finetune would decide by, without its weights; None where base or text cannot be read yet."""
     from transformers import AutoTokenizer
 
     from ft_toolkit.material import laid_out

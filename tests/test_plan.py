@@ -86,6 +86,40 @@ def test_a_plan_decides_what_auto_stands_for_as_the_training_does(
     assert found.output.splitlines()[-1] == f"training        {auto.words(asked, it.measure)}"
 
 
+def test_a_plan_reads_its_text_once_and_tells_what_auto_is_and_how_long_it_takes(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tiny_recipe(training={"steps": None, "epochs": 1, "learning_rate": "auto"})
+    (tmp_path / "mine.yaml").write_text(strict_yaml.dump(asked.model_dump()))
+    opened: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        opened.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    found = CliRunner().invoke(app, ["plan", str(tmp_path / "mine.yaml")])
+    texts = [path.name for path in Path(asked.corpora[0].source).rglob("*") if path.is_file()]
+    assert [opened.count(name) for name in texts] == [1] * len(texts)
+    *_, training, machine = found.output.splitlines()
+    assert training.startswith("training        learning rate ")
+    assert machine.startswith("this machine    about ")
+
+
+def test_a_plan_may_come_before_its_text(tiny_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    values = tiny_recipe(training={"learning_rate": "auto", "steps": None}).model_dump()
+    values["corpus"]["source"] = "nowhere"
+    (tmp_path / "mine.yaml").write_text(strict_yaml.dump(values))
+    found = CliRunner().invoke(app, ["plan", str(tmp_path / "mine.yaml")])
+    assert (found.exit_code, found.stderr) == (0, "")
+    *_, training, machine = found.output.splitlines()
+    assert training == "training        auto: the text decides; give --tokens"
+    assert machine.startswith(
+        "this machine    not tried: corpus nowhere: expected a file, folder or glob, found"
+    )
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -10,6 +10,7 @@ Each position has all the context that the model can read, whatever protocol the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -62,8 +63,10 @@ def _samples(scorer: Scorer) -> list[Ids]:
     """What the base writes, kept for the next adapter of this base."""
     base, session = scorer.pair.base, scorer.session
     tokens = min(SAMPLE_TOKENS, base.positions)
-    with scorer.pair.base_side(), session.screen.stage("samples", SAMPLES * tokens, ends_full=True):
-        return kept_samples(base, (SAMPLES, tokens), SEED, session.score_cache, session.screen.say)
+    screen = session.screen
+    stage = partial(screen.stage, "samples", SAMPLES * tokens, ends_full=True)
+    with scorer.pair.base_side():
+        return kept_samples(base, (SAMPLES, tokens), SEED, session.score_cache, screen.say, stage)
 
 
 def _as_documents(pair: ModelPair, drawn: Sequence[Ids]) -> list[Encoded]:

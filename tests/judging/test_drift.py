@@ -170,7 +170,11 @@ def test_samples_are_drawn_once_for_a_base_and_read_again_for_its_next_adapter(
     (first,) = score_drift(scorer_of(pair_of("gpt2"), cache=cache), NOTHING, [])
     (alone,) = score_drift(scorer_of(pair_of("gpt2")), NOTHING, [])
     monkeypatch.setattr(samples, "sample_ids", None)  # whoever draws again fails
-    (again,) = score_drift(scorer_of(pair_of("gpt2"), cache=cache), NOTHING, [])
+    scorer = scorer_of(pair_of("gpt2"), cache=cache)
+    scorer.session.screen.log_to(tmp_path / "run.log")
+    (again,) = score_drift(scorer, NOTHING, [])
+    stages = [line.split()[0] for line in (tmp_path / "run.log").read_text().splitlines()]
+    assert stages == ["drift"]  # no line of a stage that did nothing
     for other in (again, alone):
         assert np.array_equal(nats_of(first), nats_of(other))
     (further,) = score_drift(scorer_of(pair_of("gpt2", push=0.1), cache=cache), NOTHING, [])

@@ -14,7 +14,7 @@ from hostile_documents import REFUSED, SLOW, content_of_gigabytes
 from ft_toolkit.errors import LINE_CHARACTERS, Unreadable
 from ft_toolkit.sections import Corpus
 from ft_toolkit.text import reader_process
-from ft_toolkit.text.corpus import read_corpus, read_source
+from ft_toolkit.text.corpus import read_corpora, read_source
 
 MOST_SECONDS = 5
 ENDLESS = ("b.rst", SLOW["markup that never ends"][1])
@@ -93,7 +93,7 @@ def test_a_file_that_takes_too_long_is_counted_with_the_unreadable_ones(
     (tmp_path / "a.rst").write_bytes(b"*Salt*")
     (tmp_path / ENDLESS[0]).write_bytes(ENDLESS[1]())
     (tmp_path / "c.rst").write_bytes(b"*Oil*")
-    reading = read_corpus(Corpus(source=str(tmp_path), skip_unreadable=True))
+    reading = read_corpora(Corpus(source=str(tmp_path), skip_unreadable=True))
     assert [document.text for document in reading.documents] == ["Salt", "Oil"]
     (line,) = reading.unreadable
     assert "b.rst: expected reStructuredText that is read in 0 s" in line
