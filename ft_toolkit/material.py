@@ -93,7 +93,7 @@ def gathered(
                 plan.seed,
                 plan.mask_fraction,
             )
-    every = Joined([rows, replayed])
+    every = Joined([*rows.parts, replayed])
     return Material(recipe, filled, reading, parts, pair, every, len(replayed), measure, overlap)
 
 
@@ -102,7 +102,7 @@ def laid_out(
     model: LanguageModel,
     parts: Parts,
     say: Callable[[str], object] = lambda words: None,
-) -> tuple[Recipe, Rows, auto.Measure]:
+) -> tuple[Recipe, Joined, auto.Measure]:
     """The recipe with everything filled in, the rows to train on, and what `auto` was decided by.
 
     model   read for its tokenizer and shape alone: it needs no weights
@@ -137,7 +137,7 @@ def _weights(recipe: Recipe) -> dict[str, float]:
 
 def _training_rows(
     model: LanguageModel, tokens: Tokens, block_tokens: int, weights: Mapping[str, float]
-) -> Rows:
+) -> Joined:
     if (found := int(tokens.lengths.sum())) < block_tokens:
         wanted = f"at least one row of {block_tokens} training tokens"
         raise FtError("corpus", wanted, f"{found} tokens", "Add text or lower training.block_tokens.")

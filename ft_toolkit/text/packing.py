@@ -11,7 +11,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, Protocol, TypeVar, overload
 
 import numpy as np
@@ -113,7 +112,10 @@ class PackedRows(Rows):
     which: Places
     source: Source = field(default_factory=Source)
 
-    @cached_property
+    def __len__(self) -> int:
+        return len(self.plan.first_piece) - 1
+
+    @property
     def outline(self) -> Outline:
         masked = self.layout.objective == "masked"
         lengths = self.plan.lengths(self.layout.frame_tokens if masked else 0)

@@ -70,8 +70,8 @@ class Rows(Sequence[Row], ABC):
     def made(self, place: int) -> Row:
         """The row at a place from 0."""
 
-    def __len__(self) -> int:
-        return len(self.outline.lengths)
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     @overload
     def __getitem__(self, place: int) -> Row: ...
@@ -126,6 +126,9 @@ class Joined(Rows):
         none = np.zeros(0, np.int32)
         lengths = np.concatenate([none.astype(np.int64), *(one.lengths for one in outlines)])
         return Outline(lengths, np.concatenate([none, *renumbered]), sources)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     @cached_property
     def _ends(self) -> Places:
