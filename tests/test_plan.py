@@ -23,6 +23,7 @@ from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.sizes import count, read_config, shape
 from ft_toolkit.plan import Devices, Workload, lines, need, parse_devices
 from ft_toolkit.sections import Adapter, Recipe
+from ft_toolkit.text import packed
 
 METHODS = ("lora", "rslora", "dora", "lora+", "ia3", "full", "scratch")
 
@@ -92,13 +93,13 @@ def test_a_plan_reads_its_text_once_and_tells_what_auto_is_and_how_long_it_takes
     asked = tiny_recipe(training={"steps": None, "epochs": 1, "learning_rate": "auto"})
     (tmp_path / "mine.yaml").write_text(strict_yaml.dump(asked.model_dump()))
     opened: list[str] = []
-    read_bytes = Path.read_bytes
+    read = packed._bytes
 
-    def counted(path: Path) -> bytes:
+    def counted(path: Path) -> packed.Data:
         opened.append(path.name)
-        return read_bytes(path)
+        return read(path)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(packed, "_bytes", counted)
     found = CliRunner().invoke(app, ["plan", str(tmp_path / "mine.yaml")])
     texts = [path.name for path in Path(asked.corpora[0].source).rglob("*") if path.is_file()]
     assert [opened.count(name) for name in texts] == [1] * len(texts)

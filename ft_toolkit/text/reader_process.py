@@ -94,7 +94,7 @@ class _ReaderProcess:
             "memory_bytes": memory_for(len(file.data)),
         }
         try:
-            _send(process.stdin, asked, file.data)
+            _send(process.stdin, asked, file.data[:])
             return _received(process.stdout)
         except OSError:  # it ended while it was written to
             return None
