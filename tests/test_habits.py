@@ -249,4 +249,5 @@ def test_a_bench_leaves_a_line_in_the_history_and_a_row_on_the_website(tmp_path:
     )
     page = module("docs/pages.py").benchmarks(history)
     assert page.index("1.50 (1.00) | 3.00 (2.00)") < page.index("2.00 (1.00) | 3.00 (2.00)")  # newest first
+    assert page.count("<svg") == 1 and "\n\n" not in page[page.index("<svg") : page.index("</svg>")]
     assert module("docs/pages.py").benchmarks(tmp_path / "none").startswith("# Benchmarks")
