@@ -50,7 +50,7 @@ def write_corpus(path: Path, size_bytes: int) -> None:
 
 @contextmanager
 def peak(megabytes: dict[str, float], name: str) -> Iterator[None]:
-    """Puts the largest anonymous memory of a block, in MB, and its seconds into a dictionary."""
+    """Puts a block's largest anonymous memory in MB and its seconds, by the clock and of the processor, there."""
     is_over = threading.Event()
     seen = [anonymous_megabytes()]
 
@@ -60,14 +60,15 @@ def peak(megabytes: dict[str, float], name: str) -> Iterator[None]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     try:
         yield
     finally:
         is_over.set()
         watcher.join()
         megabytes[name] = max(seen)
-        megabytes[f"{name} seconds"] = time.perf_counter() - started
+        megabytes[f"{name}: seconds"] = time.perf_counter() - started
+        megabytes[f"{name}: processor"] = time.process_time() - spent
 
 
 def anonymous_megabytes() -> float:

@@ -10,6 +10,8 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from ft_toolkit.text.ngrams import Hashes, word_hashes
+
 
 def line_feeds(text: str) -> str:
     """A text with line feeds alone at the ends of its lines."""
@@ -70,6 +72,11 @@ class Document:
     def text_sha256(self) -> str:
         """Of the exact text, which is what a model reads."""
         return sha256(self.text.encode()).hexdigest()
+
+    @property
+    def words(self) -> Hashes:
+        """A hash of each of its words (ngrams.py)."""
+        return word_hashes(self.text)
 
     @property
     def group(self) -> str:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,7 @@ from ft_toolkit.artefacts import file_sha256, read_json, with_checksum, written_
 from ft_toolkit.errors import FtError
 from ft_toolkit.session import cache_folder
 from ft_toolkit.text.documents import Document
+from ft_toolkit.text.ngrams import word_hashes
 
 KEPT_FROM_CHARACTERS = 2**23  # less is read again in some three seconds
 MOST_KEPT_BYTES = 20 * 2**30  # of all files together; those go first that were used longest ago
@@ -38,15 +40,44 @@ Arrays = dict[str, NDArray[Any]]
 Keys = NDArray[np.uint64]
 
 
+class _Words:
+    """The words' hashes of documents, kept in a file without a name when they are first asked for.
+
+    To find them takes most of the time of screening, which asks for them twice.
+    """
+
+    def __init__(self, documents: int) -> None:
+        self._file: FileIO | None = None
+        self._size = 0
+        self._places = np.full((documents, 2), -1, np.int64)  # first and behind the last
+
+    def of(self, number: int, text: Callable[[], str]) -> Keys:
+        begin, end = self._places[number].tolist()
+        if begin >= 0 and self._file is not None:
+            self._file.seek(8 * begin)
+            return np.frombuffer(self._file.read(8 * (end - begin)), np.uint64)
+        found = word_hashes(text())
+        with suppress(OSError):  # a full disk costs time
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=_disk(), buffering=0)  # noqa: SIM115
+            self._file.seek(8 * self._size)
+            if self._file.write(found.tobytes()) == 8 * len(found):
+                self._places[number] = self._size, self._size + len(found)
+                self._size += len(found)
+        return found
+
+
 @dataclass(frozen=True)
 class Table:
     """A file of documents.
 
     columns   of Arrow, one for each of _COLUMNS
+    words     of each document
     folder    a temporary one that the file is in, removed with the last of its documents
     """
 
     columns: list[Any]
+    words: _Words
     folder: tempfile.TemporaryDirectory[str] | None = None
 
 
@@ -93,6 +124,10 @@ class KeptDocument(Document):
     def text_sha256(self) -> str:
         return str(self._cell(6).hex())
 
+    @property
+    def words(self) -> Keys:
+        return self._table.words.of(self._number, lambda: self.text)
+
     def in_group(self, near_group: str) -> Document:
         return KeptDocument(self._table, self._number, near_group)
 
@@ -129,7 +164,7 @@ def kept_documents(path: Path, folder: tempfile.TemporaryDirectory[str] | None =
 
     with pyarrow.memory_map(str(path)) as file:
         table = pyarrow.ipc.open_file(file).read_all()  # nothing is read before it is looked at
-    kept = Table(table.columns, folder)
+    kept = Table(table.columns, _Words(table.num_rows), folder)
     return [KeptDocument(kept, number) for number in range(table.num_rows)]
 
 

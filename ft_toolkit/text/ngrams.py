@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}{_PUNCTUATION}]+")
 _WORDS_AT_ONCE = 2**16
 _KEPT_WORDS = 2**17  # 20 MB; a text has some ten thousand different words
 Hashes = NDArray[np.uint64]
+
+
+class _Worded(Protocol):
+    @property
+    def words(self) -> Hashes: ...
+
+
+W = TypeVar("W", bound=_Worded)
 _NOTHING: Hashes = np.empty(0, dtype=np.uint64)
 
 
@@ -50,12 +59,12 @@ def ngrams(words: Hashes, size: int) -> Hashes:
     return scrambled(found, size)
 
 
-def word_batches(texts: Iterable[str]) -> Iterator[list[tuple[str, Hashes]]]:
-    """Texts with their words' hashes, many at once: most are too short for calls of numpy of their own."""
-    batch: list[tuple[str, Hashes]] = []
+def word_batches(documents: Iterable[W]) -> Iterator[list[tuple[W, Hashes]]]:
+    """Documents with their words' hashes, many at once: most are too short for calls of numpy."""
+    batch: list[tuple[W, Hashes]] = []
     size = 0
-    for text in texts:
-        batch.append((text, word_hashes(text)))
+    for document in documents:
+        batch.append((document, document.words))
         size += len(batch[-1][1])
         if size >= _WORDS_AT_ONCE:
             yield batch

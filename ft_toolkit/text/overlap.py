@@ -85,14 +85,14 @@ def _compared(
     words = sum(len(document.text) for documents in held.values() for document in documents) // _WORD_LETTERS
     marks, numbers = _Marks(words), {n: Numbers() for n in SIZES}
     for documents in held.values():
-        for batch in word_batches(document.text for document in documents):
+        for batch in word_batches(documents):
             for n in SIZES:
                 found = _ngrams(batch, n)
                 marks.add(n, found)
                 numbers[n].add(found)
     asked = {n: each.sorted() for n, each in numbers.items()}
     is_seen = {n: scratch((len(each) + 1,), np.bool_) for n, each in asked.items()}
-    for batch in word_batches(document.text for document in train):
+    for batch in word_batches(train):
         for n in SIZES:
             found = _ngrams(batch, n)
             found = np.unique(found[marks.has(n, found)])
@@ -101,12 +101,22 @@ def _compared(
     keys = np.sort(_text_keys(train))
     for name, documents in held.items():
         shares: dict[int, list[float]] = {n: [] for n in SIZES}
-        for batch in word_batches(document.text for document in documents):
+        for batch in word_batches(documents):
             for n in SIZES:
-                for each in ngrams_of_each([words for _, words in batch], n):
-                    shares[n].append(_mean(is_seen[n][np.searchsorted(asked[n], np.unique(each))]))
+                different = [np.unique(each) for each in ngrams_of_each([words for _, words in batch], n)]
+                seen = is_seen[n][_places(asked[n], np.concatenate(different))]
+                ends = np.cumsum([len(each) for each in different])[:-1]
+                shares[n] += map(_mean, np.split(seen, ends))
         copies = np.isin(_text_keys(documents), keys)
         yield name, [("copy", copies), *((f"{n}", np.array(each)) for n, each in shares.items())]
+
+
+def _places(hashes: Hashes, asked: Hashes) -> NDArray[np.int64]:
+    """Where each of some hashes is among sorted ones, looked up in order: that takes half the time."""
+    order = np.argsort(asked)
+    places = np.empty(len(asked), np.int64)
+    places[order] = np.searchsorted(hashes, asked[order])
+    return places
 
 
 def _text_keys(documents: Sequence[Document]) -> Hashes:
@@ -137,7 +147,7 @@ class _Marks:
         return is_marked
 
 
-def _ngrams(batch: Sequence[tuple[str, Hashes]], size: int) -> Hashes:
+def _ngrams(batch: Sequence[tuple[Document, Hashes]], size: int) -> Hashes:
     """Of all texts of a batch; none goes on in the next text."""
     return np.concatenate(ngrams_of_each([words for _, words in batch], size))
 

@@ -168,7 +168,7 @@ def _unite_near(documents: Sequence[Document], clusters: _Clusters, threshold: f
     numbers = np.flatnonzero(large)
 
     def shingles() -> Iterator[Hashes]:
-        return map(np.unique, _shingles_of(documents[number].text for number in numbers.tolist()))
+        return map(np.unique, _shingles_of(documents[number] for number in numbers.tolist()))
 
     prefixes = prefixes_of(shingles, numbers, len(documents), threshold) if len(numbers) else None
     for band, part in enumerate(parts):
@@ -233,7 +233,7 @@ class _Comparing:
             if self.kept > _KEPT_SHINGLES:
                 self.sets.clear()
                 self.kept = 0
-            self.sets[number] = shingle_set(self.documents[number].text)
+            self.sets[number] = shingle_set(self.documents[number])
             self.kept += len(self.sets[number])
         return self.sets[number]
 
@@ -271,7 +271,7 @@ def signatures_of(documents: Sequence[Document]) -> Signatures:
 
     signatures = scratch((len(documents), SIGNATURE_VALUES), np.uint32)
     sketch = MinHash(SIGNATURE_VALUES, SEED, hashfunc=lambda hashes: hashes)
-    for number, hashes in enumerate(_shingles_of(document.text for document in documents)):
+    for number, hashes in enumerate(_shingles_of(documents)):
         sketch.clear()
         halves = (hashes >> np.uint64(32)).astype(np.uint32)
         for start in range(0, len(halves), _SHINGLES_AT_ONCE):
@@ -281,9 +281,9 @@ def signatures_of(documents: Sequence[Document]) -> Signatures:
     return signatures
 
 
-def shingle_set(text: str) -> Hashes:
-    """The different shingles of a text, sorted."""
-    return np.unique(next(_shingles_of([text])))
+def shingle_set(document: Document) -> Hashes:
+    """The different shingles of a document, sorted."""
+    return np.unique(next(_shingles_of([document])))
 
 
 def jaccards(one: Hashes, others: Sequence[Hashes]) -> NDArray[np.float64]:
@@ -301,12 +301,12 @@ def jaccards(one: Hashes, others: Sequence[Hashes]) -> NDArray[np.float64]:
     return found
 
 
-def _shingles_of(texts: Iterable[str]) -> Iterator[Hashes]:
-    for batch in word_batches(texts):
+def _shingles_of(documents: Iterable[Document]) -> Iterator[Hashes]:
+    for batch in word_batches(documents):
         found = ngrams_of_each([words for _, words in batch], SHINGLE_WORDS)
-        for (text, _), shingles in zip(batch, found, strict=True):
+        for (document, _), shingles in zip(batch, found, strict=True):
             # a few words say little without their punctuation: 1 + 1 is not 1 - 1
-            whole = [] if len(shingles) else [text_hash(" ".join(folded(text).split()))]
+            whole = [] if len(shingles) else [text_hash(" ".join(folded(document.text).split()))]
             yield np.array(whole, dtype=np.uint64) if whole else shingles
 
 

@@ -105,7 +105,7 @@ def test_signatures_are_those_of_datasketch_shingle_by_shingle() -> None:
     texts = documents(WORDS, f"{WORDS} again", "too short")
     for signature, document in zip(signatures_of(texts), texts, strict=True):
         plain = MinHash(SIGNATURE_VALUES, SEED, hashfunc=lambda shingle: int(shingle) >> 32)
-        for shingle in shingle_set(document.text):
+        for shingle in shingle_set(document):
             plain.update(shingle)
         assert signature.tolist() == plain.hashvalues.tolist()
 
