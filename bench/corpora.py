@@ -50,7 +50,7 @@ def write_corpus(path: Path, size_bytes: int) -> None:
 
 @contextmanager
 def peak(megabytes: dict[str, float], name: str) -> Iterator[None]:
-    """Puts a block's largest anonymous memory in MB and its seconds, by the clock and of the processor, there."""
+    """Puts the largest anonymous memory of a block, in MB, and its seconds there."""
     is_over = threading.Event()
     seen = [anonymous_megabytes()]
 
