@@ -66,6 +66,20 @@ def test_a_base_kept_in_bfloat16_trains_as_one_that_was_rounded_and_computed_in_
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_in_bfloat16_training_a_kept_base_has_nearly_the_gradients_of_one_that_is_not(
+    checkpoints: dict[str, Path], name: str
+) -> None:
+    base, model = adapted(checkpoints[name])
+    found = []
+    for precision in ("float32", "bfloat16"):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16), kept_in(precision, base):
+            found.append(loss_and_gradients(base, model))
+    for key, value in found[0].items():
+        assert (found[1][key] - value).norm() <= 0.05 * value.norm(), key
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_inside_the_frozen_base_takes_half_the_bytes_and_afterwards_it_is_bitwise_what_it_was(
     checkpoints: dict[str, Path], name: str
 ) -> None:
