@@ -9,7 +9,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ft_toolkit.judging.drift import SAMPLE_TOKENS, SAMPLES
+import numpy as np
+
+from ft_toolkit.judging.drift import (
+    GENERAL_DOCUMENTS,
+    GENERAL_TOKENS,
+    HELD_OUT_DOCUMENTS,
+    HELD_OUT_TOKENS,
+    SAMPLE_TOKENS,
+    SAMPLES,
+)
 from ft_toolkit.judging.protocols import (
     How,
     Protocol,
@@ -25,13 +34,14 @@ from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.kept_weights import kept_in
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.session import Session
-from ft_toolkit.text.blocks import Encoded
+from ft_toolkit.text.blocks import Encoded, mask
 from ft_toolkit.text.rows import Row
 from ft_toolkit.training.accumulation import Accumulation
 from ft_toolkit.training.loop import VALIDATIONS
 from ft_toolkit.training.schedule import batches, planned_steps
 
 PROBE_TOKENS = 1024  # scored to learn the speed; as many again warm up
+ROW_TOKENS = 64  # of a row where each token is scored in one of its own
 # drawing the drift's samples and comparing both sides on them takes as long as scoring them so many times
 DRIFT_READS = 6.0
 GATE_SECONDS = 10.0  # a process of its own loads the libraries and the base (docs/log.md)
@@ -74,7 +84,6 @@ def forecast(it: Material, session: Session) -> Forecast:
     steps = planned_steps(it.rows, recipe.training, base.family.packs)
     with kept_in(recipe.adapter.base_precision, base):
         training = _micro_batch_seconds(it, session) * steps / _share_of_step(it)
-    is_causal = base.family.objective == "causal"
     checks = quick_protocol(base)
     validation = validation_text(base.tokenizer, validation_documents(it.parts))
     judged = protocol_of(base, it.asked.judging, How())
@@ -82,18 +91,27 @@ def forecast(it: Material, session: Session) -> Forecast:
         prepare(documents, base.tokenizer, judged)
         for documents in judged_documents(it.asked, it.parts).values()
     ]
-    token_seconds = _token_seconds(it, validation, checks)
-    read = 2 * sum(_tokens_read(text, judged) for text in texts)
-    if is_causal:
-        read += DRIFT_READS * SAMPLES * min(SAMPLE_TOKENS, base.positions)
+    check_seconds = _token_seconds(it, validation, checks)
+    judged_seconds = check_seconds if judged == checks else _token_seconds(it, validation, judged)
+    judging = judged_seconds * 2 * sum(_tokens_read(text, judged) for text in texts)
     trained_bytes = 4 * sum(p.numel() for p in trainable(it.pair.tuned.model).values())
     return Forecast(
         training,
-        (1 + min(VALIDATIONS, steps)) * token_seconds * _tokens_read(validation, checks),
-        token_seconds * read + GATE_SECONDS,
+        (1 + min(VALIDATIONS, steps)) * check_seconds * _tokens_read(validation, checks),
+        judging + check_seconds * _drift_tokens(it) + GATE_SECONDS,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         (1 + 2 * 4) * trained_bytes,
     )
+
+
+def _drift_tokens(it: Material) -> float:
+    """Tokens whose scoring takes as long as the drift: both sides are compared on a few short beginnings."""
+    positions = it.pair.base.positions
+    held_out = min(HELD_OUT_DOCUMENTS, len(it.parts.clean_test)) * min(HELD_OUT_TOKENS, positions)
+    if it.pair.base.family.objective == "causal":
+        return DRIFT_READS * SAMPLES * min(SAMPLE_TOKENS, positions) + 2 * held_out
+    general = GENERAL_DOCUMENTS * min(GENERAL_TOKENS, positions) if it.asked.judging.general else 0
+    return 2.0 * (general + held_out)
 
 
 def _micro_batch_seconds(it: Material, session: Session) -> float:
@@ -114,7 +132,15 @@ def _micro_batch_seconds(it: Material, session: Session) -> float:
 
 def _probe_rows(it: Material) -> list[Row]:
     first = batches(it.rows, it.recipe.training, it.pair.base.family.packs, epoch=0)[0]
-    return list(first[: max(1, 2 * PROBE_TOKENS // len(first[0].input_ids))])
+    rows = list(first[: max(1, 2 * PROBE_TOKENS // len(first[0].input_ids))])
+    base, plan = it.pair.base, it.recipe.training
+    if base.family.objective == "causal":
+        return rows
+    # as each epoch masks them: unmasked, every token would be a target
+    masked, others = base.special.mask or 0, base.ordinary_ids
+    return [
+        row if row.is_masked else mask(row, plan.seed, 0, masked, others, plan.mask_fraction) for row in rows
+    ]
 
 
 def _probe_tokens(it: Material) -> int:
@@ -129,6 +155,8 @@ def _share_of_step(it: Material) -> float:
 
 def _token_seconds(it: Material, documents: Sequence[Encoded], protocol: Protocol) -> float:
     """Seconds for each token that a forward pass reads when documents are scored."""
+    if protocol.exact is not None:
+        return _row_token_seconds(it, documents, protocol)
     some: list[Encoded] = []
     for document in documents:
         some.append(document.beginning(PROBE_TOKENS))
@@ -139,6 +167,18 @@ def _token_seconds(it: Material, documents: Sequence[Encoded], protocol: Protoco
         score(it.pair.tuned, some, protocol)
         seconds = time.perf_counter() - started
     return seconds / _tokens_read(some, protocol)
+
+
+def _row_token_seconds(it: Material, documents: Sequence[Encoded], protocol: Protocol) -> float:
+    """The same where each token is scored in a row of its own: some rows of one document's beginning."""
+    by_length = sorted(documents, key=lambda document: len(document.ids))
+    some = by_length[len(by_length) // 2].beginning(min(ROW_TOKENS, protocol.window_tokens - 2))
+    size = len(some.ids)
+    for _ in range(2):
+        started = time.perf_counter()
+        (nats,) = score(it.pair.tuned, [some], protocol, rate=min(1.0, PROBE_TOKENS / size**2))
+        seconds = time.perf_counter() - started
+    return seconds / (size * max(1, int((~np.isnan(nats)).sum())))
 
 
 def _tokens_read(documents: Sequence[Encoded], protocol: Protocol) -> float:

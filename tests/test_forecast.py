@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.material import gathered
 from ft_toolkit.models.adapters import trainable
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
+from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Session
@@ -64,6 +65,22 @@ def test_the_probe_leaves_weights_gradients_and_mode_as_they_were(tiny_recipe: M
     assert all(parameter.grad is None for parameter in trainable(model).values())
     assert not model.training
     assert min(found.training_seconds, found.validation_seconds, found.judging_seconds) > 0
+
+
+def test_a_masked_probe_reads_targets_as_a_step_does(tiny_recipe: Make) -> None:
+    training = {"block_tokens": 64, "batch_tokens": 2048, "mask_fraction": 0.3}
+    rows = room._probe_rows(gathered(tiny_recipe("bert", training=training), torch.device("cpu")))
+    targets = np.concatenate([row.targets for row in rows])
+    assert len(targets) > 1000
+    assert (targets != NO_TARGET).mean() == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("protocol", ["covering", "word-l2r"])
+def test_each_protocol_of_a_masked_model_is_timed_by_itself(tiny_recipe: Make, protocol: str) -> None:
+    it = gathered(tiny_recipe("bert"), torch.device("cpu"))
+    how = choose_protocol(it.pair.base, protocol)
+    documents = prepare(it.parts.validation, it.pair.base.tokenizer, how)
+    assert 1e-8 < room._token_seconds(it, documents, how) < 1e-2
 
 
 def test_twice_the_steps_are_forecast_to_take_twice_the_time(
