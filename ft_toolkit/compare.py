@@ -105,7 +105,8 @@ def main(
         if processes > 1 and not is_launched():  # each of them runs this command again
             from ft_toolkit.launch import launch
 
-            raise typer.Exit(launch(processes, sys.argv[1:]))
+            verb = ["compare"] if Path(sys.argv[0]).stem == "compare" else []  # python -m ft_toolkit.compare
+            raise typer.Exit(launch(processes, [*verb, *sys.argv[1:]]))
         if adapter is not None or base is not None:
             if runs:
                 wanted = "runs, or --base and --adapter"

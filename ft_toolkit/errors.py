@@ -25,6 +25,11 @@ class FtError(Exception):
         self.where, self.expected, self.found, self.fix = str(where), expected, str(found), fix
         super().__init__(self.line())
 
+    def __reduce__(
+        self,
+    ) -> tuple[object, ...]:  # from one process to another; Exception's gives the line alone
+        return type(self), (self.where, self.expected, self.found, self.fix)
+
     def line(self) -> str:
         """The fault on one line of at most LINE_CHARACTERS; what was found is shortened first."""
         frame = f"{self.where}: expected {self.expected}, found . {self.fix}"
@@ -39,6 +44,9 @@ class RecipeError(FtError):
 
     def __init__(self, faults: Sequence[str]) -> None:
         Exception.__init__(self, "\n".join(_place_shortened(fault) for fault in faults))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self).splitlines(),)
 
 
 class Unreadable(FtError):

@@ -110,7 +110,7 @@ def is_launched() -> bool:
 
 def is_first_process() -> bool:
     """Whether this is the process that writes and speaks; imports no torch."""
-    return os.environ.get("RANK", "0") == "0"
+    return not is_launched() or os.environ.get("RANK", "0") == "0"
 
 
 def threads() -> int:

@@ -64,7 +64,7 @@ class Share:
                 self.advance(self.processes * score_batch(width, rows))
         except FtError as error:
             fault = error
-        if self.processes > 1:
+        if self.processes > 1 and scores:
             return _together(scores, fault)
         if fault is not None:
             raise fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -102,7 +103,8 @@ def test_every_process_gets_about_as_many_tokens_and_no_batch_twice() -> None:
 
 def test_the_first_process_says_what_another_one_cannot_score(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = NumbersGoneWrong("document a", "finite scores", "NaN", "The weights are damaged.")
-    other = [wrong]
+    other = [pickle.loads(pickle.dumps(wrong))]  # as it comes from another process
+    assert str(other[0]) == str(wrong)
     monkeypatch.setattr("ft_toolkit.judging.share.gather_object", lambda mine: mine + other)
     with pytest.raises(NumbersGoneWrong, match="document a"):
         Share(0, 2).read([(1, [0])], [Scored(np.zeros(1), np.ones(1, dtype=np.bool_))], lambda width, rows: 1)
