@@ -76,7 +76,7 @@ def test_in_bfloat16_training_a_kept_base_has_nearly_the_gradients_of_one_that_i
         with torch.autocast("cpu", torch.bfloat16), kept_in(precision, base):
             found.append(loss_and_gradients(base, model))
     for key, value in found[0].items():
-        assert (found[1][key] - value).norm() <= 0.05 * value.norm(), key
+        assert (found[1][key] - value).norm() <= 0.15 * value.norm(), key
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
