@@ -40,7 +40,7 @@ def judge(folder: Path) -> None:
     pair, parts = trained_pair(run, session), recovered(run, screen)
     scorer = Scorer(pair, protocol_of(pair.base, run.recipe.judging, How()), session)
     session.accelerator.wait_for_everyone()
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     scores = score_run(run, scorer, parts, How())
     if session.is_main:
         scored = time.perf_counter()
@@ -48,13 +48,13 @@ def judge(folder: Path) -> None:
         digest = sha256()
         for corpus in scores.corpora:
             for document in corpus.documents:
-                digest.update(document.base.nats.tobytes() + document.tuned.nats.tobytes())
+                digest.update(document.base.nats.tobytes() + document.adapter.nats.tobytes())
         done = time.perf_counter()
-        print(done - started, done - scored, digest.hexdigest()[:16])
+        print(done - started, done - scored, time.process_time() - worked, digest.hexdigest()[:16])
 
 
-def timed(folder: Path, processes: int) -> tuple[float, float, str]:
-    """(seconds of judging, of which after scoring, hash of the scores)."""
+def timed(folder: Path, processes: int) -> tuple[float, float, float, str]:
+    """(seconds of judging, of which after scoring, the first process's own, hash of the scores)."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as cache:
         free.bind(("127.0.0.1", 0))
         shared = {"OMP_NUM_THREADS": "1", "FT_CACHE": cache, "MASTER_ADDR": "127.0.0.1"}
@@ -71,8 +71,8 @@ def timed(folder: Path, processes: int) -> tuple[float, float, str]:
         said = workers[0].communicate()[0]
         for worker in workers[1:]:
             worker.communicate()
-    seconds, after, digest = said.split()
-    return float(seconds), float(after), digest
+    seconds, after, worked, digest = said.split()
+    return float(seconds), float(after), float(worked), digest
 
 
 def main() -> None:
@@ -84,17 +84,19 @@ def main() -> None:
     if asked.part:
         judge(asked.run)
         return
-    seconds: dict[int, list[float]] = {processes: [] for processes in PROCESSES}
+    seconds: dict[int, list[tuple[float, float]]] = {processes: [] for processes in PROCESSES}
     digests = set()
     for _ in range(asked.rounds):
         for processes in PROCESSES:
-            whole, after, digest = timed(asked.run, processes)
-            seconds[processes].append(whole)
+            whole, after, worked, digest = timed(asked.run, processes)
+            seconds[processes].append((whole, worked))
             digests.add(digest)
-            print(f"{processes} processes  {whole:.1f} s, of which {after:.1f} after scoring", flush=True)
-    one, two = (statistics.median(seconds[processes]) for processes in PROCESSES)
-    same = "bitwise equal" if len(digests) == 1 else "NOT EQUAL"
-    print(f"medians {one:.1f} and {two:.1f} s: {one / two:.2f} times as fast; scores {same}")
+            parts = f"{after:.1f} after scoring; {worked:.1f} s of a core by the first process"
+            print(f"{processes} processes  {whole:.1f} s, of which {parts}", flush=True)
+    for what, column in (("wall", 0), ("of a core, by the first process", 1)):
+        one, two = (statistics.median(each[column] for each in seconds[number]) for number in PROCESSES)
+        print(f"medians {one:.1f} and {two:.1f} s {what}: {one / two:.2f} times as fast")
+    print(f"scores {'bitwise equal' if len(digests) == 1 else 'NOT EQUAL'}")
 
 
 if __name__ == "__main__":

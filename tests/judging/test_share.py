@@ -50,8 +50,12 @@ def left_by_two(
         )
         for rank in "01"
     )
-    said, noise = first.communicate(timeout=240)
-    second.communicate(timeout=60)
+    try:
+        said, noise = first.communicate(timeout=280)
+        second.communicate(timeout=60)
+    finally:
+        first.kill()
+        second.kill()
     assert (runs / "lost").is_dir(), noise[-3000:]
     return runs, subprocess.CompletedProcess(command, first.returncode, said, noise)
 
