@@ -22,6 +22,7 @@ from ft_toolkit.judging.unseen import keep_known_text, read_general
 from ft_toolkit.material import (
     Material,
     gathered,
+    untrained_score,
     validation_documents,
     validation_score,
 )
@@ -229,7 +230,8 @@ def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outc
     validate = validation_score(tuned, validation_documents(it.parts), share)
     optimizers = make_optimizers(tuned.model, tuned.family, adapter)
     may_restart = it.asked.training.learning_rate == "auto"
-    job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart)
+    first = untrained_score(it, session)
+    job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart, first)
     with _base_kept(run, it, validate, session):
         outcome = train(job, session, journal)
     with told_when_stopped(f"while saving {run.trained_folder}"), run.writing(run.trained_folder):

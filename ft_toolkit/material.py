@@ -11,9 +11,10 @@ import torch
 
 from ft_toolkit import auto
 from ft_toolkit.errors import FtError
-from ft_toolkit.judging.protocols import choose_protocol, quick_protocol, score
+from ft_toolkit.judging.protocols import choose_protocol, quick_protocol, score_tokens
+from ft_toolkit.judging.scoring import identity, kept_scores
 from ft_toolkit.judging.share import ALONE, Share
-from ft_toolkit.judging.totals import corpus_totals, document_totals
+from ft_toolkit.judging.totals import Scored, corpus_totals, document_totals
 from ft_toolkit.judging.unseen import read_general
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
@@ -21,7 +22,7 @@ from ft_toolkit.models.model_pair import ModelPair, new_pair
 from ft_toolkit.models.sizes import parameters_per_rank
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.sections import Recipe
-from ft_toolkit.session import token_cache
+from ft_toolkit.session import Session, token_cache
 from ft_toolkit.text.blocks import BLOCK_TOKENS, Encoded, encode
 from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Reading
@@ -171,11 +172,27 @@ def validation_score(
     """
     encoded = validation_text(model.tokenizer, documents)
     protocol = quick_protocol(model)
+    return lambda: _nats_per_token(encoded, score_tokens(model, encoded, protocol, share=share))
+
+
+def untrained_score(it: Material, session: Session) -> Callable[[], float]:
+    """The same before the first step; read from the cache of scores where this start was validated before."""
+    model, adapter = it.pair.tuned, it.recipe.adapter.model_dump(mode="json")
+    encoded = validation_text(model.tokenizer, validation_documents(it.parts))
+    protocol, share = quick_protocol(model), Share.of(session.accelerator)
+    start = {"protocol": protocol.as_dict(), "untrained": adapter, "seed": it.recipe.training.seed}
 
     def validate() -> float:
-        scores = score(model, encoded, protocol, share=share)
-        return corpus_totals(
-            document_totals(d, nll) for d, nll in zip(encoded, scores, strict=True)
-        ).nats_per_token
+        def compute(some: Sequence[Encoded]) -> list[Scored]:
+            return score_tokens(model, some, protocol, share=share)
+
+        return _nats_per_token(
+            encoded, kept_scores(session, share, identity(model) | start, encoded, compute)
+        )
 
     return validate
+
+
+def _nats_per_token(encoded: Sequence[Encoded], scores: Sequence[Scored]) -> float:
+    totals = (document_totals(d, one.nats) for d, one in zip(encoded, scores, strict=True))
+    return corpus_totals(totals).nats_per_token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import gc
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ from ft_toolkit.runtime import (
     bfloat16_is_faster,
     last_words,
     prepare_process,
+    prepare_torch,
     run_python,
     termination_as_exception,
     threads,
@@ -47,6 +49,15 @@ def test_preparing_twice_is_harmless_and_keeps_what_the_user_set(monkeypatch: py
     prepare_process()
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def test_the_garbage_collector_rests_while_the_libraries_are_imported_and_no_longer() -> None:
+    prepare_torch()
+    before = gc.get_threshold()
+    prepare_process()
+    assert gc.isenabled() and gc.get_threshold()[0] > 100 * before[0]
+    prepare_torch()
+    assert gc.get_threshold() == before
 
 
 def test_sigterm_unwinds_the_stack_and_the_old_handler_comes_back() -> None:

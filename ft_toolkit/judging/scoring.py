@@ -151,17 +151,33 @@ def _base_scores(
 ) -> list[Scored]:
     """The base's scores, from the first process's cache where possible."""
     session, protocol, base = scorer.session, scorer.protocol, scorer.pair.base
+    asked = identity(base) | {"protocol": protocol.as_dict(), "rate": rate}
     # an approximate protocol scores a text in its neighbours' context, which would move what is kept of it
-    if session.score_cache is None or protocol.is_approximate:
+    if protocol.is_approximate:
+        return compute(encoded)
+    return kept_scores(session, scorer.share(), asked, encoded, compute)
+
+
+def kept_scores(
+    session: Session,
+    share: Share,
+    asked: dict[str, object],
+    encoded: Sequence[Encoded],
+    compute: Callable[[Sequence[Encoded]], list[Scored]],
+) -> list[Scored]:
+    """Scores from the first process's cache, where they were computed before; see Store.scores.
+
+    asked   everything but the text that they depend on
+    """
+    if session.score_cache is None:
         return compute(encoded)
     store = Store(session.score_cache, session.screen.say)
-    asked = identity(base) | {"protocol": protocol.as_dict(), "rate": rate}
     place_of = {id(document): place for place, document in enumerate(encoded)}
 
     def kept(together: Callable[[list[int]], list[Scored]]) -> list[Scored]:
         return store.scores(asked, encoded, lambda some: together([place_of[id(one)] for one in some]))
 
-    return scorer.share().led(kept, lambda places: compute([encoded[place] for place in places]))
+    return share.led(kept, lambda places: compute([encoded[place] for place in places]))
 
 
 def _side(document: Encoded, scored: Scored, text: Text, counts: Counts | None) -> Side:

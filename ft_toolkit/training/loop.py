@@ -49,6 +49,7 @@ class TrainingJob:
     rows      training rows (text/packing.py); masked ones are masked afresh each epoch
     optimizers  from optimizers.make_optimizers, for this model
     validate  nats a token of the validation part, in float32, called VALIDATIONS times
+    validate_untrained  the same before the first step, where it may be known; None: validate
     may_restart  a start that diverges begins again at a lower rate: where nobody asked for this very rate
     """
 
@@ -58,6 +59,7 @@ class TrainingJob:
     optimizers: list[Optimizer]
     validate: Callable[[], float]
     may_restart: bool = False
+    validate_untrained: Callable[[], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class _Training:
         self.journal.rewind(self.state.step)
         if self.state.base_nats is None:
             with told_when_stopped("before the first step; nothing was trained"):
-                self.state.base_nats = self.job.validate()
+                self.state.base_nats = (self.job.validate_untrained or self.job.validate)()
             self.state.seconds_before_steps = self.seconds
         set_dropout(self.job.model.model, active=True)
 
