@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -179,16 +180,12 @@ def untrained_score(it: Material, session: Session) -> Callable[[], float]:
     """The same before the first step; read from the cache of scores where this start was validated before."""
     model, adapter = it.pair.tuned, it.recipe.adapter.model_dump(mode="json")
     encoded = validation_text(model.tokenizer, validation_documents(it.parts))
-    protocol, share = quick_protocol(model), Share.of(session.accelerator)
+    protocol = quick_protocol(model)
     start = {"protocol": protocol.as_dict(), "untrained": adapter, "seed": it.recipe.training.seed}
 
     def validate() -> float:
-        def compute(some: Sequence[Encoded]) -> list[Scored]:
-            return score_tokens(model, some, protocol, share=share)
-
-        return _nats_per_token(
-            encoded, kept_scores(session, share, identity(model) | start, encoded, compute)
-        )
+        compute = partial(score_tokens, model, protocol=protocol, share=Share.of(session.accelerator))
+        return _nats_per_token(encoded, kept_scores(session, identity(model) | start, encoded, compute))
 
     return validate
 

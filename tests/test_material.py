@@ -32,9 +32,9 @@ def test_a_start_that_was_validated_before_is_not_validated_again(
 ) -> None:
     counts: list[int] = []
 
-    def counted(model: Any, documents: Sequence[Any], protocol: Any) -> Any:
+    def counted(model: Any, documents: Sequence[Any], **how: Any) -> Any:
         counts.append(len(documents))
-        return score_tokens(model, documents, protocol)
+        return score_tokens(model, documents, **how)
 
     session = Session(make_accelerator("cpu"))
     recipes = [tiny_recipe(family), tiny_recipe(family), tiny_recipe(family, training={"seed": 1})]

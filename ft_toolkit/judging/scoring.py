@@ -149,26 +149,23 @@ def _score_sides(
 def _base_scores(
     scorer: Scorer, encoded: list[Encoded], rate: float, compute: Callable[[Sequence[Encoded]], list[Scored]]
 ) -> list[Scored]:
-    """The base's scores, from the first process's cache where possible."""
+    """The base's scores, from the cache where possible."""
     session, protocol, base = scorer.session, scorer.protocol, scorer.pair.base
-    asked = identity(base) | {"protocol": protocol.as_dict(), "rate": rate}
     # an approximate protocol scores a text in its neighbours' context, which would move what is kept of it
     if protocol.is_approximate:
         return compute(encoded)
-    return kept_scores(session, scorer.share(), asked, encoded, compute)
+    return kept_scores(
+        session, identity(base) | {"protocol": protocol.as_dict(), "rate": rate}, encoded, compute
+    )
 
 
 def kept_scores(
     session: Session,
-    share: Share,
     asked: dict[str, object],
-    encoded: Sequence[Encoded],
+    encoded: list[Encoded],
     compute: Callable[[Sequence[Encoded]], list[Scored]],
 ) -> list[Scored]:
-    """Scores from the first process's cache, where they were computed before; see Store.scores.
-
-    asked   everything but the text that they depend on
-    """
+    """Scores from the first process's cache, or computed by all and kept there; see Store.scores."""
     if session.score_cache is None:
         return compute(encoded)
     store = Store(session.score_cache, session.screen.say)
@@ -177,6 +174,7 @@ def kept_scores(
     def kept(together: Callable[[list[int]], list[Scored]]) -> list[Scored]:
         return store.scores(asked, encoded, lambda some: together([place_of[id(one)] for one in some]))
 
+    share = Share.of(session.accelerator)
     return share.led(kept, lambda places: compute([encoded[place] for place in places]))
 
 
