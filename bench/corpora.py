@@ -80,9 +80,10 @@ def anonymous_megabytes() -> float:
 def prepare(path: str, runs: str) -> None:
     """Read, screen, split and compare one corpus, then train five steps on it; print the figures as JSON."""
     from ft_toolkit.finetune import finetune
+    from ft_toolkit.judging.unseen import read_general
     from ft_toolkit.progress import Screen
     from ft_toolkit.runtime import prepare_process, prepare_torch
-    from ft_toolkit.sections import Corpus, Recipe
+    from ft_toolkit.sections import Corpus, Judging, Recipe
     from ft_toolkit.text.corpus import read_corpora
     from ft_toolkit.text.overlap import marked
     from ft_toolkit.text.splitting import parted, screened_together
@@ -96,9 +97,10 @@ def prepare(path: str, runs: str) -> None:
     with peak(found, "parts"):
         parts = parted(screened, [corpus], reading.copies)
     with peak(found, "overlap"):
-        parts, _ = marked(parts)
+        marked(parts, read_general(Judging()))
     found["documents"] = len(reading.documents)
     found["near"] = parts.near_duplicates
+    del reading, screened, parts
     prepare_process()
     prepare_torch()
     recipe = Recipe.model_validate(
