@@ -295,16 +295,17 @@ def show_recipe(
 @app.command(epilog=epilog("cache"))
 @one_line_errors()
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False) -> None:
-    """Show where base scores and token ids are cached and how large they are, or clear both."""
-    from ft_toolkit.judging.store import Store
-    from ft_toolkit.session import score_cache_path, token_cache
-    from ft_toolkit.text.tokens import TokenStore
+    """Show where base scores, large texts and token ids are cached and how large they are, or clear them."""
+    import shutil
 
-    scores, tokens = Store(score_cache_path()), TokenStore(*token_cache())
-    for store, path in ((scores, scores.path), (tokens, tokens.folder)):
-        print(f"{path}  {store.size_bytes() / 1e6:.1f} MB{', cleared' if clear else ''}")
+    from ft_toolkit.session import cached_places
+
+    for place in cached_places():
+        files = [path for path in (place, *place.rglob("*")) if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        print(f"{place}  {size / 1e6:.1f} MB{', cleared' if clear else ''}")
         if clear:
-            store.clear()
+            place.unlink(missing_ok=True) if place.is_file() else shutil.rmtree(place, ignore_errors=True)
 
 
 @app.command(epilog=epilog("doctor"))

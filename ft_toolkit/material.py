@@ -23,7 +23,7 @@ from ft_toolkit.models.model_pair import ModelPair, new_pair
 from ft_toolkit.models.sizes import parameters_per_rank
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.sections import Recipe
-from ft_toolkit.session import Session, token_cache
+from ft_toolkit.session import Session, kept_text
 from ft_toolkit.text.blocks import BLOCK_TOKENS, Encoded, encode
 from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import Reading
@@ -114,7 +114,7 @@ def laid_out(
         wanted = f"at most {model.positions} for {model.name}"
         raise FtError("training.block_tokens", wanted, block_tokens, "Lower it.")
     train = with_canaries(parts.train, recipe.judging.canaries)
-    folder, most_bytes = token_cache()  # token ids are text
+    folder, most_bytes = kept_text("tokens")  # token ids are text
     store = TokenStore(folder, most_bytes if recipe.judging.keep_text else 0, say)
     tokens = tokenised(train, model.tokenizer, model.tokenizer_sha256, store)
     rows = _training_rows(model, tokens, block_tokens, _weights(recipe))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.progress import Screen
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-MOST_TOKENS_GB = 8.0  # of token ids that are kept: those of some 16 GB of text
+MOST_KEPT_GB = 10.0  # of documents, and as many of token ids
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,24 @@ def score_cache_path() -> Path:
     return cache_folder() / "base-scores.sqlite"
 
 
-def token_cache() -> tuple[Path, int]:
-    """Where the token ids of training texts are kept, beside the scores, and the most bytes of them there.
+def kept_text(kind: Literal["texts", "tokens"]) -> tuple[Path, int]:
+    """Where documents of large texts, or token ids of training texts, are kept; and the most bytes of them.
 
-    raises   FtError where FT_TOKENS_GB is no number
+    raises   FtError where FT_KEPT_GB is no number
     """
-    given = os.environ.get("FT_TOKENS_GB") or str(MOST_TOKENS_GB)
+    given = os.environ.get("FT_KEPT_GB") or str(MOST_KEPT_GB)
     try:
         most_bytes = round(float(given) * 1e9)
     except (ValueError, OverflowError):
         most_bytes = -1
     if most_bytes < 0:
-        raise FtError("FT_TOKENS_GB", "gigabytes, or 0 to keep no token ids", given, "Change or unset it.")
-    return score_cache_path().with_name("tokens"), most_bytes
+        raise FtError("FT_KEPT_GB", "gigabytes, or 0 to keep no text", given, "Change or unset it.")
+    return cache_folder() / kind, most_bytes
+
+
+def cached_places() -> list[Path]:
+    """What ft cache shows and clears: the file of base scores, the folders of documents and of token ids."""
+    return [score_cache_path(), kept_text("texts")[0], kept_text("tokens")[0]]
 
 
 @dataclass(frozen=True)

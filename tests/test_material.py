@@ -13,7 +13,7 @@ from ft_toolkit import material
 from ft_toolkit.judging.protocols import score_tokens
 from ft_toolkit.material import gathered, untrained_score, validation_documents, validation_score
 from ft_toolkit.sections import Recipe
-from ft_toolkit.session import Session, token_cache
+from ft_toolkit.session import Session, kept_text
 from ft_toolkit.text import tokens
 from ft_toolkit.training.accelerator import make_accelerator
 
@@ -64,4 +64,4 @@ def test_a_second_start_tokenises_nothing_and_trains_on_the_same_rows(
 def test_who_keeps_no_text_keeps_no_token_ids(tiny_recipe: TinyRecipe) -> None:
     rows = gathered(tiny_recipe(judging={"keep_text": False}), CPU).rows
     assert rows.outline.tokens > 100
-    assert not token_cache()[0].exists()
+    assert not kept_text("tokens")[0].exists()

@@ -25,12 +25,11 @@ from numpy.typing import NDArray
 
 from ft_toolkit.artefacts import file_sha256, read_json, with_checksum, written_whole
 from ft_toolkit.errors import FtError
-from ft_toolkit.session import cache_folder
+from ft_toolkit.session import kept_text
 from ft_toolkit.text.documents import Document
 from ft_toolkit.text.ngrams import word_hashes
 
 KEPT_FROM_CHARACTERS = 2**23  # less is read again in some three seconds
-MOST_KEPT_BYTES = 20 * 2**30  # of all files together; those go first that were used longest ago
 FORMAT = 1  # of these files, and of what reading and screening find in a text
 LARGE_ARRAY_BYTES = 2**25
 _BATCH_CHARACTERS = 2**22
@@ -211,7 +210,8 @@ def _room_in(folder: Path) -> Iterator[None]:
 
 def place_for(key: str | None) -> Path | None:
     """The file of the documents that this is the key of; None where none can be kept."""
-    return None if key is None or _disk() != _folder() else _folder() / f"{key}.arrow"
+    folder, most_bytes = kept_text("texts")
+    return None if key is None or not most_bytes or _disk() != folder else folder / f"{key}.arrow"
 
 
 def keep(path: Path, facts: Mapping[str, Any]) -> None:
@@ -241,7 +241,10 @@ def facts_of(path: Path | None) -> dict[str, Any] | None:
 
 def kept_arrays(key: str, make: Callable[[], Arrays]) -> Arrays:
     """Arrays that were made under this key before; else they are made now and kept."""
-    path = _folder() / f"{key}.npz"
+    folder, most_bytes = kept_text("texts")
+    if not most_bytes:
+        return make()
+    path = folder / f"{key}.npz"
     if facts_of(path) is not None:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -306,7 +309,7 @@ def is_kept(documents: Sequence[Document]) -> bool:
 
 
 def _folder() -> Path:
-    return cache_folder() / "texts"
+    return kept_text("texts")[0]
 
 
 def _disk() -> Path:
@@ -318,10 +321,12 @@ def _disk() -> Path:
 
 
 def _remove_oldest(folder: Path) -> None:
-    files = sorted(folder.glob("*.[an]*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    total = 0
-    for path in files:
+    """Until the others are no more than FT_KEPT_GB; the newest stays."""
+    _, most_bytes = kept_text("texts")
+    newest, *others = sorted(folder.glob("*.[an]*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = newest.stat().st_size
+    for path in others:
         total += path.stat().st_size
-        if total > MOST_KEPT_BYTES:
+        if total > most_bytes:
             path.unlink(missing_ok=True)
             path.with_suffix(".json").unlink(missing_ok=True)

@@ -143,11 +143,6 @@ class TokenStore:
     def size_bytes(self) -> int:
         return sum(size for _, _, size in self._files())
 
-    def clear(self) -> None:
-        """Forget everything."""
-        for path, _, _ in self._files():
-            path.unlink(missing_ok=True)
-
     def _read(self, path: Path) -> _Piece | None:
         import pyarrow
 

@@ -189,7 +189,7 @@ def test_the_files_used_longest_ago_are_removed(
         for old in cache.glob("*"):
             os.utime(old, (old.stat().st_atime, old.stat().st_mtime - 100))
     first, *_ = sorted(cache.glob("*.arrow"), key=lambda path: path.stat().st_mtime)
-    monkeypatch.setattr(kept, "MOST_KEPT_BYTES", 2.5 * first.stat().st_size)
+    monkeypatch.setenv("FT_KEPT_GB", f"{2.5e-9 * first.stat().st_size:.12f}")
     read_corpora(Corpus(source=str(tmp_path / "b.jsonl")))
     kept.keep(sorted(cache.glob("*.arrow"))[0], {})
     assert not first.exists()

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ft_toolkit import shipped
 from ft_toolkit.errors import FtError
-from ft_toolkit.session import token_cache
+from ft_toolkit.session import kept_text
 from ft_toolkit.text import tokens
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.documents import Document
@@ -175,9 +175,9 @@ def test_a_file_that_is_removed_while_it_is_read_is_still_read(
     monkeypatch.setattr(tokens, "READS_UNTIL_FORGOTTEN", 3)
     store = TokenStore(tmp_path, GIGABYTE)
     found = tokenised(documents, gpt2, "t", store)
-    assert store.size_bytes() > 0
-    store.clear()
-    assert store.size_bytes() == 0
+    assert files(tmp_path)
+    for name in files(tmp_path):
+        (tmp_path / name).unlink()
     assert content(found) == content(found) == expected(documents, gpt2)
 
 
@@ -207,9 +207,9 @@ def test_a_text_without_documents_has_no_tokens(gpt2: PreTrainedTokenizerBase, t
 
 def test_the_limit_is_set_in_gigabytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FT_CACHE", str(tmp_path))
-    monkeypatch.setenv("FT_TOKENS_GB", "0.5")
-    assert token_cache() == (tmp_path / "ft_toolkit" / "tokens", 5 * 10**8)
+    monkeypatch.setenv("FT_KEPT_GB", "0.5")
+    assert kept_text("tokens") == (tmp_path / "ft_toolkit" / "tokens", 5 * 10**8)
     for given in ("-1", "some", "nan", "inf"):
-        monkeypatch.setenv("FT_TOKENS_GB", given)
-        with pytest.raises(FtError, match="FT_TOKENS_GB"):
-            token_cache()
+        monkeypatch.setenv("FT_KEPT_GB", given)
+        with pytest.raises(FtError, match="FT_KEPT_GB"):
+            kept_text("tokens")
