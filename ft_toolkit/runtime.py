@@ -204,6 +204,12 @@ def signals_noted() -> Iterator[Noted]:
             signal.signal(signum, handler)
 
 
+def give_back_memory() -> None:
+    """Hand what torch has freed back to the system, which glibc is otherwise asked to keep."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def _keep_freed_memory() -> None:
     """Ask glibc to keep what torch frees: by default each step faults the same gradients in again.
 

@@ -26,6 +26,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.lora_products import product_dtype
+from ft_toolkit.runtime import give_back_memory
 from ft_toolkit.sections import BasePrecision
 
 _MATRICES = (nn.Linear, Conv1D)
@@ -78,6 +79,11 @@ def kept_in(precision: BasePrecision, base: LanguageModel) -> Iterator[None]:
         layer.forward = MethodType(_forward, layer)
     _bfloat16(embeddings.weight)
     _bfloat16(output.weight)
+    for (
+        parameter
+    ) in model.parameters():  # the small ones may be pieces of the file in memory, and hold all of it
+        if not parameter.requires_grad and parameter.dtype == torch.float32:
+            parameter.data = parameter.data.clone()
     embeddings.forward = MethodType(_wide_rows, embeddings)
     try:
         yield
@@ -151,6 +157,10 @@ class _Product(torch.autograd.Function):
 
 def _restore(base: LanguageModel) -> None:
     """The checkpoint's own values, into the parameters that every holder of the base has."""
+    for parameter in base.model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.new_empty(0)  # else both would be in memory at once
+    give_back_memory()
     fresh = load_base(base.name, base.device)
     if fresh.weights_sha256 != base.weights_sha256:
         fix = "Put the checkpoint back, and repeat the command."
