@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from errno import ENAMETOOLONG
 
 LINE_CHARACTERS = 200
+MOST_FAULTS = 20  # of a recipe
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -40,10 +41,13 @@ class FtError(Exception):
 
 
 class RecipeError(FtError):
-    """Every fault of a recipe at once, a line each."""
+    """Every fault of a recipe at once, a line each; of very many the first ones."""
 
     def __init__(self, faults: Sequence[str]) -> None:
-        Exception.__init__(self, "\n".join(_place_shortened(fault) for fault in faults))
+        shown = [_place_shortened(fault) for fault in faults[:MOST_FAULTS]]
+        if more := len(faults) - len(shown):
+            shown.append(f"and {more:,} more")
+        Exception.__init__(self, "\n".join(shown))
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self).splitlines(),)

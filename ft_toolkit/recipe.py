@@ -17,6 +17,9 @@ from ft_toolkit.errors import FtError, RecipeError
 from ft_toolkit.recipe_faults import faults
 from ft_toolkit.sections import Recipe
 
+MOST_BYTES = 100_000  # of a recipe's file; YAML of this size is read in three seconds
+MOST_RECIPES = 20  # in a chain of extends
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -109,16 +112,12 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def _read_chain(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    text = _file_text(path, above)
     if path.resolve() in above:
         raise FtError(f"{path}: extends", "a chain that ends", "a circle", "Remove one extends.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        near = get_close_matches(path.name, [recipe.stem for recipe in gallery()], n=1)
-        hint = f"Did you mean extends: {near[0]}?" if near else f"It is named by extends in {above[-1]}."
-        raise FtError(f"{path}", "a recipe file", "nothing there", hint) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FtError(f"{path}", "a readable UTF-8 file", error, "Check the file.") from None
+    if len(above) == MOST_RECIPES:
+        wanted = f"a chain of at most {MOST_RECIPES} recipes"
+        raise FtError(f"{path}: extends", wanted, "more", "Write some of them as one.")
     parsed = strict_yaml.parse(text, str(path))
     if not isinstance(parsed.value, dict):
         raise FtError(
@@ -134,6 +133,22 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], di
     below.pop("name", None)  # a child is named by its own file, not by its parent
     below_origins.pop("name", None)
     return _merge(below, values), below_origins | origins
+
+
+def _file_text(path: Path, above: tuple[Path, ...]) -> str:
+    if not path.exists():
+        near = get_close_matches(path.name, [recipe.stem for recipe in gallery()], n=1)
+        hint = f"Did you mean extends: {near[0]}?" if near else f"It is named by extends in {above[-1]}."
+        raise FtError(f"{path}", "a recipe file", "nothing there", hint)
+    if not path.is_file():  # a device may never end
+        raise FtError(f"{path}", "a recipe file", "a folder or device", "Check the path.")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        wanted = f"a recipe of at most {MOST_BYTES / 1e3:.0f} kB"
+        raise FtError(f"{path}", wanted, f"{size / 1e3:,.0f} kB", "Is this a recipe?")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FtError(f"{path}", "a readable UTF-8 file", error, "Check the file.") from None
 
 
 def _parent(name: str, child: Path) -> Path:

@@ -83,13 +83,9 @@ class Frontier:
         metric = self.points[0].comparison.protocol.metric
         title = f"{self.run.name}: change of {metric} and drift by strength (95 % CI)"
         table = Table(box=None, pad_edge=False, header_style="dim", title=title, title_justify="left")
-        names = [corpus.kind for corpus in self.points[0].comparison.corpora]
-        for name in (
-            "strength",
-            "validation text",
-            *(f"{name} text" for name in names),
-            "drift, nats a token",
-        ):
+        corpora = self.points[0].comparison.corpora
+        names = [each.corpus if each.kind == "source" else f"{each.kind} text" for each in corpora]
+        for name in ("strength", "validation text", *names, "drift, nats a token"):
             table.add_column(name, justify="right")
         for point in self.points:
             changes = [corpus.difference for corpus in point.comparison.corpora]

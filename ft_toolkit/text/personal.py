@@ -69,6 +69,7 @@ _LABEL = (
     r"|licen[cs]e|SSN|social security|phone|tel|mobile|cell|fax"
     r"|등록번호|환자번호|환자등록번호|차트번호|병록번호|여권번호|계좌번호|회원번호|접수번호|주민등록번호|주민번호|전화|전화번호|휴대폰|연락처)"
 )
+_LABEL_BEGINS = "acflmpst등환차병여계회접주전휴연r"  # tried first: most words begin otherwise
 _PHONES = (
     # Korea: mobile, Seoul, the provinces, internet; with or without the country code
     rf"(?:\+82{_APART}\(?0?\)?|\(?0)(?:1[016-9]|2|[3-6][1-5]|70|50\d?)\)?{_APART}"
@@ -113,7 +114,7 @@ _PATTERNS = (
     _Pattern(
         "record number",
         re.compile(
-            rf"(?<![A-Za-z0-9가-힣]){_LABEL}(?:[ ]?(?:number|num|no|id|#))?\.?[ ]?"
+            rf"(?<![A-Za-z0-9가-힣])(?=[{_LABEL_BEGINS}]){_LABEL}(?:[ ]?(?:number|num|no|id|#))?\.?[ ]?"
             r"(?:[:#=]|is|은|는)?[ ]{0,3}#?"
             rf"(?=(?:[A-Z-]{{0,4}}\d){{5}})(?P<number>[A-Z]{{0,3}}-?\d[\dA-Z-]{{3,14}}){_END}",
             re.IGNORECASE,
@@ -123,15 +124,23 @@ _PATTERNS = (
 # patterns are tried around these alone: five digits with no more than signs between them, or an @
 _DIGITS, _AT = re.compile(r"\d(?:[^\w\n]{0,3}\d){4}"), re.compile("@")
 _BEFORE, _AFTER = 80, 320  # characters; a label with its number, and the longest host, are shorter
+# where alone a number without a label can begin: all but those with a country code have nine digits
+_NUMBER = re.compile(rf"{_BEGIN}(?=\+\d|\(?\d(?:[^\w\n]{{0,3}}\d){{8}})")
 
 
 def find(text: str) -> list[Found]:
     """Every match in a text, in its order; no two overlap."""
     found: list[Found] = []  # by their place
-    around = {seed: _windows(text, seed) for seed in (_AT, _DIGITS)}
+    addresses, numbers = _windows(text, _AT), _windows(text, _DIGITS)
+    begins = [(match.start(), end) for begin, end in numbers for match in _NUMBER.finditer(text, begin, end)]
     for pattern in _PATTERNS:
-        windows = around[_AT if pattern.kind == "e-mail" else _DIGITS]
-        for match in (match for window in windows for match in pattern.form.finditer(text, *window)):
+        if pattern.kind == "e-mail":
+            matches = _searched(pattern.form, text, addresses)
+        elif pattern.kind == "record number":
+            matches = _searched(pattern.form, text, numbers)
+        else:
+            matches = _begun(pattern.form, text, begins)
+        for match in matches:
             group = "number" if "number" in match.re.groupindex else 0
             start, end = match.span(group)
             place = bisect_left(found, start, key=lambda each: each.start)
@@ -141,6 +150,20 @@ def find(text: str) -> list[Found]:
             if is_free and pattern.holds(match):
                 found.insert(place, Found(pattern.kind, start, end, match[group]))
     return found
+
+
+def _searched(form: re.Pattern[str], text: str, windows: list[tuple[int, int]]) -> Iterator[re.Match[str]]:
+    for window in windows:
+        yield from form.finditer(text, *window)
+
+
+def _begun(form: re.Pattern[str], text: str, begins: list[tuple[int, int]]) -> Iterator[re.Match[str]]:
+    """Matches at these places, each of which has an end that no match goes beyond."""
+    last = 0
+    for begin, end in begins:
+        if begin >= last and (match := form.match(text, begin, end)):
+            yield match
+            last = match.end()
 
 
 def _windows(text: str, seed: re.Pattern[str]) -> list[tuple[int, int]]:

@@ -22,7 +22,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ft_toolkit.errors import LINE_CHARACTERS, FtError, Unreadable
-from ft_toolkit.recipe import read_recipe
 from ft_toolkit.sections import Corpus
 from ft_toolkit.text.corpus import read_corpora, read_source
 from ft_toolkit.text.packed import ALWAYS_UNPACKED_BYTES, UNPACKED_RATIO
@@ -309,56 +308,6 @@ def test_a_damaged_file_of_any_format_is_read_or_named(file: tuple[str, bytes], 
 @given(damaged_files(), KEYS)
 def test_five_thousand_damaged_files_are_read_or_named(file: tuple[str, bytes], keys: dict[str, Any]) -> None:
     is_read_or_named(file, keys)
-
-
-@st.composite
-def broken_recipes(draw: st.DrawFn) -> bytes:
-    """A recipe's bytes: random, or a whole recipe with lines changed."""
-    if draw(st.integers(0, 9)) == 0:
-        return draw(st.binary(max_size=300))
-    whole = b"base: starter/gpt2\ncorpus:\n  source: notes\n  split: {test: 0.2}\ntraining:\n  steps: 3\n"
-    lines = whole.splitlines()
-    for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, len(lines) - 1))
-        key, colon, _ = lines[place].partition(b":")
-        value = draw(st.one_of(st.sampled_from(PIECES), st.sampled_from(VALUES), st.binary(max_size=20)))
-        lines[place] = draw(
-            st.sampled_from([key + colon + b" " + value, value, lines[place] * 2, b" " + lines[place]])
-        )
-    return b"\n".join(lines)
-
-
-VALUES = (
-    *(b"null", b"true", b"-1", b"1e999", b".nan", b"[]", b"{}", b"''", b"{a: b}", b"[[[[", b"*x", b"&x [*x]"),
-    *(b"!!python/name:os.system", b"!!binary eA==", b"9" * 5000, b"2024-01-01", b"0x10", b"yes"),
-    *(b"|\n  a\n b", b"? a", b"%YAML 9.9", b"<<: *x", b"- a", b"extends: ../.."),
-)
-
-
-def is_resolved_or_named(content: bytes) -> None:
-    started = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
-        path.write_bytes(content)
-        try:
-            read_recipe(path)
-        except FtError as error:
-            assert all(len(line) <= LINE_CHARACTERS for line in str(error).split("\n"))
-    assert time.process_time() - started < MOST_SECONDS
-
-
-@FEW
-@given(broken_recipes())
-def test_a_broken_recipe_is_resolved_or_named(content: bytes) -> None:
-    is_resolved_or_named(content)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@MANY
-@given(broken_recipes())
-def test_five_thousand_broken_recipes_are_resolved_or_named(content: bytes) -> None:
-    is_resolved_or_named(content)
 
 
 @pytest.mark.parametrize(
