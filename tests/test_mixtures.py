@@ -69,9 +69,9 @@ def sources(folder: Path, **keys: Any) -> list[dict[str, Any]]:
 def run(checkpoints: dict[str, Path], tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     mixture = sources(tables)
     mixture[0]["weight"] = 3
-    plan = {"steps": 3, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.01}
+    plan = {"steps": 3, "block_tokens": 32, "batch_tokens": 256, "learning_rate": 0.01, "replay": 0.1}
     values = {"name": "mixed", "base": str(checkpoints["gpt2"]), "corpus": mixture, "training": plan}
-    recipe = Recipe.model_validate(values | {"judging": {"general": None}})
+    recipe = Recipe.model_validate(values | {"judging": {"general": None, "canaries": 2}})
     return finetune(recipe, tmp_path_factory.mktemp("runs"), screen=Screen(quiet=True))
 
 
@@ -154,6 +154,26 @@ def test_a_mixture_is_compared_listed_shown_and_taken_over_like_any_run(run: Run
     assert found is not None and found.folder == run.folder
     lighter = [corpus.model_copy(update={"weight": None}) for corpus in asked.corpora]
     assert current_run(asked.model_copy(update={"corpus": lighter}), run.folder.parent) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (["compare", "--strength", "0,1"], 0, ("held-out text", "first.jsonl", "second.jsonl")),
+        (["compare", "--details"], 0, ("first.jsonl: ", "second.jsonl: ")),
+        (["audit", "--canaries"], 0, ("2 canaries among",)),
+        (["push", "--to", "me/mixed"], 2, ("Send it along: --with-base",)),
+        (["resume"], 2, ("expected an unfinished run",)),
+        (["report"], 0, ("report.html",)),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_every_command_takes_a_weighted_mixture_with_replay_and_canaries(
+    run: Run, command: list[str], code: int, said: tuple[str, ...]
+) -> None:
+    found = CliRunner().invoke(app, [command[0], str(run.folder), *command[1:]])
+    assert found.exit_code == code, found.output
+    assert all(words in found.output for words in said)
 
 
 def test_a_source_that_gets_another_verdict_than_the_whole_is_named(run: Run) -> None:
