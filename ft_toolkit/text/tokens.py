@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # tests of rows and ft cache need no tokenizer
 FORMAT = 1  # of a piece's file, and of how a text is cut into pieces
 PIECE_CHARACTERS = 2**24
 AT_ONCE_CHARACTERS = 2**20  # in one call of the tokenizer, which takes some hundred bytes a token
-READS_UNTIL_FORGOTTEN = 1024  # a read brings up to 64 KiB of a mapped file into memory
+READS_UNTIL_FORGOTTEN = 32  # a read may map 2 MiB of a file, where the page cache keeps it in such pages
 DIGEST_BYTES = 32
 
 
@@ -70,14 +70,17 @@ class Tokens:
         )
         self._pieces = pieces
         self._first = np.cumsum([0, *(len(piece.keys) for piece in pieces)])  # document of each piece
-        self._reads = 0
+        self._reads, self._touched = 0, set[int]()
+        for piece in pieces:
+            piece.forget()
 
     def ids(self, document: int, start: int, stop: int) -> Ids:
-        piece, own = self._found(document)
         self._reads += 1
         if self._reads % READS_UNTIL_FORGOTTEN == 0:
-            for each in self._pieces:
-                each.forget()
+            for number in self._touched:
+                self._pieces[number].forget()
+            self._touched.clear()
+        piece, own = self._found(document)
         first = int(piece.offsets[own])
         return piece.ids[first + start : first + stop].astype(np.int32)
 
@@ -87,6 +90,7 @@ class Tokens:
 
     def _found(self, document: int) -> tuple[_Piece, int]:
         number = int(np.searchsorted(self._first, document, side="right")) - 1
+        self._touched.add(number)
         return self._pieces[number], document - int(self._first[number])
 
 
