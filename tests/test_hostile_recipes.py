@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def broken_recipes(draw: st.DrawFn) -> bytes:
         return draw(st.binary(max_size=200))
     values = json.loads(json.dumps(draw(st.sampled_from([WHOLE, MIXTURE]))))
     for _ in range(draw(st.integers(0, 3))):
-        put(values, draw(st.sampled_from(KEYS)), draw(st.sampled_from(VALUES)))
+        put(values, draw(st.sampled_from(KEYS)), deepcopy(draw(st.sampled_from(VALUES))))
     is_ascii = draw(st.booleans())
     lines = [f"{key}: {json.dumps(value, ensure_ascii=is_ascii)}" for key, value in values.items()]
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
