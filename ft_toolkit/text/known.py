@@ -25,7 +25,8 @@ def word_runs(documents: Iterable[Document], most: int = KEPT_RUNS) -> Runs:
     """Hashes of all runs of 13 words of some documents, sorted; at most the `most` smallest of them."""
     kept, waiting, size = np.empty(0, dtype=np.uint64), [np.empty(0, dtype=np.uint64)], 0
     for document in documents:
-        waiting.append(_runs(document.text))
+        runs = ngrams(document.words, RUN_WORDS)
+        waiting.append(runs[runs < kept[-1]] if len(kept) == most else runs)  # others are not kept anyway
         size += len(waiting[-1])
         if size > most:  # of a large corpus never all runs at once
             kept, waiting, size = np.unique(np.concatenate([kept, *waiting]))[:most], [], 0
