@@ -36,7 +36,7 @@ from ft_toolkit.reporting.report import write_report
 from ft_toolkit.rescoring import judge_run
 from ft_toolkit.reuse import show_again
 from ft_toolkit.run import Run, now
-from ft_toolkit.runtime import prepare_torch, termination_as_exception, versions
+from ft_toolkit.runtime import give_back_memory, prepare_torch, termination_as_exception, versions
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options, Session
 from ft_toolkit.stages import Stages, artefact, latest_ended
@@ -154,6 +154,7 @@ def _stage_dataset(stages: Stages, it: Material, session: Session) -> None:
         keep_known_text(run, it.parts)
 
     stages.stage("dataset", dataset_inputs(it.asked, placed), make, lambda: None)
+    give_back_memory()  # of a large text hundreds of megabytes that the training needs not
     sizes = {part: len(documents) for part, documents in it.parts}
     left_out = {"empty": it.reading.empty_documents, "copies": it.reading.copies}
     if it.reading.unreadable:

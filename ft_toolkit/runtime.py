@@ -205,7 +205,7 @@ def signals_noted() -> Iterator[Noted]:
 
 
 def give_back_memory() -> None:
-    """Hand what torch has freed back to the system, which glibc is otherwise asked to keep."""
+    """Hand what was freed back to the system, which glibc is otherwise asked to keep."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
