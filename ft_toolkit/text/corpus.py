@@ -71,7 +71,8 @@ def read_corpora(*corpora: Corpus, keep_text: bool = True) -> Reading:
         return _without_copies(kept_documents(path), Reading([], **facts), corpora)
     found = Reading([])
     documents = shelved(_with_text(corpora, found), path)
-    if path is not None and is_kept(documents):
+    # not where a file was changed while it was read
+    if path is not None and is_kept(documents) and place_for(sources_key(corpora)) == path:
         facts = asdict(found)
         del facts["documents"], facts["copied"]
         keep(path, facts)

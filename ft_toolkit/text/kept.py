@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from ft_toolkit.text.documents import Document
 from ft_toolkit.text.ngrams import word_hashes
 
 KEPT_FROM_CHARACTERS = 2**23  # less is read again in some three seconds
+LEFT_SECONDS = 86_400  # nobody writes on a file for longer
 FORMAT = 1  # of these files, and of what reading and screening find in a text
 LARGE_ARRAY_BYTES = 2**25
 _BATCH_CHARACTERS = 2**22
@@ -174,14 +177,17 @@ def _written(documents: Iterable[Document], path: Path | None) -> list[Document]
     if path is None:
         folder = tempfile.TemporaryDirectory(dir=_disk(), ignore_cleanup_errors=True)
         path = Path(folder.name) / "documents.arrow"
-    types = [pyarrow.string()] * 2 + [pyarrow.int64(), pyarrow.string()] + [pyarrow.binary(32)] * 3
+    types = [pyarrow.string()] * 2 + [pyarrow.int64(), pyarrow.large_string()] + [pyarrow.binary(32)] * 3
     schema = pyarrow.schema(list(zip(_COLUMNS, types, strict=True)))
     with _room_in(path.parent), written_whole(path) as unfinished:
+        os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o600))  # somebody's text
         with pyarrow.OSFile(str(unfinished), "wb") as file, pyarrow.ipc.new_file(file, schema) as writer:
             for batch in _batches(documents):
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
-        unfinished.chmod(0o600)  # somebody's text
-    return kept_documents(path, folder)
+    found = kept_documents(path, folder)
+    if folder is not None and os.name == "posix":
+        folder.cleanup()  # what is mapped stays readable, also where this process is killed
+    return found
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[dict[str, Any]]]:
@@ -321,8 +327,12 @@ def _disk() -> Path:
 
 
 def _remove_oldest(folder: Path) -> None:
-    """Until the others are no more than FT_KEPT_GB; the newest stays."""
+    """Until the others are no more than FT_KEPT_GB; the newest stays. Also what killed processes left."""
     _, most_bytes = kept_text("texts")
+    for path in folder.iterdir():
+        is_old = time.time() - path.stat().st_mtime > LEFT_SECONDS
+        if is_old and (path.is_dir() or path.name.endswith(".unfinished")):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     newest, *others = sorted(folder.glob("*.[an]*"), key=lambda path: path.stat().st_mtime, reverse=True)
     total = newest.stat().st_size
     for path in others:

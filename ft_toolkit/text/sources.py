@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import takewhile
-from os.path import isdir, isfile  # False for a name that no file system holds, where pathlib raises
+from os.path import getsize, isdir, isfile  # False for a name that no file system holds, where pathlib raises
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def sources_key(corpora: Sequence[Corpus]) -> str | None:
         if reference.kind == "hub":
             return None
         root, paths = _paths(corpus, reference)
-        size += sum(path.stat().st_size for path in paths)
+        size += sum(getsize(path) for path in paths if isfile(path))
         files.append((corpus.model_dump(exclude=_NOT_READ), corpus.label, root, paths))
     if size < KEYED_FROM_BYTES:
         return None

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +177,39 @@ def test_a_text_that_is_not_to_be_kept_is_gone_with_its_documents(corpus: Corpus
     del documents
     gc.collect()
     assert not list(cache.iterdir())
+
+
+@pytest.mark.usefixtures("large")
+def test_a_text_that_changes_while_it_is_read_is_not_kept(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "Text number {n} of many."}}\n' for n in range(40)))
+    whole = path.read_text()
+    exact = kept.shelved
+
+    def changed(*given: Any) -> list[Document]:
+        found = exact(*given)
+        path.write_text(whole + '{"text": "One more."}\n')
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ft_toolkit.text.corpus.shelved", changed)
+        read_corpora(Corpus(source=str(path)))
+    assert not list(cache.glob("*.json"))
+
+
+@pytest.mark.usefixtures("large")
+def test_what_a_killed_process_left_is_removed_after_a_day(corpus: Corpus, cache: Path) -> None:
+    (cache / "tmpkilled").mkdir(parents=True)
+    (cache / "tmpkilled" / "documents.arrow").write_text("text")
+    (cache / ".a.arrow.1.unfinished").write_text("text")
+    read_corpora(corpus)
+    assert (cache / "tmpkilled").exists()
+    for path in (cache / "tmpkilled", cache / ".a.arrow.1.unfinished"):
+        os.utime(path, (0, 0))
+    kept.keep(next(cache.glob("*.arrow")), {})
+    assert not (cache / "tmpkilled").exists() and not list(cache.glob(".*.unfinished"))
 
 
 @pytest.mark.usefixtures("large")
