@@ -25,6 +25,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 # new objects until the garbage collector looks: while the libraries are imported there is no garbage, and the
 # many looks of Python's own setting are an eighth of the time
 _RARELY, _AS_EVER = 100_000, gc.get_threshold()
+Process = subprocess.Popen[bytes]
 LIBRARIES = (
     "ft-toolkit",
     "torch",
@@ -97,7 +98,7 @@ def run_python(
         raise TimeoutError from None
 
 
-def start_python(*arguments: str) -> subprocess.Popen[bytes]:
+def start_python(*arguments: str) -> Process:
     """A process of Python to talk to over its stdin and stdout; Ctrl-C does not reach it."""
     command = [sys.executable, "-P", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)

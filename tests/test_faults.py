@@ -508,7 +508,7 @@ def test_a_stopped_run_is_judged_by_compare(
 PHASES = {
     "importing torch": "cli",
     "loading": "ft_toolkit.material.load_base",
-    "first validation": "ft_toolkit.material.score",
+    "first validation": "ft_toolkit.material.score_tokens",
     "checking": "ft_toolkit.judging.integrity._in_a_fresh_process",
     "judging": "ft_toolkit.judging.scoring.score_tokens",
 }

@@ -13,7 +13,6 @@ import os
 import resource
 import select
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from typing import IO, Any
 import psutil
 
 from ft_toolkit.errors import FtError, Unreadable
-from ft_toolkit.runtime import start_python
+from ft_toolkit.runtime import Process, start_python
 from ft_toolkit.text.packed import Allowance, File, ending_of, named
 from ft_toolkit.text.pdf import pdf_text
 from ft_toolkit.text.rst import rst_text
@@ -60,7 +59,7 @@ class _ReaderProcess:
     """Started when the first file comes, and again after each that it could not take."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._lock = Lock()
 
     def text(self, file: File, encoding: str | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -123,13 +123,17 @@ def test_a_process_that_waits_in_vain_ends_and_the_next_file_gets_another(
 
 def test_after_an_interruption_the_next_file_gets_its_own_text(tmp_path: Path) -> None:
     (tmp_path / ENDLESS[0]).write_bytes(ENDLESS[1]())
-    interruption = threading.Timer(0.5, _thread.interrupt_main)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+    main = threading.main_thread().ident
+    assert main is not None
+    interruption = threading.Timer(1.0, signal.pthread_kill, (main, signal.SIGINT))
     interruption.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             read_source(str(tmp_path / ENDLESS[0]))
     finally:
         interruption.cancel()
+        signal.signal(signal.SIGINT, before)
     (tmp_path / "c.rst").write_bytes(b"*Oil*")
     assert read_source(str(tmp_path / "c.rst")).documents[0].text == "Oil"
 
