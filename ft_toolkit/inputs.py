@@ -100,6 +100,8 @@ def decisive_sha256(recipe: Recipe) -> str:
     sections: Any = {"adapter": True, "training": True, "corpus": corpus}
     sections |= {"judging": {"canaries"}} if recipe.judging.canaries else {}
     values = recipe.model_dump(mode="json", include=sections)
+    if values["adapter"]["base_precision"] == "float32":  # a key of later releases, as those of _LATER
+        del values["adapter"]["base_precision"]
     for each in values["corpus"] if isinstance(values["corpus"], list) else [values["corpus"]]:
         for key, default in _LATER.items():
             if each[key] == default:
