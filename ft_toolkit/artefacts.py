@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -72,6 +72,26 @@ def remove_unfinished(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_oldest(folder: Path, most_bytes: int, spared: Collection[str]) -> None:
+    """Remove the files that were used longest ago, until a folder has no more than so many bytes.
+
+    spared   names of files that stay
+    """
+    files = []
+    for path in folder.glob("*"):
+        with suppress(OSError):  # another process removed it
+            known = path.stat()
+            files.append((known.st_mtime, known.st_size, path))
+    size = sum(freed for _, freed, _ in files)
+    for _, freed, path in sorted(files):
+        if size <= most_bytes:
+            break
+        if path.name not in spared:
+            with suppress(OSError):
+                path.unlink()
+            size -= freed
 
 
 def sync(path: Path) -> None:

@@ -55,6 +55,7 @@ class Document:
     near_group: str | None = None  # the group of its near-duplicates (screening.py)
     corpus: str = ""  # in a mixture the label of the source that it is of
     _sha256: str | None = field(default=None, init=False, repr=False, compare=False)
+    _text_sha256: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -71,7 +72,9 @@ class Document:
     @property
     def text_sha256(self) -> str:
         """Of the exact text, which is what a model reads."""
-        return sha256(self.text.encode()).hexdigest()
+        if self._text_sha256 is None:
+            object.__setattr__(self, "_text_sha256", sha256(self.text.encode()).hexdigest())
+        return self._text_sha256 or ""
 
     @property
     def words(self) -> Hashes:
@@ -93,8 +96,7 @@ def first_of_equal(documents: Sequence[Document]) -> NDArray[np.int64]:
 
     64 bits of the identities are compared, and the whole of those that agree: eight bytes a document.
     """
-    keys = np.fromiter((text_key(document) for document in documents), np.uint64, len(documents))
-    _, firsts, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    _, firsts, inverse = np.unique(text_keys(documents), return_index=True, return_inverse=True)
     found = firsts[inverse]
     for number in np.flatnonzero(found != np.arange(len(documents))).tolist():
         if documents[number].sha256 != documents[found[number]].sha256:  # one in 10**7 corpora of 10**6
@@ -103,9 +105,14 @@ def first_of_equal(documents: Sequence[Document]) -> NDArray[np.int64]:
     return np.asarray(found, dtype=np.int64)
 
 
-def text_key(document: Document) -> int:
-    """The first 64 bits of a text's identity."""
-    return int(document.sha256[:16], 16)
+def text_keys(documents: Sequence[Document]) -> Hashes:
+    """(documents,) the first 64 bits of each text's identity."""
+    return first_bits(document.sha256 for document in documents)
+
+
+def first_bits(sha256s: Iterable[str]) -> Hashes:
+    """The first 64 bits of some hashes."""
+    return np.array([int(each[:16], 16) for each in sha256s], np.uint64)
 
 
 def hash_documents(documents: Sequence[Document]) -> str:

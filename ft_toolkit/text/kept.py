@@ -9,64 +9,41 @@ whole or not at all, and checked before they are used; a damaged one is made ane
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from io import FileIO
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.artefacts import file_sha256, read_json, with_checksum, written_whole
+from ft_toolkit.artefacts import (
+    file_sha256,
+    read_json,
+    remove_oldest,
+    value_sha256,
+    with_checksum,
+    written_whole,
+)
 from ft_toolkit.errors import FtError
 from ft_toolkit.session import kept_text
-from ft_toolkit.text.documents import Document
-from ft_toolkit.text.ngrams import word_hashes
+from ft_toolkit.text.documents import Document, hash_documents
+from ft_toolkit.text.ngrams import Hashes
+from ft_toolkit.text.scratch import Words, disk, room_in
 
 KEPT_FROM_CHARACTERS = 2**23  # less is read again in some three seconds
 LEFT_SECONDS = 86_400  # nobody writes on a file for longer
 FORMAT = 1  # of these files, and of what reading and screening find in a text
-LARGE_ARRAY_BYTES = 2**25
 _BATCH_CHARACTERS = 2**22
 _COLUMNS = ("corpus", "source", "row", "text", "whole_sha256", "sha256", "text_sha256")
 _HASHES = _COLUMNS[-3:]
 Arrays = dict[str, NDArray[Any]]
-Keys = NDArray[np.uint64]
-
-
-class _Words:
-    """The words' hashes of documents, kept in a file without a name when they are first asked for.
-
-    To find them takes most of the time of screening, which asks for them twice.
-    """
-
-    def __init__(self, documents: int) -> None:
-        self._file: FileIO | None = None
-        self._size = 0
-        self._places = np.full((documents, 2), -1, np.int64)  # first and behind the last
-
-    def of(self, number: int, text: Callable[[], str]) -> Keys:
-        begin, end = self._places[number].tolist()
-        if begin >= 0 and self._file is not None:
-            self._file.seek(8 * begin)
-            return np.frombuffer(self._file.read(8 * (end - begin)), np.uint64)
-        found = word_hashes(text())
-        with suppress(OSError):  # a full disk costs time
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=_disk(), buffering=0)  # noqa: SIM115
-            self._file.seek(8 * self._size)
-            if self._file.write(found.tobytes()) == 8 * len(found):
-                self._places[number] = self._size, self._size + len(found)
-                self._size += len(found)
-        return found
 
 
 @dataclass(frozen=True)
@@ -75,12 +52,10 @@ class Table:
 
     columns   of Arrow, one for each of _COLUMNS
     words     of each document
-    folder    a temporary one that the file is in, removed with the last of its documents
     """
 
     columns: list[Any]
-    words: _Words
-    folder: tempfile.TemporaryDirectory[str] | None = None
+    words: Words
 
 
 class KeptDocument(Document):
@@ -127,7 +102,7 @@ class KeptDocument(Document):
         return str(self._cell(6).hex())
 
     @property
-    def words(self) -> Keys:
+    def words(self) -> Hashes:
         return self._table.words.of(self._number, lambda: self.text)
 
     def in_group(self, near_group: str) -> Document:
@@ -156,38 +131,37 @@ def shelved(documents: Iterator[Document], path: Path | None) -> list[Document]:
         first.append(document)
         characters += len(document.text)
         if characters > KEPT_FROM_CHARACTERS:
-            return _written(chain(first, documents), path)
+            everything = chain(first, documents)
+            if path is not None:
+                return _written(everything, path)
+            with tempfile.TemporaryDirectory(
+                dir=disk()
+            ) as folder:  # what is mapped stays readable without it
+                return _written(everything, Path(folder) / "documents.arrow")
     return first
 
 
-def kept_documents(path: Path, folder: tempfile.TemporaryDirectory[str] | None = None) -> list[Document]:
+def kept_documents(path: Path) -> list[Document]:
     """All documents of a file that `shelved` wrote."""
     import pyarrow
 
     with pyarrow.memory_map(str(path)) as file:
         table = pyarrow.ipc.open_file(file).read_all()  # nothing is read before it is looked at
-    kept = Table(table.columns, _Words(table.num_rows), folder)
+    kept = Table(table.columns, Words(table.num_rows))
     return [KeptDocument(kept, number) for number in range(table.num_rows)]
 
 
-def _written(documents: Iterable[Document], path: Path | None) -> list[Document]:
+def _written(documents: Iterable[Document], path: Path) -> list[Document]:
     import pyarrow
 
-    folder = None
-    if path is None:
-        folder = tempfile.TemporaryDirectory(dir=_disk(), ignore_cleanup_errors=True)
-        path = Path(folder.name) / "documents.arrow"
     types = [pyarrow.string()] * 2 + [pyarrow.int64(), pyarrow.large_string()] + [pyarrow.binary(32)] * 3
     schema = pyarrow.schema(list(zip(_COLUMNS, types, strict=True)))
-    with _room_in(path.parent), written_whole(path) as unfinished:
+    with room_in(path.parent), written_whole(path) as unfinished:
         os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o600))  # somebody's text
         with pyarrow.OSFile(str(unfinished), "wb") as file, pyarrow.ipc.new_file(file, schema) as writer:
             for batch in _batches(documents):
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
-    found = kept_documents(path, folder)
-    if folder is not None and os.name == "posix":
-        folder.cleanup()  # what is mapped stays readable, also where this process is killed
-    return found
+    return kept_documents(path)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[dict[str, Any]]]:
@@ -204,20 +178,10 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-@contextmanager
-def _room_in(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        wanted = "room for a text that is too large to hold in memory"
-        fix = "Free some space, or set FT_CACHE (or TMPDIR) to a folder that has it."
-        raise FtError(folder, wanted, error.strerror or error, fix) from None
-
-
 def place_for(key: str | None) -> Path | None:
     """The file of the documents that this is the key of; None where none can be kept."""
     folder, most_bytes = kept_text("texts")
-    return None if key is None or not most_bytes or _disk() != folder else folder / f"{key}.arrow"
+    return None if key is None or not most_bytes or disk() != folder else folder / f"{key}.arrow"
 
 
 def keep(path: Path, facts: Mapping[str, Any]) -> None:
@@ -227,7 +191,7 @@ def keep(path: Path, facts: Mapping[str, Any]) -> None:
         with written_whole(path.with_suffix(".json")) as unfinished:
             unfinished.write_text(json.dumps(recorded), encoding="utf-8")
             unfinished.chmod(0o600)
-        _remove_oldest(path.parent)
+        _clear_up(path.parent)
 
 
 def facts_of(path: Path | None) -> dict[str, Any] | None:
@@ -238,18 +202,26 @@ def facts_of(path: Path | None) -> dict[str, Any] | None:
         recorded = read_json(path.with_suffix(".json"))
         if recorded.get("sha256") != file_sha256(path):
             return None
-        os.utime(path)  # used now
+        for used in (path, path.with_suffix(".json")):
+            os.utime(used)
     except (OSError, FtError):
         return None
     found: dict[str, Any] = recorded["facts"]
     return found
 
 
-def kept_arrays(key: str, make: Callable[[], Arrays]) -> Arrays:
-    """Arrays that were made under this key before; else they are made now and kept."""
+def kept_arrays(
+    what: str, texts: Sequence[Sequence[Document]], settings: object, make: Callable[[], Arrays]
+) -> Arrays:
+    """What is found out about some texts: of a large one it is kept, and read the next time.
+
+    texts      the first is the one that may be large
+    settings   plain values that the result depends on, too
+    """
     folder, most_bytes = kept_text("texts")
-    if not most_bytes:
+    if not is_kept(texts[0]) or not most_bytes:
         return make()
+    key = value_sha256([FORMAT, what, [hash_documents(each) for each in texts], settings])
     path = folder / f"{key}.npz"
     if facts_of(path) is not None:
         with np.load(path, allow_pickle=False) as file:
@@ -263,80 +235,16 @@ def kept_arrays(key: str, make: Callable[[], Arrays]) -> Arrays:
     return made
 
 
-def scratch(shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
-    """An array for numbers on the way to a result: a large one is in a file that is gone with it.
-
-    Its values are zeros. The system writes it to the disk where memory is short.
-    """
-    size_bytes = np.dtype(kind).itemsize * math.prod(shape)
-    if size_bytes < LARGE_ARRAY_BYTES:
-        return np.zeros(shape, kind)
-    with _room_in(_disk()), tempfile.TemporaryFile(dir=_disk()) as file:
-        if hasattr(os, "posix_fallocate"):  # else a disk that is full later ends the process
-            os.posix_fallocate(file.fileno(), 0, size_bytes)
-        return np.memmap(file, kind, "w+", shape=shape)
-
-
-class Numbers:
-    """64-bit numbers that are added one array after the other; many are in a file that is gone with them."""
-
-    def __init__(self) -> None:
-        self._file: IO[bytes] | None = None
-        self._waiting: list[Keys] = []
-        self._size = 0  # of those that wait
-
-    def add(self, numbers: Keys) -> None:
-        """raises   FtError where there is no room for the file"""
-        self._waiting.append(numbers)
-        self._size += len(numbers)
-        if 8 * self._size > LARGE_ARRAY_BYTES:
-            with _room_in(_disk()):
-                self._file = self._file or tempfile.TemporaryFile(dir=_disk())  # noqa: SIM115
-                for each in self._waiting:
-                    self._file.write(each.tobytes())
-            self._waiting, self._size = [], 0
-
-    def sorted(self) -> Keys:
-        """All of them; no more can be added."""
-        if self._file is None:
-            return np.sort(np.concatenate([np.empty(0, np.uint64), *self._waiting]))
-        with _room_in(_disk()), self._file as file:
-            for each in self._waiting:
-                file.write(each.tobytes())
-            file.flush()
-            found: Keys = np.memmap(file, np.uint64, "r+")
-        found.sort()  # in the file
-        return found
-
-
 def is_kept(documents: Sequence[Document]) -> bool:
     """Whether they are of a large text: what is found about it is worth keeping, too."""
     return bool(documents) and isinstance(documents[0], KeptDocument)
 
 
-def _folder() -> Path:
-    return kept_text("texts")[0]
-
-
-def _disk() -> Path:
-    """A folder to write to: the one for temporary files, which may be memory itself, only if need be."""
-    with suppress(OSError):
-        _folder().mkdir(parents=True, exist_ok=True)
-    is_ours = _folder().is_dir() and os.access(_folder(), os.W_OK)
-    return _folder() if is_ours else Path(tempfile.gettempdir())
-
-
-def _remove_oldest(folder: Path) -> None:
-    """Until the others are no more than FT_KEPT_GB; the newest stays. Also what killed processes left."""
-    _, most_bytes = kept_text("texts")
+def _clear_up(folder: Path) -> None:
+    """Until the files are no more than FT_KEPT_GB; the newest stays. Also what killed processes left."""
     for path in folder.iterdir():
         is_old = time.time() - path.stat().st_mtime > LEFT_SECONDS
         if is_old and (path.is_dir() or path.name.endswith(".unfinished")):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    newest, *others = sorted(folder.glob("*.[an]*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    total = newest.stat().st_size
-    for path in others:
-        total += path.stat().st_size
-        if total > most_bytes:
-            path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
+    newest = max(folder.glob("*.[an]*"), key=lambda path: path.stat().st_mtime)
+    remove_oldest(folder, kept_text("texts")[1], {newest.name})

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.artefacts import value_sha256
-from ft_toolkit.text.documents import Document, hash_documents, text_key
-from ft_toolkit.text.kept import FORMAT, Arrays, Numbers, is_kept, kept_arrays, scratch
+from ft_toolkit.text.documents import Document, text_keys
+from ft_toolkit.text.kept import Arrays, kept_arrays
 from ft_toolkit.text.ngrams import Hashes, ngrams_of_each, word_batches
+from ft_toolkit.text.scratch import Numbers, scratch
 from ft_toolkit.text.splitting import Parts
 
 SIZES = (8, 13)
@@ -68,11 +68,7 @@ def overlaps(train: Sequence[Document], held: Mapping[str, Sequence[Document]]) 
     def found() -> Arrays:
         return {f"{name} {kind}": each for name, kinds in _compared(train, held) for kind, each in kinds}
 
-    if is_kept(train):
-        texts = [hash_documents(documents) for documents in (train, *held.values())]
-        arrays = kept_arrays(value_sha256([FORMAT, "overlap", list(held), texts]), found)
-    else:
-        arrays = found()
+    arrays = kept_arrays("overlap", [train, *held.values()], list(held), found)
     return {
         name: Overlap(documents, arrays[f"{name} copy"], {n: arrays[f"{name} {n}"] for n in SIZES})
         for name, documents in held.items()
@@ -98,7 +94,7 @@ def _compared(
             found = np.unique(found[marks.has(n, found)])
             places = np.searchsorted(asked[n], found).clip(max=max(0, len(asked[n]) - 1))
             is_seen[n][places[asked[n][places] == found]] = True
-    keys = np.sort(_text_keys(train))
+    keys = np.sort(text_keys(train))
     for name, documents in held.items():
         shares: dict[int, list[float]] = {n: [] for n in SIZES}
         for batch in word_batches(documents):
@@ -107,7 +103,7 @@ def _compared(
                 seen = is_seen[n][_places(asked[n], np.concatenate(different))]
                 ends = np.cumsum([len(each) for each in different])[:-1]
                 shares[n] += map(_mean, np.split(seen, ends))
-        copies = np.isin(_text_keys(documents), keys)
+        copies = np.isin(text_keys(documents), keys)
         yield name, [("copy", copies), *((f"{n}", np.array(each)) for n, each in shares.items())]
 
 
@@ -117,10 +113,6 @@ def _places(hashes: Hashes, asked: Hashes) -> NDArray[np.int64]:
     places = np.empty(len(asked), np.int64)
     places[order] = np.searchsorted(hashes, asked[order])
     return places
-
-
-def _text_keys(documents: Sequence[Document]) -> Hashes:
-    return np.fromiter((text_key(document) for document in documents), np.uint64, len(documents))
 
 
 class _Marks:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.artefacts import value_sha256
-from ft_toolkit.text.documents import Document, first_of_equal, hash_documents
+from ft_toolkit.text.documents import Document, first_of_equal
 from ft_toolkit.text.draws import mixed
-from ft_toolkit.text.kept import FORMAT, Arrays, is_kept, kept_arrays, scratch
+from ft_toolkit.text.kept import Arrays, kept_arrays
 from ft_toolkit.text.ngrams import Hashes, folded, ngrams_of_each, text_hash, word_batches
 from ft_toolkit.text.prefixes import prefixes_of
+from ft_toolkit.text.scratch import scratch
 
 SHINGLE_WORDS = 5
 # A band of r equal values out of r proposes a pair: of similarity s with probability 1 - (1 - s^r)^bands, the
@@ -124,10 +124,7 @@ def _clusters(
         sizes = np.array([len(each) for each in members], np.int64)
         return {"sizes": sizes, "numbers": np.array([n for each in members for n in each], np.int64)}
 
-    if is_kept(documents):
-        kept = kept_arrays(value_sha256([FORMAT, "near", hash_documents(documents), threshold]), found)
-    else:
-        kept = found()
+    kept = kept_arrays("near", [documents], threshold, found)
     ends = np.cumsum(kept["sizes"])[:-1]
     return [each.tolist() for each in np.split(kept["numbers"], ends)] if len(kept["sizes"]) else []
 

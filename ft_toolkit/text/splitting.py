@@ -13,7 +13,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.run import Row
 from ft_toolkit.sections import Corpus, Split
 from ft_toolkit.text.corpus import Reading, read_corpora
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, first_bits
 from ft_toolkit.text.screening import Screened, screen
 
 Part = Literal["train", "validation", "test"]
@@ -110,7 +110,7 @@ def parted(screened: Screened, corpora: Sequence[Corpus], copies: int) -> Parts:
 def _homes(documents: Sequence[Document]) -> list[str]:
     """Of each document the source that its group is split with: the first that has one of the group."""
     # 64 bits of each group's hash, as in first_of_equal
-    keys = np.fromiter((int(d.group[:16], 16) for d in documents), np.uint64, len(documents))
+    keys = first_bits(document.group for document in documents)
     _, firsts, inverse = np.unique(keys, return_index=True, return_inverse=True)
     labels = [document.corpus for document in documents]
     return [labels[first] for first in firsts[inverse].tolist()]

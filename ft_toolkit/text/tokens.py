@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ft_toolkit.artefacts import written_whole
+from ft_toolkit.artefacts import remove_oldest, written_whole
 from ft_toolkit.text.documents import Document
 from ft_toolkit.text.rows import Ids, Places
 
@@ -133,19 +133,8 @@ class TokenStore:
 
     def shrink(self) -> None:
         """Remove the files that were used longest ago, until the others are no more than most_bytes."""
-        if not self._made:
-            return
-        size = self.size_bytes()
-        for path, _, freed in sorted(self._files(), key=lambda file: file[1]):
-            if size <= self.most_bytes:
-                break
-            if path.name not in self._used:
-                with suppress(OSError):
-                    path.unlink()
-                size -= freed
-
-    def size_bytes(self) -> int:
-        return sum(size for _, _, size in self._files())
+        if self._made:
+            remove_oldest(self.folder, self.most_bytes, self._used)
 
     def _read(self, path: Path) -> _Piece | None:
         import pyarrow
@@ -160,13 +149,6 @@ class TokenStore:
         with suppress(OSError):  # a cache that may only be read
             os.utime(path)
         return found
-
-    def _files(self) -> Iterator[tuple[Path, float, int]]:
-        """(path, when it was used last, bytes) of all files, also of those that a killed process left."""
-        for path in self.folder.glob("*") if self.folder.is_dir() else ():
-            with suppress(OSError):  # another process removed it
-                known = path.stat()
-                yield path, known.st_mtime, known.st_size
 
 
 def tokenised(

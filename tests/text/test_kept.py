@@ -14,10 +14,10 @@ import pytest
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text import kept, packed, sources
+from ft_toolkit.text import kept, packed, scratch, sources
 from ft_toolkit.text.corpus import read_corpora
 from ft_toolkit.text.documents import Document, first_of_equal, identity, identity_of_lines
-from ft_toolkit.text.kept import KeptDocument, Numbers, scratch
+from ft_toolkit.text.kept import KeptDocument
 from ft_toolkit.text.look import repeated_sentences
 from ft_toolkit.text.overlap import marked
 from ft_toolkit.text.splitting import document_rows, parted, screened_together
@@ -37,7 +37,7 @@ def large(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every text counts as a large one."""
     monkeypatch.setattr(kept, "KEPT_FROM_CHARACTERS", 100)
     monkeypatch.setattr(kept, "_BATCH_CHARACTERS", 500)
-    monkeypatch.setattr(kept, "LARGE_ARRAY_BYTES", 64)
+    monkeypatch.setattr(scratch, "LARGE_ARRAY_BYTES", 64)
     monkeypatch.setattr(sources, "KEYED_FROM_BYTES", 0)
     monkeypatch.setattr(packed, "MAPPED_FROM_BYTES", 10)
 
@@ -255,18 +255,18 @@ def test_a_full_disk_is_named_with_the_folder_and_the_cure(
 def test_numbers_in_a_file_are_sorted_like_numbers_in_memory() -> None:
     draw = np.random.default_rng(1)
     arrays = [draw.integers(0, 2**63, size, dtype=np.uint64) for size in (0, 3, 1000, 1, 500)]
-    numbers = Numbers()
+    numbers = scratch.Numbers()
     for array in arrays:
         numbers.add(array)
     assert numbers.sorted().tolist() == sorted(np.concatenate(arrays).tolist())
-    assert Numbers().sorted().tolist() == []
-    assert scratch((3, 1000), np.uint32).sum() == 0
+    assert scratch.Numbers().sorted().tolist() == []
+    assert scratch.scratch((3, 1000), np.uint32).sum() == 0
 
 
 def test_the_first_of_equal_texts_is_found_also_where_64_bits_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = [Document("a", n, text) for n, text in enumerate(["x", "y", "x ", "z", "y"])]
     assert first_of_equal(documents).tolist() == [0, 1, 0, 3, 1]
-    monkeypatch.setattr("ft_toolkit.text.documents.text_key", lambda document: 7)
+    monkeypatch.setattr("ft_toolkit.text.documents.first_bits", lambda some: np.full(len(list(some)), 7))
     assert first_of_equal(documents).tolist() == [0, 1, 0, 3, 1]
     assert first_of_equal([]).tolist() == []
 

@@ -193,7 +193,7 @@ def test_what_was_used_longest_ago_is_removed_first_and_never_the_text_in_hand(
     second = sorted({*files(tmp_path)} - {*first} - {tmp_path / ".killed.unfinished"})
     for path in second:
         os.utime(path, (2, 2))
-    room = TokenStore(tmp_path, GIGABYTE).size_bytes()
+    room = sum(path.stat().st_size for path in files(tmp_path))
     tokenised(documents, gpt2, "third", TokenStore(tmp_path, room))
     assert {*second} < {*files(tmp_path)} and not {*first} & {*files(tmp_path)}
     tokenised(documents, gpt2, "fourth", TokenStore(tmp_path, 1))
