@@ -1,7 +1,6 @@
-"""How fast a training text is tokenised, and how much memory it takes from there to five training steps.
+"""How fast a training text is tokenised, beside datasets.map: sides in turn, medians.
 
-    python bench/tokens.py speed [MEGABYTES] [--base starter/bert]     beside datasets.map, in turn, medians
-    python bench/tokens.py memory [MEGABYTES …] [--base starter/gpt2]  peaks, each size in its own process
+    python bench/tokens.py [MEGABYTES …] [--base starter/bert]
 
 The text is of random words from 50,000 made words, in documents of some 2 KB.
 """
@@ -13,13 +12,9 @@ import os
 import random
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -28,7 +23,6 @@ from typing import Any
 WORDS = 50_000
 DOCUMENT_WORDS = 300
 ROUNDS = 3
-STEPS = 5
 
 
 @cache
@@ -47,9 +41,6 @@ def text(number: int) -> str:
 def count_of(megabytes: float) -> int:
     size = statistics.fmean(len(text(number)) for number in range(50))
     return round(megabytes * 1e6 / size)
-
-
-# --- speed ------------------------------------------------------------------------------------------
 
 
 def speed(megabytes: float, base: str) -> None:
@@ -118,102 +109,13 @@ def speed(megabytes: float, base: str) -> None:
     shutil.rmtree(place)
 
 
-# --- memory -----------------------------------------------------------------------------------------
-
-
-def status(*names: str) -> list[float]:
-    """Megabytes of this process by the kernel's names."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return [int(lines[name].split()[0]) / 1024 for name in names]
-
-
-@contextmanager
-def peaks() -> Any:
-    """[anonymous, total] resident megabytes at their highest, sampled."""
-    found, is_over = [0.0, 0.0], threading.Event()
-
-    def watch() -> None:
-        while not is_over.wait(0.01):
-            found[:] = map(max, found, status("RssAnon", "VmRSS"))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    yield found
-    is_over.set()
-    thread.join()
-
-
-def trained(megabytes: float, base_name: str) -> None:
-    """From documents that are made on access to five steps; print peaks and times."""
-    from ft_toolkit.runtime import prepare_process, prepare_torch
-
-    prepare_process()
-    prepare_torch()
-    from ft_toolkit.material import laid_out
-    from ft_toolkit.models.checkpoints import load_base
-    from ft_toolkit.models.model_pair import new_pair
-    from ft_toolkit.progress import Screen
-    from ft_toolkit.sections import Recipe
-    from ft_toolkit.session import Session
-    from ft_toolkit.text.documents import Document
-    from ft_toolkit.text.splitting import Parts
-    from ft_toolkit.training.accelerator import make_accelerator
-    from ft_toolkit.training.loop import Journal, TrainingJob, train
-    from ft_toolkit.training.optimizers import make_optimizers
-
-    count = count_of(megabytes)
-
-    class Made(Sequence[Document]):
-        def __len__(self) -> int:
-            return count
-
-        def __getitem__(self, place: Any) -> Any:
-            return Document("made", range(count)[place], text(range(count)[place]))
-
-    training = {"steps": STEPS, "batch_tokens": 2048}
-    values = {"name": "bench", "base": base_name, "corpus": {"source": "none"}, "training": training}
-    recipe = Recipe.model_validate(values)
-    base = load_base(base_name)
-    with peaks() as found:
-        started = time.perf_counter()
-        documents: Any = Made()
-        filled, rows, _ = laid_out(recipe, base, Parts(documents, [], []))
-        prepared = time.perf_counter() - started
-        model = new_pair(base, filled.adapter, 0).tuned
-        optimizers = make_optimizers(model.model, model.family, filled.adapter)
-        job = TrainingJob(model, rows, filled.training, optimizers, lambda: 0.0)
-        moments: list[float] = []
-        session = Session(make_accelerator("cpu"), Screen(quiet=True), None)
-        train(job, session, Journal(lambda line: moments.append(time.perf_counter())))
-    kept = status("VmHWM")[0]
-    tokens = rows.outline.tokens / 1e6
-    first = moments[0] - started - prepared
-    print(
-        f"{base_name}, {megabytes:5.0f} MB, {tokens:6.1f} M tokens, {len(rows):8} rows: "
-        f"anonymous {found[0]:5.0f} MB, total {found[1]:5.0f} MB (kernel's peak {kept:.0f}); "
-        f"tokens and rows {prepared:.1f} s, then {first:.1f} s to the end of the first step"
-    )
-
-
-def memory(sizes: Sequence[float], base: str) -> None:
-    for megabytes in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            for _ in ("tokenised", "read"):  # the second process reads what the first one kept
-                command = [sys.executable, __file__, "trained", str(megabytes), "--base", base]
-                subprocess.run(command, check=True, env=os.environ | {"FT_CACHE": folder})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["speed", "memory", "trained"])
-    parser.add_argument("megabytes", nargs="*", type=float)
+    parser.add_argument("megabytes", nargs="*", type=float, default=[50])
     parser.add_argument("--base", default="starter/gpt2")
     asked = parser.parse_args()
-    if asked.what == "memory":
-        memory(asked.megabytes or [10, 100], asked.base)
-    else:
-        for megabytes in asked.megabytes or [50]:
-            (speed if asked.what == "speed" else trained)(megabytes, asked.base)
+    for megabytes in asked.megabytes:
+        speed(megabytes, asked.base)
 
 
 if __name__ == "__main__":
