@@ -26,9 +26,8 @@ class FtError(Exception):
         self.where, self.expected, self.found, self.fix = str(where), expected, str(found), fix
         super().__init__(self.line())
 
-    def __reduce__(
-        self,
-    ) -> tuple[object, ...]:  # from one process to another; Exception's gives the line alone
+    def __reduce__(self) -> tuple[object, ...]:
+        # from one process to another; Exception's gives the line alone
         return type(self), (self.where, self.expected, self.found, self.fix)
 
     def line(self) -> str:

@@ -21,8 +21,12 @@ _AUTO = {
     "rank": ("adapter", "auto"),
     "alpha": ("adapter", "auto"),
 }
-# keys of corpus that older runs do not have: at their defaults they leave a recipe's hash as it was
-_LATER = {"near_duplicates": NEAR_DUPLICATES, "keep_duplicates": False, "weight": None}
+# keys that older runs do not have: at their defaults they leave a recipe's hash as it was
+_LATER: dict[str, dict[str, Any]] = {
+    "corpus": {"near_duplicates": NEAR_DUPLICATES, "keep_duplicates": False, "weight": None},
+    "split": {"group": None},
+    "adapter": {"base_precision": "float32"},
+}
 
 
 def dataset_inputs(recipe: Recipe, documents_sha256: str) -> dict[str, Any]:
@@ -95,19 +99,18 @@ def asked_for(recipe: Recipe, *, judge: bool) -> dict[str, Any]:
 
 def decisive_sha256(recipe: Recipe) -> str:
     """Over what decides a training, wherever base and text are now: these are known by their own hashes."""
-    keys = {"text", "documents", "split", *_LATER}
+    keys = {"text", "documents", "split", *_LATER["corpus"]}
     corpus = {"__all__": keys} if isinstance(recipe.corpus, list) else keys
     sections: Any = {"adapter": True, "training": True, "corpus": corpus}
     sections |= {"judging": {"canaries"}} if recipe.judging.canaries else {}
     values = recipe.model_dump(mode="json", include=sections)
-    if values["adapter"]["base_precision"] == "float32":  # a key of later releases, as those of _LATER
-        del values["adapter"]["base_precision"]
-    for each in values["corpus"] if isinstance(values["corpus"], list) else [values["corpus"]]:
-        for key, default in _LATER.items():
+    corpora = values["corpus"] if isinstance(values["corpus"], list) else [values["corpus"]]
+    later = [(each, _LATER["corpus"]) for each in corpora]
+    later += [(each["split"], _LATER["split"]) for each in corpora]
+    for each, defaults in [*later, (values["adapter"], _LATER["adapter"])]:
+        for key, default in defaults.items():
             if each[key] == default:
                 del each[key]
-        if each["split"]["group"] is None:
-            del each["split"]["group"]
     return value_sha256(values)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ft_toolkit.errors import FtError
-from ft_toolkit.mix import MOST_STRENGTH
+from ft_toolkit.mix import check_strength
 from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 
@@ -36,8 +36,7 @@ def merge(
     screen = screen or Screen()
     if dtype not in ("float32", "bfloat16"):
         raise FtError("--dtype", "float32 or bfloat16", dtype, "Leave it at float32.")
-    if not 0 < strength <= MOST_STRENGTH:
-        raise FtError("--strength", f"above 0 and at most {MOST_STRENGTH}", strength, "1 is as trained.")
+    check_strength(strength)
     if run.recipe.adapter.is_whole_model:
         found = f"method {run.recipe.adapter.method}"
         raise FtError(run.folder, "a run with an adapter", found, "Its model/ is whole already.")

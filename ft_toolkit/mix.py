@@ -97,8 +97,7 @@ def at_strength(run: Run, strength: float, *, device: str = "auto", screen: Scre
 
     raises   FtError for a number that is no strength, and as mix
     """
-    if not 0 < strength <= MOST_STRENGTH:
-        raise FtError("--strength", f"above 0 and at most {MOST_STRENGTH:g}", strength, "1 is as trained.")
+    check_strength(strength)
     if strength == 1:
         return run
     part, to = Part(run, strength), run.folder.with_name(f"{run.folder.name}-at-{strength:g}")
@@ -107,6 +106,12 @@ def at_strength(run: Run, strength: float, *, device: str = "auto", screen: Scre
         if made.is_ended and made.facts.get("mixed") == [_told(part)]:
             return made
     return mix([part], to, device=device, screen=screen)
+
+
+def check_strength(strength: float) -> None:
+    """raises   FtError for a number that an adapter's update is not multiplied by"""
+    if not 0 < strength <= MOST_STRENGTH:
+        raise FtError("--strength", f"above 0 and at most {MOST_STRENGTH:g}", strength, "1 is as trained.")
 
 
 def _check(parts: Sequence[Part], to: Path) -> None:

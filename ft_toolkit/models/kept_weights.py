@@ -79,9 +79,8 @@ def kept_in(precision: BasePrecision, base: LanguageModel) -> Iterator[None]:
         layer.forward = MethodType(_forward, layer)
     _bfloat16(embeddings.weight)
     _bfloat16(output.weight)
-    for (
-        parameter
-    ) in model.parameters():  # the small ones may be pieces of the file in memory, and hold all of it
+    # the small ones may be pieces of the file in memory, and hold all of it
+    for parameter in model.parameters():
         if not parameter.requires_grad and parameter.dtype == torch.float32:
             parameter.data = parameter.data.clone()
     embeddings.forward = MethodType(_wide_rows, embeddings)

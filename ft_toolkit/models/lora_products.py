@@ -30,9 +30,8 @@ class RoundedOnce:
     """
 
     def __init__(self) -> None:
-        self._rounded: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # by id; the weight is held, so its id stays its own
+        # by id; the weight is held, so its id stays its own
+        self._rounded: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The weight as the next product reads it; one that is trained, or no autocast: itself."""

@@ -5,12 +5,8 @@ source   Carlini et al. 2019, The Secret Sharer, arXiv:1802.08232
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
-from typing import overload
 
 from ft_toolkit.text.documents import Document
 
@@ -28,38 +24,12 @@ def controls() -> list[Document]:
     return [_sentence("control", number) for number in range(CONTROLS)]
 
 
-def with_canaries(documents: Sequence[Document], count: int) -> Sequence[Document]:
+def with_canaries(documents: Sequence[Document], count: int) -> list[Document]:
     """Training documents with so many canaries between them, evenly spread; each is read once an epoch."""
-    return _Between(documents, canaries(count)) if count else documents
-
-
-@dataclass(frozen=True)
-class _Between(Sequence[Document]):
-    """Documents with others evenly spread between them; none is read before it is asked for."""
-
-    documents: Sequence[Document]
-    others: Sequence[Document]
-
-    def __len__(self) -> int:
-        return len(self.documents) + len(self.others)
-
-    @cached_property
-    def _places(self) -> list[int]:
-        """Of the others, ascending."""
-        parts = len(self.others) + 1
-        return [(n + 1) * len(self.documents) // parts + n for n in range(len(self.others))]
-
-    @overload
-    def __getitem__(self, place: int) -> Document: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Document]: ...
-    def __getitem__(self, place: int | slice) -> Document | Sequence[Document]:
-        if isinstance(place, slice):
-            return [self[n] for n in range(len(self))[place]]
-        place = range(len(self))[place]
-        before = bisect_left(self._places, place)
-        is_other = before < len(self.others) and self._places[before] == place
-        return self.others[before] if is_other else self.documents[place - before]
+    found = list(documents)
+    for number, canary in enumerate(canaries(count)):
+        found.insert((number + 1) * len(documents) // (count + 1) + number, canary)
+    return found
 
 
 def _sentence(kind: str, number: int) -> Document:

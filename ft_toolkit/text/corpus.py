@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import groupby, islice
 
 import numpy as np
@@ -207,17 +208,17 @@ def _documents(file: File, corpus: Corpus) -> Iterator[Raw]:
         wanted = "file, paragraph or line, for text"
         raise FtError(f"{file.place}: corpus.documents", wanted, unit, "Change it.")
     else:
-        is_cut = unit in ("paragraph", "line")
-        file_sha256 = identity_of_lines(text_lines(file, corpus.encoding)) if is_cut else None
-        for row, raw in enumerate(_pieces(file, corpus)):
+        file_sha256, cut = _cut(file, corpus)
+        for row, raw in enumerate(cut):
             yield file.name, row, _clean(raw, f"{file.place}, row {row}"), file_sha256
 
 
-def _pieces(file: File, corpus: Corpus) -> Iterator[str]:
-    if corpus.documents in ("paragraph", "line"):
-        yield from pieces_of_lines(text_lines(file, corpus.encoding), corpus.documents)
-    else:
-        yield read_text(file, corpus.encoding)
+def _cut(file: File, corpus: Corpus) -> tuple[str | None, Iterable[str]]:
+    """(the identity of a file that is cut, its pieces); a file that is one document has none."""
+    if corpus.documents not in ("paragraph", "line"):
+        return None, [read_text(file, corpus.encoding)]
+    lines = partial(text_lines, file, corpus.encoding)  # a large file is read twice, and not held
+    return identity_of_lines(lines()), pieces_of_lines(lines(), corpus.documents)
 
 
 def _clean(raw: str, where: str) -> str:
