@@ -80,7 +80,7 @@ def remove_oldest(folder: Path, most_bytes: int, spared: Collection[str]) -> Non
     spared   names of files that stay
     """
     files = []
-    for path in folder.glob("*"):
+    for path in filter(Path.is_file, folder.glob("*")):
         with suppress(OSError):  # another process removed it
             known = path.stat()
             files.append((known.st_mtime, known.st_size, path))

@@ -134,9 +134,8 @@ def shelved(documents: Iterator[Document], path: Path | None) -> list[Document]:
             everything = chain(first, documents)
             if path is not None:
                 return _written(everything, path)
-            with tempfile.TemporaryDirectory(
-                dir=disk()
-            ) as folder:  # what is mapped stays readable without it
+            # what is mapped stays readable without its file
+            with tempfile.TemporaryDirectory(dir=disk()) as folder:
                 return _written(everything, Path(folder) / "documents.arrow")
     return first
 
