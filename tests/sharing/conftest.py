@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from hub_server import HubServer
-from huggingface_hub.utils import close_session
+from huggingface_hub.utils import _http, close_session
 
 from ft_toolkit.finetune import finetune
 from ft_toolkit.run import Run
@@ -21,7 +22,18 @@ from sharing.loopback import BASES, FAMILIES, QUIET, point_at
 
 @pytest.fixture
 def hub(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub with the tiny bases on it, whose requests all have an answer."""
+    """A Hub with the tiny bases on it, whose requests all have an answer.
+
+    A thread that an earlier test gave up on finds its server gone, and the client's answer to a refused
+    connection is to close the session that all threads share: not this test's.
+    """
+    abandoned = set(threading.enumerate()) - {threading.current_thread()}
+
+    def close() -> None:
+        if threading.current_thread() not in abandoned:
+            close_session()
+
+    monkeypatch.setattr(_http, "close_session", close)
     with HubServer() as server:
         for family, name in BASES.items():
             server.add("models", name, checkpoints[family])
