@@ -26,6 +26,7 @@ _COUNTERS = 2**25
 _SENTENCE_ENDS = (". ", "? ", "! ", "。")
 _WORD = re.compile(r"[^\W\d_]{2,24}")
 _BATCH_CHARACTERS = 2**20
+_BATCH_SENTENCES = 2**17
 # the most frequent words of some languages that share the Latin script
 _FUNCTION_WORDS = {
     "en": "the of and to in is that it for was with as are be this on by have from or which you",
@@ -184,15 +185,26 @@ def repeated_sentences(documents: Sequence[Document]) -> tuple[float, list[Repea
 def _hash_counts(documents: Iterable[Document]) -> NDArray[np.uint8]:
     """(_COUNTERS,) in how many documents is a sentence with each hash: too many by chance, never too few."""
     counts = np.zeros(_COUNTERS, np.uint8)
+
+    def count(waiting: list[int]) -> None:
+        slots, times = np.unique(np.array(waiting, np.int64), return_counts=True)
+        counts[slots] = np.minimum(counts[slots] + times, REPEATED_DOCUMENTS)
+
+    waiting: list[int] = []
     for document in documents:
-        sentences = [s for s in _sentences(document.text) if len(s) >= LEAST_SENTENCE]
-        slots = np.unique(np.array([hash(s) % _COUNTERS for s in sentences], np.int64))
-        counts[slots] += counts[slots] < REPEATED_DOCUMENTS
+        sentences = (s for s in _sentences(document.text) if len(s) >= LEAST_SENTENCE)
+        waiting.extend({hash(s) % _COUNTERS for s in sentences})
+        if len(waiting) >= _BATCH_SENTENCES:
+            count(waiting)
+            waiting = []
+    count(waiting)
     return counts
 
 
 def near_pairs(screened: Screened) -> list[tuple[str, str]]:
     """(near-duplicate, the document that it is second to) by their ids."""
+    if not screened.second:
+        return []
     first: dict[str, str] = {}
     for document in screened.documents:
         if document.id not in screened.second:

@@ -123,7 +123,9 @@ _PATTERNS = (
 )
 # patterns are tried around these alone: five digits with no more than signs between them, or an @
 _DIGITS, _AT = re.compile(r"\d(?:[^\w\n]{0,3}\d){4}"), re.compile("@")
-_BEFORE, _AFTER = 80, 320  # characters; a label with its number, and the longest host, are shorter
+# and so many characters before and after them: a label is shorter, and so are what is left of a number
+# after five digits and the longest host
+_BEFORE, _AFTER_DIGITS, _AFTER_AT = 80, 64, 320
 # where alone a number without a label can begin: all but those with a country code have nine digits
 _NUMBER = re.compile(rf"{_BEGIN}(?=\+\d|\(?\d(?:[^\w\n]{{0,3}}\d){{8}})")
 
@@ -131,7 +133,7 @@ _NUMBER = re.compile(rf"{_BEGIN}(?=\+\d|\(?\d(?:[^\w\n]{{0,3}}\d){{8}})")
 def find(text: str) -> list[Found]:
     """Every match in a text, in its order; no two overlap."""
     found: list[Found] = []  # by their place
-    addresses, numbers = _windows(text, _AT), _windows(text, _DIGITS)
+    addresses, numbers = _windows(text, _AT, _AFTER_AT), _windows(text, _DIGITS, _AFTER_DIGITS)
     begins = [(match.start(), end) for begin, end in numbers for match in _NUMBER.finditer(text, begin, end)]
     for pattern in _PATTERNS:
         if pattern.kind == "e-mail":
@@ -166,7 +168,7 @@ def _begun(form: re.Pattern[str], text: str, begins: list[tuple[int, int]]) -> I
             last = match.end()
 
 
-def _windows(text: str, seed: re.Pattern[str]) -> list[tuple[int, int]]:
+def _windows(text: str, seed: re.Pattern[str], after: int) -> list[tuple[int, int]]:
     """Where a pattern has to be tried: begin and end of each stretch around the seeds."""
     found: list[tuple[int, int]] = []
     begin, end = 0, -1
@@ -175,7 +177,7 @@ def _windows(text: str, seed: re.Pattern[str]) -> list[tuple[int, int]]:
             if end >= 0:
                 found.append((begin, end))
             begin = max(0, match.start() - _BEFORE)
-        end = match.end() + _AFTER
+        end = match.end() + after
     return [*found, (begin, end)] if end >= 0 else found
 
 
