@@ -1,6 +1,7 @@
 """What settings gain on unseen text and what they cost, every other one left at its default.
 
     python bench/settings.py CORPORA RESULTS.jsonl --grid training.replay=0,5% [--grid adapter.rank=8,16]
+        [--bases starter/bert] [--only cooking,medical] [--texts held_out]
 
 CORPORA holds cooking/*.md, medical/medquad.jsonl and pretraining/books.jsonl.gz; of the first two a part is
 used, beside the corpora that ship; each stands with both starters. Every point of the grid is one training
@@ -47,6 +48,7 @@ from ft_toolkit.training.accelerator import make_accelerator
 
 BASES = ("starter/gpt2", "starter/bert")
 DOCUMENTS = 60  # of each corpus that does not ship: a training of half a minute on a quiet core
+TEXTS = ("held_out", "general", "own")
 SCORED = 48  # documents of each kind
 BOOK_CHARACTERS = {"causal": 1500, "masked": 500}  # the beginning of each book: masked scoring takes longer
 
@@ -99,10 +101,11 @@ def trained(base: str, corpus: dict[str, str], point: Sequence[str], scratch: Pa
 
 
 class Judge:
-    """Changes against the base on held-out, general and own text; the base is scored once for each text."""
+    """Changes against the base on some of TEXTS; the base is scored once for each text."""
 
-    def __init__(self, books: Sequence[str]) -> None:
+    def __init__(self, books: Sequence[str], asked: Sequence[str]) -> None:
         self.books = books
+        self.asked = asked
         self.of_bases: dict[tuple[str, str], list[Totals]] = {}
 
     def figures(self, run: Run, corpus: str) -> dict[str, list[float | None]]:
@@ -112,7 +115,8 @@ class Judge:
         own = [Document("books", n, text[:characters]) for n, text in enumerate(self.books)]
         general = sample(read_source("package:general-probe").documents, SCORED)
         _, parts = read_parts(*run.recipe.corpora)
-        texts = {"held_out": (corpus, sample(parts.test, SCORED)), "general": ("", general), "own": ("", own)}
+        every = {"held_out": (corpus, sample(parts.test, SCORED)), "general": ("", general), "own": ("", own)}
+        texts = {name: every[name] for name in self.asked}
         for name, (place, documents) in texts.items():
             key = (run.recipe.base, name + place)
             if key not in self.of_bases:
@@ -142,12 +146,13 @@ def main() -> None:
     parser.add_argument("--grid", action="append", required=True, help="key=value,value,…")
     parser.add_argument("--bases", default=",".join(BASES))
     parser.add_argument("--only", help="corpora, by their short names")
+    parser.add_argument("--texts", default=",".join(TEXTS), help="that are scored; masked scoring takes long")
     asked = parser.parse_args()
     prepare_torch()
     make_accelerator("cpu")
     kept = asked.results.read_text(encoding="utf-8").splitlines() if asked.results.exists() else []
     done = {(line["base"], line["corpus"], tuple(line["point"])) for line in map(json.loads, kept)}
-    judge = Judge(held_out_books(asked.corpora))
+    judge = Judge(held_out_books(asked.corpora), asked.texts.split(","))
     with tempfile.TemporaryDirectory() as folder:
         sections = corpus_sections(asked.corpora, Path(folder))
         chosen = asked.only.split(",") if asked.only else list(sections)
@@ -160,7 +165,7 @@ def main() -> None:
             shutil.rmtree(run.folder)
             with asked.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-            changes = (f"{name} {line[name][0]:+.3f}" for name in ("held_out", "general", "own"))
+            changes = (f"{name} {line[name][0]:+.3f}" for name in judge.asked)
             print(base, corpus, *point, *changes, round(seconds), flush=True)
 
 

@@ -11,17 +11,21 @@ from random import Random
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from ft_toolkit import halving
 from ft_toolkit.cli import app
 from ft_toolkit.compare import compare_from
 from ft_toolkit.corpus_look import look, recipe_for
 from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.inputs import recipe_asked_for
+from ft_toolkit.judging import drift
 from ft_toolkit.judging.token_scores import TokenScores
 from ft_toolkit.judging.verdict import judge
 from ft_toolkit.judging.verdict_table import verdict_table
+from ft_toolkit.ladder import ladder
 from ft_toolkit.material import laid_out
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.progress import Screen
@@ -29,10 +33,12 @@ from ft_toolkit.recipe import read_recipe
 from ft_toolkit.reporting.overview import summary
 from ft_toolkit.rescoring import compare_run
 from ft_toolkit.reuse import current_run
-from ft_toolkit.run import Run
+from ft_toolkit.run import Run, list_runs
 from ft_toolkit.sections import Corpus, Recipe, Split
 from ft_toolkit.text.splitting import read_parts
 from ft_toolkit.training.mixture import epoch_rows
+from ft_toolkit.trials import Ground, Settings
+from ft_toolkit.tune import Asked, tune
 
 TinyRecipe = Callable[..., Recipe]
 WORDS = [f"{first}{last}" for first in "bacedifoguhakelimonu" for last in ("rt", "nd", "sk", "lm", "pt")]
@@ -174,6 +180,36 @@ def test_every_command_takes_a_weighted_mixture_with_replay_and_canaries(
     found = CliRunner().invoke(app, [command[0], str(run.folder), *command[1:]])
     assert found.exit_code == code, found.output
     assert all(words in found.output for words in said)
+
+
+def test_every_rung_of_a_mixture_s_ladder_reads_the_same_tokens_of_both_sources(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "SAMPLE_TOKENS", 8)
+    found = ladder(run.recipe, tmp_path, "cpu", Screen(quiet=True))
+    assert [rung.name for rung in found.rungs] == ["base", "unigram", "scratch", "lora", "full"]
+    verdict = compare_from(run).subjects[0]
+    assert {rung.whole.tokens for rung in found.rungs} == {verdict.base.tokens}
+    assert len({(rung.training or {})["tokens"] for rung in found.rungs[2:]}) == 1
+    for name in ("scratch", "lora", "full"):
+        (judged,) = (r for r in list_runs(tmp_path) if r.recipe.adapter.method == name)
+        assert {each.corpus for each in compare_from(judged).corpora} >= {ONE, TWO}
+
+
+def test_settings_are_searched_for_a_mixture_and_its_tuned_recipe_has_the_same_sources(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(halving, "lengths", lambda steps: [steps])
+    monkeypatch.setattr(
+        Ground, "settings", lambda ground: [Settings(1.0, 8, "auto", 0.1), Settings(3.0, 8, "auto", 0.1)]
+    )
+    Path("mixed.yaml").write_text(yaml.safe_dump(run.recipe.model_dump(exclude={"name"})), encoding="utf-8")
+    to = tune(Asked("mixed.yaml", (), "10m"), Path("runs"), "cpu", Screen(quiet=True))
+    tuned = read_recipe(to).recipe
+    assert tuned.corpora == run.recipe.corpora
+    assert tuned.training.learning_rate in (0.01, 0.03)
+    assert len(list_runs(Path("runs/mixed-tune"))) == 2
 
 
 def test_a_source_that_gets_another_verdict_than_the_whole_is_named(run: Run) -> None:
