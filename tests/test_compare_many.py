@@ -19,7 +19,6 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.finetune import finetune
 from ft_toolkit.judging.protocols import How
 from ft_toolkit.judging.ranking import ranking
-from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.verdict import judge, kl_words
 from ft_toolkit.progress import Screen
 from ft_toolkit.rescoring import compare_runs
@@ -107,7 +106,7 @@ def test_the_second_comparison_reads_the_bases_scores_and_says_the_same(
 ) -> None:
     monkeypatch.setenv("FT_CACHE", str(tmp_path))
     first = compare_runs([runs["m"]], texts[:1], screen=QUIET)[0]
-    assert Store(score_cache_path()).size_bytes() > 0
+    assert score_cache_path().stat().st_size > 0
     capfd.readouterr()
     assert compare_runs([runs["m"]], texts[:1], screen=Screen())[0] == first
     (stage,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("other ")]
@@ -115,7 +114,7 @@ def test_the_second_comparison_reads_the_bases_scores_and_says_the_same(
     assert done == total  # though half of it was not computed
     told = CliRunner().invoke(app, ["cache", "--clear"])
     assert "cleared" in told.output
-    assert Store(score_cache_path()).size_bytes() == 0
+    assert not score_cache_path().exists()
 
 
 def test_masked_models_of_different_bases_are_not_mixed_with_causal_ones(

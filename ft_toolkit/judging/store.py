@@ -95,10 +95,6 @@ class Store:
         self._write(key, np.concatenate([[len(drawn)], lengths, *drawn]).astype(np.int32).tobytes())
         return drawn
 
-    def size_bytes(self) -> int:
-        """Of the file; 0 when there is none."""
-        return self.path.stat().st_size if self.path.is_file() else 0
-
     def clear(self) -> None:
         """Forget everything."""
         self.path.unlink(missing_ok=True)
