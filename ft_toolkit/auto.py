@@ -15,7 +15,8 @@ from ft_toolkit.sections import LEAST_RANK, Adapter, Recipe
 Objective = Literal["causal", "masked"]
 MOST_RANK = 64
 HIGHEST_RATE, LOWEST_RATE = 0.02, 1e-6
-# times LoRA's rate
+SHORT_STEPS = 32  # shorter trainings want no higher rate (docs/log.md)
+# times LoRA's rate at rank 16
 METHOD_FACTORS = {
     "lora": 1.0,
     "dora": 1.0,
@@ -25,7 +26,7 @@ METHOD_FACTORS = {
     "ia3": 10.0,
     "full": 0.1,
 }
-MASKED_FACTOR = 0.5  # a seventh of the tokens has a target: the gradient is noisier (docs/log.md)
+MASKED_FACTOR = 0.55  # a seventh of the tokens has a target: the gradient is noisier (docs/log.md)
 CAUSAL_REPLAY = 0.1
 SCRATCH_RATE, SCRATCH_WIDTH = 3e-3, 256  # the starters' own, docs/log.md
 
@@ -37,33 +38,31 @@ class Measure:
     width: int  # of the hidden states
     steps: int  # planned optimizer steps
     tokens: int  # to be read in training, all epochs
-    parameters_per_rank: int  # of the adapter, for each unit of rank; 0 where it has none
     objective: Objective
 
 
 def learning_rate(adapter: Adapter, width: int, steps: int, objective: Objective) -> float:
     """The peak learning rate, to two digits.
 
-    LoRA: 1 / sqrt(width * steps); half of it for masked models.
+    LoRA: 4 / sqrt(width * rank * steps), as if there were at least SHORT_STEPS; masked models 0.55 of it.
     """
     if adapter.method == "scratch":
         rate = SCRATCH_RATE * math.sqrt(SCRATCH_WIDTH / width)
     else:
-        rate = METHOD_FACTORS[adapter.method] / math.sqrt(width * steps)
+        rate = METHOD_FACTORS[adapter.method] / math.sqrt(width * max(steps, SHORT_STEPS))
+        rate *= 4 / math.sqrt(adapter.known_rank) if adapter.has_rank else 1.0
         rate *= MASKED_FACTOR if objective == "masked" else 1.0
     if adapter.method == "rslora":
         rate /= math.sqrt(adapter.known_rank)
     return float(f"{min(max(rate, LOWEST_RATE), HIGHEST_RATE):.1e}")
 
 
-def rank(width: int, tokens: int, parameters_per_rank: int) -> int:
-    """The power of two at which the adapter has about as many parameters as training reads tokens.
+def rank(width: int) -> int:
+    """MOST_RANK: it gained more than lower ones at the best rate of each, also on little text (docs/log.md).
 
     At most a quarter of the width: beyond it the two factors come near to the matrix that they stand for.
     """
-    wanted = tokens / max(parameters_per_rank, 1)
-    power: int = 2 ** round(math.log2(max(wanted, 1)))
-    return max(LEAST_RANK, min(power, MOST_RANK, width // 4))
+    return max(LEAST_RANK, min(MOST_RANK, width // 4))
 
 
 def replay(adapter: Adapter, objective: Objective) -> float:
@@ -77,9 +76,8 @@ def replay(adapter: Adapter, objective: Objective) -> float:
 def fill(recipe: Recipe, measure: Measure) -> Recipe:
     """The recipe with a number for every auto."""
     adapter, training = recipe.adapter, recipe.training
-    if adapter.rank == "auto" and measure.parameters_per_rank:
-        each = measure.width, measure.tokens, measure.parameters_per_rank
-        adapter = adapter.model_copy(update={"rank": rank(*each)})
+    if adapter.rank == "auto" and adapter.has_rank:
+        adapter = adapter.model_copy(update={"rank": rank(measure.width)})
     adapter = adapter.model_copy(update={"rank": adapter.known_rank, "alpha": adapter.known_alpha})
     if training.learning_rate == "auto":
         rate = learning_rate(adapter, measure.width, measure.steps, measure.objective)
@@ -95,6 +93,6 @@ def words(recipe: Recipe, measure: Measure) -> str:
     if recipe.training.learning_rate == "auto":
         reasons = f"{recipe.adapter.method}, width {measure.width}, {measure.steps} steps"
         said.append(f"learning rate {filled.training.peak:g} (auto: {reasons})")
-    if recipe.adapter.rank == "auto" and measure.parameters_per_rank:
-        said.append(f"rank {filled.adapter.known_rank} (auto: {measure.tokens:,} tokens)")
+    if recipe.adapter.rank == "auto" and recipe.adapter.has_rank:
+        said.append(f"rank {filled.adapter.known_rank} (auto)")
     return ", ".join(said)

@@ -20,7 +20,6 @@ from ft_toolkit.judging.unseen import read_general
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair, new_pair
-from ft_toolkit.models.sizes import parameters_per_rank
 from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Session, kept_text
@@ -125,7 +124,6 @@ def laid_out(
         width=model.config.hidden_size,
         steps=steps,
         tokens=round(rows.outline.tokens * steps / steps_per_epoch),
-        parameters_per_rank=parameters_per_rank(model.model, model.family, recipe.adapter),
         objective=model.family.objective,
     )
     return auto.fill(recipe.model_copy(update={"training": plan}), measure), rows, measure

@@ -143,8 +143,8 @@ def filled(
 ) -> tuple[Adapter, str]:
     """The adapter with a number for rank: auto, and what is said of that and of the learning rate.
 
-    measure   of the recipe's text (see tried); `tokens` goes before it, and without both the rank stays at
-              its least
+    measure   of the recipe's text (see tried); `tokens` goes before it, and without both the learning rate
+              is not known
     """
     from ft_toolkit import auto
     from ft_toolkit.recipe import read_recipe
@@ -160,9 +160,10 @@ def filled(
     if measure is None and (tokens or asked.training.steps):
         steps = asked.training.steps or math.ceil((tokens or 0) / asked.training.batch_tokens)
         read = round(tokens or steps * asked.training.batch_tokens)
-        measure = auto.Measure(sizes.width, steps, read, sizes.parameters_per_rank, sizes.objective)
+        measure = auto.Measure(sizes.width, steps, read, sizes.objective)
     if measure is None:
-        return plan, "auto: the text decides; give --tokens"
+        measure = auto.Measure(sizes.width, 1, 1, sizes.objective)  # the rank goes by the width alone
+        return auto.fill(asked, measure).adapter, "learning rate auto: the text decides; give --tokens"
     return auto.fill(asked, measure).adapter, auto.words(asked, measure)
 
 

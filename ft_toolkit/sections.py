@@ -33,7 +33,7 @@ BasePrecision = Literal["float32", "bfloat16", "4bit"]
 Unit = Literal["file", "paragraph", "line", "row"]
 SEEDS = 2**63  # every generator takes these
 NEAR_DUPLICATES = 0.8  # Jaccard similarity, as in Lee et al. 2022 (arXiv:2107.06499)
-LEAST_RANK = 8  # of rank: auto, and what it stands for where no text is known
+LEAST_RANK = 8  # of rank: auto, and what it stands for where no base is known
 
 
 def duration_seconds(value: object) -> object:
@@ -226,8 +226,12 @@ class Adapter(Section):
         return self
 
     @property
+    def has_rank(self) -> bool:
+        return not self.is_whole_model and self.method != "ia3"
+
+    @property
     def known_rank(self) -> int:
-        """The rank; for auto the least one, until auto.fill knows the text."""
+        """The rank; for auto the least one, until auto.fill knows the base."""
         return LEAST_RANK if self.rank == "auto" else self.rank
 
     @property

@@ -59,7 +59,7 @@ class Ground:
         adapter = self.filled.adapter
         ranks: list[int | None] = [None]
         targets: list[str | list[str]] = [self.recipe.adapter.targets]
-        if self.measure.parameters_per_rank:
+        if adapter.has_rank:
             most = max(adapter.known_rank, self.measure.width // 4)
             wanted = (max(1, round(adapter.known_rank * factor)) for factor in RANK_FACTORS)
             ranks = [rank for rank in dict.fromkeys(wanted) if rank <= most]

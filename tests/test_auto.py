@@ -18,7 +18,7 @@ from ft_toolkit.session import Options
 from ft_toolkit.training import loop
 
 METHODS = ("lora", "rslora", "dora", "pissa", "lora+", "ia3", "full", "scratch")
-STARTER = Measure(width=256, steps=36, tokens=138_813, parameters_per_rank=16_384, objective="causal")
+STARTER = Measure(width=256, steps=36, tokens=138_813, objective="causal")
 
 
 def recipe(**sections: object) -> Recipe:
@@ -37,11 +37,20 @@ def test_the_rate_of_every_method_is_bounded_and_falls_with_width_and_steps(meth
         assert [float(f"{rate:.1e}") for rate in rates] == rates  # two digits, as recipe.yaml keeps it
 
 
-def test_the_rank_grows_with_the_tokens_and_never_past_a_quarter_of_the_width() -> None:
-    ranks = [auto.rank(4096, tokens, 147_456) for tokens in (1, 10**6, 2_457_600, 5_000_000, 10**9)]
-    assert ranks == [8, 8, 16, 32, 64]  # GPT-2's matrices: 600 steps of 4,096 tokens are 16.7 of them
-    assert auto.rank(64, 10**9, 1000) == 16
-    assert auto.rank(8, 10**9, 1000) == 8  # the least one stays
+def test_the_rank_is_64_but_never_past_a_quarter_of_the_width() -> None:
+    assert [auto.rank(width) for width in (8, 64, 256, 768, 4096)] == [8, 16, 64, 64, 64]
+
+
+def test_the_rate_falls_with_the_root_of_the_rank_and_a_short_training_has_no_higher_one() -> None:
+    for method in ("lora", "dora", "pissa", "lora+"):
+        low, high = (Adapter(method=method, rank=rank) for rank in (4, 64))  # type: ignore[arg-type]
+        rates = [auto.learning_rate(each, 4096, 1000, "causal") for each in (low, high)]
+        assert rates[0] / rates[1] == pytest.approx(4, rel=0.05)  # two digits
+    plan = Adapter(rank=64)
+    assert auto.learning_rate(plan, 256, 36, "causal") == 0.0052  # 4 / sqrt(256 * 64 * 36)
+    assert auto.learning_rate(plan, 256, 36, "masked") == 0.0029
+    by_steps = {auto.learning_rate(plan, 256, steps, "causal") for steps in (1, 9, 32)}
+    assert by_steps == {0.0055}
 
 
 def test_numbers_stay_and_only_autos_are_filled() -> None:
@@ -50,7 +59,7 @@ def test_numbers_stay_and_only_autos_are_filled() -> None:
     assert words(given, STARTER) == ""
     half = fill(recipe(adapter={"rank": 16}), STARTER)
     assert (half.adapter.rank, half.adapter.alpha) == (16, 32)
-    assert half.training.peak == auto.learning_rate(Adapter(), 256, 36, "causal")
+    assert half.training.peak == auto.learning_rate(Adapter(rank=16), 256, 36, "causal")
 
 
 def test_what_was_asked_for_is_known_again_from_what_was_filled() -> None:
@@ -86,7 +95,7 @@ def test_a_run_says_and_keeps_the_numbers_that_auto_stood_for(
     run = finetune(open_recipe(), tmp_path, Options(judge=False, gate=False))
     rate = auto.learning_rate(Adapter(), 16, 6, "causal")
     said = (run.folder / "run.log").read_text()
-    assert f"learning rate {rate:g} (auto: lora, width 16, 6 steps), rank 8 (auto: 1," in said
+    assert f"learning rate {rate:g} (auto: lora, width 16, 6 steps), rank 8 (auto)" in said
     text = (run.folder / "recipe.yaml").read_text()
     first = text.splitlines()[0]
     assert first == "# as resolved: every default filled in; by base and text: learning_rate, rank, alpha"

@@ -189,26 +189,23 @@ def test_what_cannot_be_searched_is_told_in_one_line(
 
 def ground(**sections: Any) -> Ground:
     values = {"name": "x", "base": "b", "corpus": {"source": "s"}} | sections
-    measure = Measure(width=256, steps=36, tokens=138_813, parameters_per_rank=16_384, objective="causal")
-    if sections.get("adapter", {}).get("method") in ("ia3", "full", "scratch"):
-        measure = Measure(256, 36, 138_813, 0, "causal")
+    measure = Measure(width=256, steps=36, tokens=138_813, objective="causal")
     recipe = Recipe.model_validate(values)
     return Ground(recipe, auto.fill(recipe, measure), measure, Path("runs/x-tune"), "cpu")
 
 
 def test_the_first_candidate_is_the_recipe_itself_and_the_next_change_one_thing() -> None:
     found, share = ground().settings(), auto.CAUSAL_REPLAY
-    own = Settings(1.0, 8, "auto", share)
-    assert found[:7] == [
+    own = Settings(1.0, 64, "auto", share)
+    assert found[:6] == [
         own,
-        Settings(3.0, 8, "auto", share),
-        Settings(1 / 3, 8, "auto", share),
-        Settings(1.0, 32, "auto", share),
-        Settings(1.0, 2, "auto", share),
-        Settings(1.0, 8, "attention", share),
-        Settings(1.0, 8, "auto", share + MORE_REPLAY),
+        Settings(3.0, 64, "auto", share),
+        Settings(1 / 3, 64, "auto", share),
+        Settings(1.0, 16, "auto", share),
+        Settings(1.0, 64, "attention", share),
+        Settings(1.0, 64, "auto", share + MORE_REPLAY),
     ]
-    assert len(found) == 3 * 3 * 2 * 2
+    assert len(found) == 3 * 2 * 2 * 2
     same = ground().recipe_of(own, 36)
     filled = ground().filled
     assert same.adapter == filled.adapter
@@ -229,10 +226,11 @@ def test_what_a_method_lacks_is_not_tried_and_replay_that_was_asked_for_stays() 
 
 def test_rate_and_alpha_follow_length_and_rank() -> None:
     half = ground(training={"learning_rate": 2e-3}, adapter={"rank": 8, "alpha": 8})
-    found = half.recipe_of(Settings(3.0, 32, "attention", 0.0), 9)
-    assert found.training.learning_rate == pytest.approx(3 * 2e-3 * 2, rel=0.05)  # a quarter of the steps
+    found = half.recipe_of(Settings(3.0, 32, "attention", 0.0), 144)
+    # four times the steps, and four times the rank
+    assert found.training.learning_rate == pytest.approx(3 * 2e-3 / 4, rel=0.05)
     assert (found.adapter.rank, found.adapter.alpha, found.adapter.targets) == (32, 32, "attention")
-    assert found.name == "lr0.012-rank32-attention-9steps"
+    assert found.name == "lr0.0015-rank32-attention-144steps"
 
 
 def test_a_recipe_of_the_gallery_is_extended_by_its_name(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ft_toolkit.errors import FtError
 from ft_toolkit.models.adapters import attach_adapter, trainable
-from ft_toolkit.models.families import FAMILIES, Family, SpecialTokens, family_of, special_tokens
+from ft_toolkit.models.families import FAMILIES, SpecialTokens, family_of, special_tokens
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.untrusted import refuse_config
 from ft_toolkit.sections import Adapter
@@ -45,7 +45,6 @@ class Sizes:
     layers: int
     width: int
     objective: Literal["causal", "masked"]
-    parameters_per_rank: int = 0
     matrices: int = 0  # of the base's parameters: those in the matrices of its layers
 
 
@@ -101,18 +100,6 @@ def read_config(path: Path) -> PretrainedConfig:
     return found
 
 
-def parameters_per_rank(model: nn.Module, family: Family, plan: Adapter) -> int:
-    """How many parameters each unit of rank adds: rows and columns of every matrix that is adapted.
-
-    0 for ia3, full and scratch, which have no rank.
-    """
-    if plan.is_whole_model or plan.method == "ia3":
-        return 0
-    ends = tuple(f".{target}" for target in family.targets(plan.targets))
-    matrices = [module.weight for name, module in model.named_modules() if f".{name}".endswith(ends)]
-    return sum(sum(matrix.shape) for matrix in matrices if isinstance(matrix, Tensor))
-
-
 def without_weights(
     config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> LanguageModel:
@@ -130,7 +117,7 @@ def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
     base = without_weights(config)
     model = base.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    trained, per_rank = parameters, parameters_per_rank(model, base.family, plan)
+    trained = parameters
     matrices = layer_matrices(model, base.family.output)
     if not plan.is_whole_model:
         # pissa has lora's shapes, and its start is a decomposition of weights that are not here
@@ -139,7 +126,7 @@ def count(config: PretrainedConfig, plan: Adapter) -> Sizes:
             adapted = attach_adapter(base, plan.model_copy(update={"method": method, "tokens": []}), seed=0)
         trained = sum(parameter.numel() for parameter in trainable(adapted).values())
     shaped = config.num_hidden_layers, config.hidden_size
-    return Sizes(parameters, trained, *shaped, base.family.objective, per_rank, matrices)
+    return Sizes(parameters, trained, *shaped, base.family.objective, matrices)
 
 
 def layer_matrices(model: nn.Module, output: str) -> int:
