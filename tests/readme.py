@@ -1,4 +1,8 @@
-"""Run the commands of README and docs in a fresh clone and compare the figures they show: make readme."""
+"""Run the commands of README and docs in a fresh clone and compare the figures they show: make readme.
+
+`python tests/readme.py --write` puts the lines that were printed in the place of those shown, where nothing but
+figures is different. What a page says about them in its own words is left to its author.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# the README first: docs use its run
-PAGES = [*(ROOT / name for name in ("README.md", "README.ko.md")), *sorted((ROOT / "docs").glob("*.md"))]
+# these first: the others use their runs
+FIRST = [ROOT / name for name in ("README.md", "README.ko.md", "docs/verdict.md")]
+PAGES = [*FIRST, *sorted(set((ROOT / "docs").glob("*.md")) - set(FIRST))]
 NUMBER = re.compile(r"[-−+]?\d+(?:\.\d+)?")
 TOLERANCE = 0.05
 CUT = "…"  # on a line of its own: lines were left out
@@ -49,6 +54,22 @@ def faults(shown: list[str], printed: list[str]) -> list[str]:
     return wrong
 
 
+def rewritten(text: str, printed: dict[str, list[str]]) -> str:
+    """A page with what was printed by each command in the place of the lines that it shows."""
+    lines, command = text.split("\n"), None
+    left: dict[str, list[str]] = {}  # of the command's lines, those not yet shown, by their skeleton
+    for number, line in enumerate(lines):
+        if line.startswith("```"):
+            command = None
+        elif line.startswith("$ ") and line[2:] in printed:
+            command, left = line[2:], {}
+            for one in printed[command]:
+                left.setdefault(skeleton(one), []).append(one.rstrip())
+        elif command is not None and left.get(skeleton(line)):
+            lines[number] = left[skeleton(line)].pop(0)
+    return "\n".join(lines)
+
+
 def close(line: str, other: str) -> bool:
     """Whether the figures of two lines agree; a change in per cent may move by half a point."""
     is_percent = "%" in line
@@ -59,6 +80,7 @@ def close(line: str, other: str) -> bool:
 
 def main() -> int:
     wrong = 0
+    printed: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "ft_toolkit"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
@@ -78,11 +100,15 @@ def main() -> int:
                 text=True,
                 env=os.environ | {"PATH": path},
             )
-            found = faults(shown, (done.stdout + done.stderr).splitlines())
+            printed[command] = (done.stdout + done.stderr).splitlines()
+            found = faults(shown, printed[command])
             if done.returncode:
                 found.insert(0, f"  exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
             print(f"{'ok   ' if not found else 'WRONG'} {command}", *found, sep="\n", flush=True)
             wrong += bool(found)
+    if "--write" in sys.argv:
+        for page in PAGES:
+            page.write_text(rewritten(page.read_text(encoding="utf-8"), printed), encoding="utf-8")
     return int(wrong > 0)
 
 
