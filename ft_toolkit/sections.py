@@ -186,7 +186,7 @@ class Adapter(Section):
         "lora", description="full trains the base itself; scratch its architecture from fresh weights"
     )
     rank: Literal["auto"] | Annotated[int, Field(gt=0, le=4096)] = Field(
-        "auto", description="rows of A, columns of B (arXiv:2106.09685); auto: by the tokens read, 8 to 64"
+        "auto", description="rows of A, columns of B (arXiv:2106.09685); auto: 64, or a quarter of the width"
     )
     alpha: Literal["auto"] | Annotated[int, Field(gt=0, le=1_000_000)] = Field(
         "auto", description="the update is scaled by alpha / rank; auto: twice the rank"
