@@ -65,8 +65,11 @@ def rewritten(text: str, printed: dict[str, list[str]]) -> str:
             command, left = line[2:], {}
             for one in printed[command]:
                 left.setdefault(skeleton(one), []).append(one.rstrip())
-        elif command is not None and left.get(skeleton(line)):
-            lines[number] = left[skeleton(line)].pop(0)
+        elif command is not None and (same := left.get(skeleton(line))):
+            # of a table that is shown in part, the row that begins with the same figure
+            row = next((one for one in same if NUMBER.findall(one)[:1] == NUMBER.findall(line)[:1]), same[0])
+            same.remove(row)
+            lines[number] = row
     return "\n".join(lines)
 
 

@@ -93,9 +93,10 @@ def test_a_figure_may_move_by_five_per_cent_and_no_more(line: str, other: str, a
 
 
 def test_only_figures_of_what_a_command_printed_are_written_into_its_page() -> None:
-    page = "x 1\n```console\n$ ft a\nx 1  far\nx 2\nx 2\nother words 3\n…\n$ ft b\nx 1\n```\nx 2"
-    found = rewritten(page, {"ft a": ["x 5", "x 1   far ", "x 6", "others 3"]})
-    assert found == "x 1\n```console\n$ ft a\nx 1   far\nx 5\nx 6\nother words 3\n…\n$ ft b\nx 1\n```\nx 2"
+    page = "x 1\n```console\n$ ft a\nx 1  far\nx 2\nx 2 3\nx 4 3\nother words 3\n…\n$ ft b\nx 1\n```\nx 2"
+    found = rewritten(page, {"ft a": ["x 5", "x 1   far ", "x 4 7", "x 1 8", "others 3"]})
+    shown = "x 1   far\nx 5\nx 4 7\nx 1 8\nother words 3\n…"
+    assert found == f"x 1\n```console\n$ ft a\n{shown}\n$ ft b\nx 1\n```\nx 2"
 
 
 def test_a_line_that_is_no_longer_printed_is_a_fault() -> None:
