@@ -1,7 +1,7 @@
 """Run the commands of README and docs in a fresh clone and compare the figures they show: make readme.
 
-`python tests/readme.py --write` puts the lines that were printed in the place of those shown, where only figures
-are different. What a page says about them in its own words is left to its author.
+`python tests/readme.py --write` puts the lines that were printed in the place of those shown, where figures
+alone are different. What a page says about them in its own words is left to its author.
 """
 
 from __future__ import annotations
