@@ -21,8 +21,8 @@ METHOD_FACTORS = {
     "lora": 1.0,
     "dora": 1.0,
     "rslora": 1.0,  # and divided by the root of the rank, by which its update is larger than LoRA's
-    "pissa": 0.1,
-    "lora+": 0.25,
+    "pissa": 0.25,
+    "lora+": 0.125,
     "ia3": 10.0,
     "full": 0.1,
 }
