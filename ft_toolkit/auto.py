@@ -44,12 +44,13 @@ class Measure:
 def learning_rate(adapter: Adapter, width: int, steps: int, objective: Objective) -> float:
     """The peak learning rate, to two digits.
 
-    LoRA: 4 / sqrt(width * rank * steps), as if there were at least SHORT_STEPS; masked models 0.55 of it.
+    LoRA: 0.71 / sqrt(width * rank), masked models 0.55 of it; beyond SHORT_STEPS it falls with the cube root
+    of the steps.
     """
     if adapter.method == "scratch":
         rate = SCRATCH_RATE * math.sqrt(SCRATCH_WIDTH / width)
     else:
-        rate = METHOD_FACTORS[adapter.method] / math.sqrt(width * max(steps, SHORT_STEPS))
+        rate = METHOD_FACTORS[adapter.method] / math.sqrt(32 * width) / math.cbrt(max(1, steps / SHORT_STEPS))
         rate *= 4 / math.sqrt(adapter.known_rank) if adapter.has_rank else 1.0
         rate *= MASKED_FACTOR if objective == "masked" else 1.0
     if adapter.method == "rslora":

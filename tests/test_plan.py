@@ -115,11 +115,11 @@ def test_a_plan_may_come_before_its_text(tiny_recipe: Callable[..., Recipe], tmp
     [
         (
             ["--tokens", "4096000"],
-            "learning rate 0.00057 (auto: lora, width 768, 1000 steps), rank 64 (auto)",
+            "learning rate 0.001 (auto: lora, width 768, 1000 steps), rank 64 (auto)",
         ),
         (
             ["--family", "bert", "--tokens", "4096000"],  # masked: a lower rate, as ft finetune takes
-            "learning rate 0.00031 (auto: lora, width 768, 1000 steps), rank 64 (auto)",
+            "learning rate 0.00056 (auto: lora, width 768, 1000 steps), rank 64 (auto)",
         ),
         ([], "learning rate auto: the text decides; give --tokens"),
     ],

@@ -227,10 +227,10 @@ def test_what_a_method_lacks_is_not_tried_and_replay_that_was_asked_for_stays() 
 def test_rate_and_alpha_follow_length_and_rank() -> None:
     half = ground(training={"learning_rate": 2e-3}, adapter={"rank": 8, "alpha": 8})
     found = half.recipe_of(Settings(3.0, 32, "attention", 0.0), 144)
-    # four times the steps, and four times the rank
-    assert found.training.learning_rate == pytest.approx(3 * 2e-3 / 4, rel=0.05)
+    # four times the steps (a cube root), and four times the rank (a square root)
+    assert found.training.learning_rate == pytest.approx(3 * 2e-3 / 4 ** (1 / 3) / 2, rel=0.05)
     assert (found.adapter.rank, found.adapter.alpha, found.adapter.targets) == (32, 32, "attention")
-    assert found.name == "lr0.0015-rank32-attention-144steps"
+    assert found.name == "lr0.0019-rank32-attention-144steps"
 
 
 def test_a_recipe_of_the_gallery_is_extended_by_its_name(
