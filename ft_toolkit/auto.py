@@ -16,7 +16,8 @@ Objective = Literal["causal", "masked"]
 MOST_RANK = 64
 HIGHEST_RATE, LOWEST_RATE = 0.02, 1e-6
 SHORT_STEPS = 32  # shorter trainings want no higher rate (docs/log.md)
-# times LoRA's rate at rank 16
+# times LoRA's rate; of methods without a rank, LoRA's at this one
+NO_RANK = 16
 METHOD_FACTORS = {
     "lora": 1.0,
     "dora": 1.0,
@@ -33,7 +34,7 @@ SCRATCH_RATE, SCRATCH_WIDTH = 3e-3, 256  # the starters' own, docs/log.md
 
 @dataclass(frozen=True)
 class Measure:
-    """What the rules go by."""
+    """What the rules go by, and how much is read."""
 
     width: int  # of the hidden states
     steps: int  # planned optimizer steps
@@ -44,14 +45,15 @@ class Measure:
 def learning_rate(adapter: Adapter, width: int, steps: int, objective: Objective) -> float:
     """The peak learning rate, to two digits.
 
-    LoRA: 0.71 / sqrt(width * rank), masked models 0.55 of it; beyond SHORT_STEPS it falls with the cube root
+    LoRA: 1 / sqrt(2 * width * rank), masked models 0.55 of it; beyond SHORT_STEPS it falls with the cube root
     of the steps.
     """
     if adapter.method == "scratch":
         rate = SCRATCH_RATE * math.sqrt(SCRATCH_WIDTH / width)
     else:
-        rate = METHOD_FACTORS[adapter.method] / math.sqrt(32 * width) / math.cbrt(max(1, steps / SHORT_STEPS))
-        rate *= 4 / math.sqrt(adapter.known_rank) if adapter.has_rank else 1.0
+        own_rank = adapter.known_rank if adapter.has_rank else NO_RANK
+        rate = METHOD_FACTORS[adapter.method] / math.sqrt(2 * width * own_rank)
+        rate /= math.cbrt(max(1, steps / SHORT_STEPS))
         rate *= MASKED_FACTOR if objective == "masked" else 1.0
     if adapter.method == "rslora":
         rate /= math.sqrt(adapter.known_rank)

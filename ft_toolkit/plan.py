@@ -161,10 +161,12 @@ def filled(
         steps = asked.training.steps or math.ceil((tokens or 0) / asked.training.batch_tokens)
         read = round(tokens or steps * asked.training.batch_tokens)
         measure = auto.Measure(sizes.width, steps, read, sizes.objective)
-    if measure is None:
-        measure = auto.Measure(sizes.width, 1, 1, sizes.objective)  # the rank goes by the width alone
-        return auto.fill(asked, measure).adapter, "learning rate auto: the text decides; give --tokens"
-    return auto.fill(asked, measure).adapter, auto.words(asked, measure)
+    knows_steps = measure is not None
+    measure = measure or auto.Measure(sizes.width, 1, 1, sizes.objective)  # the rank goes by the width alone
+    adapter = auto.fill(asked, measure).adapter
+    if asked.training.learning_rate == "auto" and not knows_steps:
+        return adapter, "learning rate auto: the text decides; give --tokens"
+    return adapter, auto.words(asked, measure)
 
 
 def tried(recipe: str, is_probed: bool) -> tuple[Measure | None, str | None]:

@@ -47,7 +47,7 @@ def test_the_rate_falls_with_the_root_of_the_rank_and_a_short_training_has_no_hi
         rates = [auto.learning_rate(each, 4096, 1000, "causal") for each in (low, high)]
         assert rates[0] / rates[1] == pytest.approx(4, rel=0.05)  # two digits
     plan = Adapter(rank=64)
-    assert auto.learning_rate(plan, 256, 32, "causal") == 0.0055  # 4 / sqrt(32 * 256 * 64)
+    assert auto.learning_rate(plan, 256, 32, "causal") == 0.0055  # 1 / sqrt(2 * 256 * 64)
     assert auto.learning_rate(plan, 256, 36, "causal") == 0.0053
     assert auto.learning_rate(plan, 256, 8 * 32, "causal") == 0.0028  # half
     assert auto.learning_rate(plan, 256, 36, "masked") == 0.0029

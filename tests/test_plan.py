@@ -110,6 +110,18 @@ def test_a_plan_may_come_before_its_text(tiny_recipe: Callable[..., Recipe], tmp
     )
 
 
+def test_a_plan_before_its_text_knows_the_rank_where_the_rate_is_given(
+    tiny_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    values = tiny_recipe(
+        adapter={"rank": "auto"}, training={"learning_rate": 1e-3, "steps": None}
+    ).model_dump()
+    values["corpus"]["source"] = "nowhere"
+    (tmp_path / "mine.yaml").write_text(strict_yaml.dump(values))
+    found = CliRunner().invoke(app, ["plan", str(tmp_path / "mine.yaml")])
+    assert found.output.splitlines()[-2] == "training        rank 8 (auto)"
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
