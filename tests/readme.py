@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # these first: the others use their runs
 FIRST = [ROOT / name for name in ("README.md", "README.ko.md", "docs/verdict.md")]
 PAGES = [*FIRST, *sorted(set((ROOT / "docs").glob("*.md")) - set(FIRST))]
+CONSOLE = re.compile(r"```console\n(.*?)```", flags=re.S)
 NUMBER = re.compile(r"[-−+]?\d+(?:\.\d+)?")
 TOLERANCE = 0.05
 CUT = "…"  # on a line of its own: lines were left out
@@ -25,7 +26,7 @@ CUT = "…"  # on a line of its own: lines were left out
 def blocks(text: str) -> list[tuple[str, list[str]]]:
     """(command, the output lines shown under it) for every `$ command` of a ```console block."""
     found: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", text, flags=re.S):
+    for block in CONSOLE.findall(text):
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], []))
@@ -56,16 +57,18 @@ def faults(shown: list[str], printed: list[str]) -> list[str]:
 
 def rewritten(text: str, printed: dict[str, list[str]]) -> str:
     """A page with what was printed by each command in the place of the lines that it shows."""
-    lines, command = text.split("\n"), None
+    return CONSOLE.sub(lambda block: _rewritten(block[0], printed), text)
+
+
+def _rewritten(block: str, printed: dict[str, list[str]]) -> str:
+    lines = block.split("\n")
     left: dict[str, list[str]] = {}  # of the command's lines, those not yet shown, by their skeleton
     for number, line in enumerate(lines):
-        if line.startswith("```"):
-            command = None
-        elif line.startswith("$ ") and line[2:] in printed:
-            command, left = line[2:], {}
-            for one in printed[command]:
+        if line.startswith("$ "):
+            left = {}
+            for one in printed.get(line[2:], []):
                 left.setdefault(skeleton(one), []).append(one.rstrip())
-        elif command is not None and (same := left.get(skeleton(line))):
+        elif same := left.get(skeleton(line)):
             # of a table that is shown in part, the row that begins with the same figure
             row = next((one for one in same if NUMBER.findall(one)[:1] == NUMBER.findall(line)[:1]), same[0])
             same.remove(row)

@@ -97,6 +97,7 @@ def test_only_figures_of_what_a_command_printed_are_written_into_its_page() -> N
     found = rewritten(page, {"ft a": ["x 5", "x 1   far ", "x 4 7", "x 1 8", "others 3"]})
     shown = "x 1   far\nx 5\nx 4 7\nx 1 8\nother words 3\n…"
     assert found == f"x 1\n```console\n$ ft a\n{shown}\n$ ft b\nx 1\n```\nx 2"
+    assert rewritten("```text\n$ ft a\nx 2\n```", {"ft a": ["x 5"]}) == "```text\n$ ft a\nx 2\n```"
 
 
 def test_a_line_that_is_no_longer_printed_is_a_fault() -> None:
