@@ -48,6 +48,7 @@ from ft_toolkit.training.mixture import shares
 from ft_toolkit.training.optimizers import make_optimizers
 from ft_toolkit.training.outcome import Outcome
 from ft_toolkit.training.state import Checkpoints
+from ft_toolkit.training.strength import settle_strength, strength_words
 
 _EARLY = {
     "patience": "validation no longer improves (training.patience)",
@@ -235,12 +236,17 @@ def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outc
     job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart, first)
     with _base_kept(run, it, validate, session):
         outcome = train(job, session, journal)
+        if outcome.stopped_by not in ("interrupted", "terminated"):
+            with told_when_stopped("before its strength was chosen; the same command goes on"):
+                outcome = settle_strength(tuned.model, adapter, outcome, validate)
     with told_when_stopped(f"while saving {run.trained_folder}"), run.writing(run.trained_folder):
         save_adapter(tuned.model, run.trained_folder, tuned.tokenizer if adapter.is_whole_model else None)
         run.record(files=run.trained_files(), training=outcome.as_dict())
     if outcome.stopped_by in _EARLY:
         place = f"stopped at step {outcome.steps} of {outcome.planned_steps}"
         session.screen.say(f"{place}: {_EARLY[outcome.stopped_by]}")
+    if words := strength_words(adapter, outcome):
+        session.screen.say(words)
     _stop_if_asked(outcome, run)
     return outcome
 

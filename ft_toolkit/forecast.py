@@ -39,6 +39,7 @@ from ft_toolkit.text.rows import Row
 from ft_toolkit.training.accumulation import Accumulation
 from ft_toolkit.training.loop import VALIDATIONS
 from ft_toolkit.training.schedule import batches, planned_steps
+from ft_toolkit.training.strength import USUAL_VALIDATIONS
 
 PROBE_TOKENS = 1024  # scored to learn the speed; as many again warm up
 ROW_TOKENS = 64  # of a row where each token is scored in one of its own
@@ -94,10 +95,11 @@ def forecast(it: Material, session: Session) -> Forecast:
     check_seconds = _token_seconds(it, validation, checks)
     judged_seconds = check_seconds if judged == checks else _token_seconds(it, validation, judged)
     judging = judged_seconds * 2 * sum(_tokens_read(text, judged) for text in texts)
+    strengths = USUAL_VALIDATIONS if recipe.adapter.has_strength and recipe.adapter.strength == "auto" else 0
     trained_bytes = 4 * sum(p.numel() for p in trainable(it.pair.tuned.model).values())
     return Forecast(
         training,
-        (1 + min(VALIDATIONS, steps)) * check_seconds * _tokens_read(validation, checks),
+        (1 + min(VALIDATIONS, steps) + strengths) * check_seconds * _tokens_read(validation, checks),
         judging + check_seconds * _drift_tokens(it) + GATE_SECONDS,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         (1 + 2 * 4) * trained_bytes,

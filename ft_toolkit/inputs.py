@@ -25,7 +25,7 @@ _AUTO = {
 _LATER: dict[str, dict[str, Any]] = {
     "corpus": {"near_duplicates": NEAR_DUPLICATES, "keep_duplicates": False, "weight": None},
     "split": {"group": None},
-    "adapter": {"base_precision": "float32"},
+    "adapter": {"base_precision": "float32", "strength": "auto"},
 }
 
 

@@ -73,7 +73,7 @@ def ladder(recipe: Recipe, runs_folder: Path, device: str = "auto", screen: Scre
 
 def _check(recipe: Recipe) -> None:
     """raises   FtError for a recipe that has no ladder"""
-    from ft_toolkit.sections import NAME_LETTERS
+    from ft_toolkit.recipe_values import NAME_LETTERS
 
     if recipe.adapter.is_whole_model:
         fix = "Say --set adapter.method=lora."

@@ -5,8 +5,6 @@ Unknown keys are refused, all defaults are here, and nothing changes a recipe af
 
 from __future__ import annotations
 
-import codecs
-import re
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -23,56 +21,14 @@ from pydantic import (
 )
 
 from ft_toolkit.recipe_faults import BRANCHES
+from ft_toolkit.recipe_values import codec_name, duration_seconds, folder_name, share
 from ft_toolkit.references import parse_text
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-NAME_LETTERS = 100  # a file system takes 255, and a number may stand behind it
 BasePrecision = Literal["float32", "bfloat16", "4bit"]
 Unit = Literal["file", "paragraph", "line", "row"]
 SEEDS = 2**63  # every generator takes these
 NEAR_DUPLICATES = 0.8  # Jaccard similarity, as in Lee et al. 2022 (arXiv:2107.06499)
 LEAST_RANK = 8  # of rank: auto, and what it stands for where no base is known
-
-
-def duration_seconds(value: object) -> object:
-    """`20m` becomes 1200.0; a bare number is refused, since its unit would be unclear."""
-    if value is None or isinstance(value, float):
-        return value
-    match = _DURATION.fullmatch(str(value))
-    if not match:
-        raise ValueError("a time with its unit, such as 90s, 20m or 1.5h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def _share(value: object) -> object:
-    """`5%` becomes 0.05."""
-    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
-    return float(match[1]) / 100 if match else value
-
-
-def _folder_name(value: str) -> str:
-    if len(value) > NAME_LETTERS:
-        raise ValueError(f"a name of at most {NAME_LETTERS} letters")
-    if not _NAME.fullmatch(value):
-        raise ValueError("a name of letters, digits, '.', '_' and '-'")
-    return value
-
-
-def codec_name(value: str | None) -> str | None:
-    """An encoding by its name in Python, so that euc-kr and EUC_KR are one.
-
-    raises   ValueError for a name that Python does not have, or not for text
-    """
-    if value is None:
-        return None
-    try:
-        found = codecs.lookup(value)
-        "a".encode(found.name)  # a codec from bytes to bytes, such as zip, is no encoding
-    except (LookupError, ValueError):
-        raise ValueError("an encoding such as cp949, shift_jis or cp1252") from None
-    return found.name
 
 
 class Section(BaseModel):
@@ -139,7 +95,7 @@ class Corpus(Section):
         None, description="of the text, as the Hub writes it: cc0-1.0, cc-by-4.0; own: it is yours to give"
     )
     language: str | None = Field(None, description="of the text, as in en or it; stands on the card")
-    name: Annotated[str, AfterValidator(_folder_name)] | None = Field(
+    name: Annotated[str, AfterValidator(folder_name)] | None = Field(
         None, description="of this text in tables; by default its file's, folder's or data set's"
     )
     weight: Annotated[float | None, Field(gt=0, le=1_000_000)] = Field(
@@ -202,6 +158,9 @@ class Adapter(Section):
     base_precision: BasePrecision = Field(
         "float32", description="of the frozen base while it trains; scores are float32 (docs/models.md)"
     )
+    strength: Literal["auto"] | Annotated[float, Field(gt=0, le=2)] = Field(
+        "auto", description="the update saved, times this; auto: the least that keeps 95 % of the gain"
+    )
     tokens: list[str] = Field(
         [], description="words whose pieces' embeddings are trained too, as they stand in the vocabulary"
     )
@@ -224,6 +183,17 @@ class Adapter(Section):
         if self.tokenizer == "train" and self.method != "scratch":
             raise ValueError("tokenizer: train only with method: scratch, since its rows mean other words")
         return self
+
+    @model_validator(mode="after")
+    def _only_a_product_has_a_strength(self) -> Adapter:
+        if self.strength not in ("auto", 1) and not self.has_strength:
+            raise ValueError("strength only with lora, rslora or lora+, and without tokens")
+        return self
+
+    @property
+    def has_strength(self) -> bool:
+        """Whether a smaller alpha alone makes the whole update smaller."""
+        return self.method in ("lora", "rslora", "lora+") and not self.tokens
 
     @property
     def has_rank(self) -> bool:
@@ -260,7 +230,7 @@ class Training(Section):
     mask_fraction: float = Field(
         0.15, gt=0, lt=1, description="masked models: share of the tokens masked in training"
     )
-    replay: Literal["auto"] | Annotated[float, BeforeValidator(_share), Field(ge=0, lt=1)] = Field(
+    replay: Literal["auto"] | Annotated[float, BeforeValidator(share), Field(ge=0, lt=1)] = Field(
         "auto",
         description="share of tokens with the base's own predictions, against forgetting: 5% (docs/auto.md)",
     )
@@ -308,7 +278,7 @@ class Publish(Section):
 
 
 class Recipe(Section):
-    name: Annotated[str, AfterValidator(_folder_name)] = Field(
+    name: Annotated[str, AfterValidator(folder_name)] = Field(
         description="the run folder's name; by default the recipe file's"
     )
     base: str = Field(

@@ -138,8 +138,11 @@ def _folder(runs_folder: Path, name: str, made_from: Mapping[str, Any], screen: 
 def run_of(recipe: Recipe, ground: Ground) -> Run:
     """The run of a trial: read where it ended before, else trained, from its checkpoint where there is one.
 
+    It is scored as it was trained: the strength to save at is chosen once, for the recipe that is written.
     A training whose numbers went wrong is kept with its reason.
     """
+    as_trained = recipe.adapter.model_copy(update={"strength": 1.0})
+    recipe = recipe.model_copy(update={"adapter": as_trained})
     run = Run(ground.folder / recipe.name)
     if run.facts.get("asked") == asked_for(recipe, judge=False) and (run.is_ended or "failed" in run.facts):
         return run

@@ -116,7 +116,7 @@ def tune(asked: Asked, runs_folder: Path, device: str = "auto", screen: Screen |
 
 def _seconds(budget: str) -> float:
     """raises   FtError for a time without a unit, or none at all"""
-    from ft_toolkit.sections import duration_seconds
+    from ft_toolkit.recipe_values import duration_seconds
 
     try:
         seconds = duration_seconds(budget)

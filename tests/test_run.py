@@ -186,13 +186,19 @@ def test_a_run_from_before_near_duplicates_is_read_and_one_without_them_is_known
         older["corpus"]["keep_duplicates"],
         older["corpus"]["split"]["group"],
         older["adapter"]["base_precision"],
+        older["adapter"]["strength"],
     )
     run.write("recipe.yaml", yaml.safe_dump(older))
     corpus = {key: older["corpus"][key] for key in ("text", "documents", "split")}
     decisive = {"adapter": older["adapter"], "training": older["training"], "corpus": corpus}
     run.record(recipe_sha256=value_sha256(decisive))  # as it was hashed then
     assert Run(run.folder).recipe == recipe
-    for key in ("near_duplicates: null", "keep_duplicates: true", "base_precision: bfloat16"):
+    for key in (
+        "near_duplicates: null",
+        "keep_duplicates: true",
+        "base_precision: bfloat16",
+        "strength: 0.8",
+    ):
         changed = yaml.safe_dump(recipe.model_dump(mode="json"))
         name = key.partition(":")[0]
         run.write("recipe.yaml", re.sub(rf"{name}: \S+", key, changed))

@@ -101,9 +101,11 @@ def test_a_search_goes_on_after_a_stop_finds_the_right_rate_and_its_recipe_says_
     assert "The best of 3 trials on the validation part: learning rate 0.01, rank 8 on all-linear" in comment
     assert "A figure chosen among 3 is optimistic. No trial saw the test part" in comment
     assert yaml.safe_load(text)["extends"] == "own/small.yaml"
-    # the very recipe of the best trial, and with --set: ft finetune trains the same weights
+    # the very recipe of the best trial, and with --set: ft finetune trains the same weights, and weakens them
     best = Run.open(f"runs/small-tune/{rows[2]['run']}").recipe
-    assert read_recipe(to).recipe == best.model_copy(update={"name": "small-tuned"})
+    assert best.adapter.strength == 1
+    weaker = best.adapter.model_copy(update={"strength": "auto"})
+    assert read_recipe(to).recipe == best.model_copy(update={"name": "small-tuned", "adapter": weaker})
     assert best.training.patience == 5
 
     tune(asked, Path("runs"), "cpu", QUIET)  # all is there

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -29,6 +30,17 @@ def at_strength(model: PeftModel, strength: float) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.set_scale(name, 1)
+
+
+def set_strength(model: PeftModel, strength: float) -> None:
+    """Multiply the active adapter's alpha for good: what is saved afterwards is the weaker adapter."""
+    name = str(model.active_adapter)
+    config: Any = model.peft_config[name]
+    config.lora_alpha *= strength
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_alpha[name] = config.lora_alpha
+            module.set_scale(name, 1)
 
 
 def refuse_fixed_strength(folder: Path) -> None:

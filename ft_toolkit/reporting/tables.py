@@ -255,6 +255,8 @@ def making_facts(run: Run) -> list[Fact]:
         ended = _ENDS.get(trained["stopped_by"], trained["stopped_by"])
         steps = f"{trained['steps']:,} of {trained['planned_steps']:,} ({ended})"
         found += [("steps", steps), ("best step", f"{trained['best_step']:,}, by validation loss")]
+        if trained.get("strength", 1) != 1:
+            found.append(("saved at strength", f"{trained['strength']:g}"))
     if "mixed" in run.facts:
         parts = (f"{part['weight']:g} × {part['run']}" for part in run.facts["mixed"])
         found.append(("mixed from", " + ".join(parts)))

@@ -211,11 +211,14 @@ def _procedure(it: Published) -> Iterator[str]:
     yield _trained(recipe)
     if training:
         rate = training.get("learning_rate") or recipe.training.peak  # a start that diverged lowers it
+        strength = training.get("strength", 1)
+        weakened = "" if strength == 1 else f", saved at strength {strength:g} (in its alpha)"
         yield (
             f"- **Training**: {training['steps']} of {training['planned_steps']} steps, {training['tokens']} "
             f"tokens, learning rate {rate:g}, {training['precision']}; the "
             f"{'weights' if recipe.adapter.is_whole_model else 'adapter'} "
-            f"of step {training['best_step']}, chosen on the validation part. Seed {recipe.training.seed}."
+            f"of step {training['best_step']}, chosen on the validation part{weakened}. "
+            f"Seed {recipe.training.seed}."
         )
     device = it.facts.get("device", NOT_MEASURED)
     yield f"- **Machine**: {device}, {_seconds(it.facts.get('wall_seconds'))}."

@@ -11,7 +11,7 @@ from mmap import mmap
 from pathlib import PurePath
 
 from ft_toolkit.errors import Unreadable
-from ft_toolkit.sections import codec_name
+from ft_toolkit.recipe_values import codec_name
 
 _SAMPLE_BYTES = 2**20
 _LEAST_SHARE = 0.2  # of the characters beyond ASCII that have to be among a language's most frequent ones

@@ -16,7 +16,7 @@ class Outcome:
     planned_steps: int
     best_step: int
     base_validation_nats: float  # a token, before the first step, where the adapter still changes nothing
-    best_validation_nats: float | None  # None when it stopped before the first validation
+    best_validation_nats: float | None  # as it is saved; None: stopped before the first validation
     tokens: int  # read in training, all epochs
     seconds: float  # of training, summed over resumed processes
     precision: str
@@ -24,6 +24,8 @@ class Outcome:
     skipped_steps: int = 0  # with a loss or gradient that was not finite
     learning_rate: float | None = None  # the peak that was used; None in runs of an older ft-toolkit
     restarted_at: int | None = None  # the step at which a start that diverged was given up (restart.py)
+    strength: float = 1.0  # at which the adapter is saved (strength.py)
+    gain_kept: float | None = None  # share of the validation gain at that strength; None: there is no gain
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
