@@ -97,6 +97,22 @@ def test_twice_the_steps_are_forecast_to_take_twice_the_time(
     assert found[0] == pytest.approx(8.0, rel=0.3)  # a step is about one probe of 2 seconds
 
 
+def test_the_validations_that_choose_a_strength_are_counted(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = make_accelerator("cpu")
+    monkeypatch.setattr(room, "_token_seconds", lambda it, documents, protocol: 1e-3)
+    auto, fixed = (
+        forecast(
+            gathered(tiny_recipe(adapter=adapter), accelerator.device),
+            Session(accelerator, Screen(quiet=True)),
+        ).validation_seconds
+        for adapter in ({}, {"strength": 1})
+    )
+    # before the first step, after each of the five, and usually three for the strength
+    assert auto / fixed == pytest.approx(9 / 6)
+
+
 def test_only_a_long_training_is_told_its_time_first(tiny_recipe: Make) -> None:
     accelerator = make_accelerator("cpu")
     short = gathered(tiny_recipe(), accelerator.device)
