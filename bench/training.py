@@ -28,7 +28,7 @@ from ft_toolkit import shipped
 from ft_toolkit.models.language_model import for_scoring, language_model_of
 from ft_toolkit.models.model_pair import new_pair
 from ft_toolkit.progress import Screen
-from ft_toolkit.runtime import prepare_process, prepare_torch
+from ft_toolkit.runtime import bfloat16_is_faster, prepare_process, prepare_torch
 from ft_toolkit.sections import Adapter, Training
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded
@@ -109,12 +109,14 @@ def bench(name: str, rounds: int, peers: str | None) -> Sides:
     if peers and case.objective == "causal":
         sides.append("trl")
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    precision = torch.bfloat16 if bfloat16_is_faster("cpu") else torch.float32  # what training multiplies in
     ceiling = 0.0
     for _ in range(rounds):
-        ceiling = max(ceiling, matrix_ceiling(torch.float32))
+        ceiling = max(ceiling, matrix_ceiling(precision))
         for side in sides:
             found[side].append(one(side, name, STEPS[name], peers))
-    print(f"{name}: {case.rows} rows of {case.row_tokens}; float32 ceiling {ceiling / 1e9:.0f} GFLOP/s")
+    kind = str(precision).removeprefix("torch.")
+    print(f"{name}: {case.rows} rows of {case.row_tokens}; {kind} ceiling {ceiling / 1e9:.0f} GFLOP/s")
     figures: Sides = {}
     for side, lines in found.items():
         seconds = [line["seconds_per_1000_tokens"] for line in lines]
