@@ -111,7 +111,7 @@ def at_strength(run: Run, strength: float, *, device: str = "auto", screen: Scre
 def check_strength(strength: float) -> None:
     """raises   FtError for a number that an adapter's update is not multiplied by"""
     if not 0 < strength <= MOST_STRENGTH:
-        raise FtError("--strength", f"above 0 and at most {MOST_STRENGTH:g}", strength, "1 is as trained.")
+        raise FtError("--strength", f"above 0 and at most {MOST_STRENGTH:g}", strength, "1 is as saved.")
 
 
 def _check(parts: Sequence[Part], to: Path) -> None:

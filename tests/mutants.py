@@ -33,6 +33,7 @@ BLOCKS = ("tests/text/test_blocks.py",)
 CAUSAL = ("tests/judging/test_causal.py",)
 MASKED = ("tests/judging/test_masked.py",)
 LOOP = "tests/training/test_loop.py"
+STRENGTH = ("tests/training/test_strength.py",)
 MUTANTS = (
     Mutant(
         "label shift by one",
@@ -230,6 +231,20 @@ MUTANTS = (
         "RECHECK_NATS = 1e-4",
         "RECHECK_NATS = 1e4",
         ("tests/judging/test_store.py",),
+    ),
+    Mutant(
+        "strength chosen and not kept",
+        "ft_toolkit/training/strength.py",
+        "    set_strength(model, strength)\n",
+        "",
+        STRENGTH,
+    ),
+    Mutant(
+        "a strength without a number taken",
+        "ft_toolkit/training/strength.py",
+        "if not outcome.base_validation_nats - found >= KEPT_GAIN * gain:",
+        "if outcome.base_validation_nats - found < KEPT_GAIN * gain:",
+        STRENGTH,
     ),
 )
 

@@ -16,7 +16,7 @@ from ft_toolkit.models.mixing import refuse_other_kinds
 
 @contextmanager
 def at_strength(model: PeftModel, strength: float) -> Iterator[None]:
-    """Inside, the active adapter's update is multiplied: 0 is the base, 1 the adapter as it was trained.
+    """Inside, the active adapter's update is multiplied: 0 is the base, 1 the adapter as it is.
 
     PEFT computes strength * alpha / rank in the order in which an adapter that ft mix wrote has it, so both
     give the same numbers.
