@@ -17,6 +17,7 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 from transformers.activations import GELUTanh, NewGELUActivation
 
+from ft_toolkit.models.attention_products import attention_as_products
 from ft_toolkit.models.families import Family
 from ft_toolkit.models.lora_products import RoundedOnce, fewer_passes, plain_lora_layers
 
@@ -188,7 +189,7 @@ class SummedLoss(nn.Module):
         position_ids: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """(sum of the targets' NLL in nats, number of targets); arguments as for TokenScorer."""
-        with fewer_passes(self._lora_layers, self._rounded):
+        with fewer_passes(self._lora_layers, self._rounded), attention_as_products():
             hidden_states, weight, bias, target_ids = self.scorer.head_inputs(
                 input_ids, targets, attention_mask, position_ids
             )

@@ -266,7 +266,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, most_tokens: int, error: Ex
     ],
 )
 def test_where_memory_is_short_the_same_steps_are_taken_in_smaller_portions(
-    checkpoints: Checkpoints, plan: Training, monkeypatch: pytest.MonkeyPatch, error: Exception
+    checkpoints: Checkpoints, plan: Training, float32: None, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     adapters, steps = [], plan.model_copy(update={"batch_tokens": 288, "steps": 4})
     for is_short in (False, True):
