@@ -45,11 +45,15 @@ def _commit() -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's own name; platform.processor() gives none on Linux."""
+    """The processor's own name, and whether it multiplies bfloat16, in which training then computes.
+
+    platform.processor() gives no name on Linux.
+    """
     information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    text = information.read_text() if information.is_file() else ""
+    named = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    name = named[0] if named else platform.processor() or platform.machine()
+    return f"{name} with bfloat16" if "avx512_bf16" in text else name
 
 
 def _version(name: str) -> str | None:
