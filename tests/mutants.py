@@ -242,8 +242,8 @@ MUTANTS = (
     Mutant(
         "a strength without a number taken",
         "ft_toolkit/training/strength.py",
-        "if not outcome.base_validation_nats - found >= KEPT_GAIN * gain:",
-        "if outcome.base_validation_nats - found < KEPT_GAIN * gain:",
+        "return base_nats - nats[strength] >= KEPT_GAIN * gain",
+        "return not base_nats - nats[strength] < KEPT_GAIN * gain",
         STRENGTH,
     ),
 )

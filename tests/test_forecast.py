@@ -109,8 +109,8 @@ def test_the_validations_that_choose_a_strength_are_counted(
         ).validation_seconds
         for adapter in ({}, {"strength": 1})
     )
-    # before the first step, after each of the five, and usually three for the strength
-    assert auto / fixed == pytest.approx(9 / 6)
+    # before the first step, after each of the five, and usually two for the strength
+    assert auto / fixed == pytest.approx(8 / 6)
 
 
 def test_only_a_long_training_is_told_its_time_first(tiny_recipe: Make) -> None:

@@ -13,8 +13,8 @@ from ft_toolkit.sections import Adapter
 from ft_toolkit.training.outcome import Outcome
 
 KEPT_GAIN = 0.95  # of the validation gain in nats; the frontier is in docs/log.md
-STRENGTHS = tuple(tenths / 10 for tenths in range(9, 0, -1))
-USUAL_VALIDATIONS = 3  # until a strength keeps too little; ft plan counts them
+USUAL = 0.8  # the strength that is tried first: most texts keep it, or one of its neighbours
+USUAL_VALIDATIONS = 2  # until it is chosen; ft plan counts them
 
 
 def settle_strength(
@@ -29,24 +29,37 @@ def settle_strength(
     """
     if outcome.best_validation_nats is None or not adapter.has_strength or not isinstance(model, PeftModel):
         return outcome
-    strength, nats = 1.0, outcome.best_validation_nats
-    gain = outcome.base_validation_nats - nats
-    if adapter.strength == "auto":
-        for weaker in STRENGTHS if gain > 0 else ():
-            found = _at(model, weaker, validate)
-            if not outcome.base_validation_nats - found >= KEPT_GAIN * gain:
-                break
-            strength, nats = weaker, found
-    elif adapter.strength != 1:
-        strength, nats = adapter.strength, _at(model, adapter.strength, validate)
+    base_nats, gain = (
+        outcome.base_validation_nats,
+        outcome.base_validation_nats - outcome.best_validation_nats,
+    )
+    nats = {1.0: outcome.best_validation_nats}
+
+    def keeps(strength: float) -> bool:
+        with at_strength(model, strength):
+            nats[strength] = validate()
+        return base_nats - nats[strength] >= KEPT_GAIN * gain
+
+    strength = 1.0
+    if adapter.strength != "auto":
+        strength = adapter.strength
+        if strength not in nats:
+            keeps(strength)
+    elif gain > 0:
+        strength = _weakest(keeps)
     set_strength(model, strength)
-    kept = (outcome.base_validation_nats - nats) / gain if gain > 0 else None
-    return replace(outcome, best_validation_nats=nats, strength=strength, gain_kept=kept)
+    kept = (base_nats - nats[strength]) / gain if gain > 0 else None
+    return replace(outcome, best_validation_nats=nats[strength], strength=strength, gain_kept=kept)
 
 
-def _at(model: PeftModel, strength: float, validate: Callable[[], float]) -> float:
-    with at_strength(model, strength):
-        return validate()
+def _weakest(keeps: Callable[[float], bool]) -> float:
+    """In steps of a tenth, taking the gain to fall with the strength."""
+    if not keeps(USUAL):
+        return 0.9 if keeps(0.9) else 1.0
+    strength = USUAL
+    while (weaker := round(strength - 0.1, 1)) > 0 and keeps(weaker):
+        strength = weaker
+    return strength
 
 
 def strength_words(adapter: Adapter, outcome: Outcome) -> str:

@@ -77,10 +77,27 @@ def test_the_weakest_tenth_that_keeps_enough_of_a_known_curve_is_found(
     assert found.gain_kept is not None and found.gain_kept >= 0.95
 
 
-def test_a_curve_that_falls_short_and_rises_again_is_not_followed(checkpoints: dict[str, Path]) -> None:
-    curve = {1.0: 3.0, 0.9: 3.01, 0.8: 3.5, 0.7: 2.9}
-    found, _ = settled(checkpoints["bert"], Adapter(), outcome(5.0, 3.0), lambda at: curve.get(at, 9.0))
-    assert (found.strength, found.best_validation_nats) == (0.9, 3.01)
+@pytest.mark.parametrize(
+    ("curve", "strength", "tried"),
+    [
+        ({0.8: 3.5, 0.9: 3.01}, 0.9, [0.8, 0.9]),
+        ({0.8: 3.5, 0.9: 3.2}, 1.0, [0.8, 0.9]),
+        ({0.8: 3.0, 0.7: 3.5, 0.6: 2.9}, 0.8, [0.8, 0.7]),  # what rises again is not followed
+        ({0.8: 3.0, 0.7: 3.09, 0.6: 3.11}, 0.7, [0.8, 0.7, 0.6]),
+    ],
+)
+def test_few_strengths_are_validated(
+    checkpoints: dict[str, Path], curve: dict[float, float], strength: float, tried: list[float]
+) -> None:
+    asked: list[float] = []
+
+    def validated(at: float) -> float:
+        asked.append(at)
+        return curve[at]
+
+    found, _ = settled(checkpoints["bert"], Adapter(), outcome(5.0, 3.0), validated)
+    assert (found.strength, found.best_validation_nats) == (strength, {1.0: 3.0, **curve}[strength])
+    assert asked == tried
 
 
 @pytest.mark.parametrize("nats", [math.nan, math.inf])
