@@ -28,7 +28,7 @@ METHOD_FACTORS = {
     "full": 0.1,
 }
 MASKED_FACTOR = 0.55  # a seventh of the tokens has a target: the gradient is noisier (docs/log.md)
-CAUSAL_REPLAY = 0.1
+CAUSAL_REPLAY = 0.2
 SCRATCH_RATE, SCRATCH_WIDTH = 3e-3, 256  # the starters' own, docs/log.md
 
 
