@@ -33,7 +33,7 @@ BLOCKS = ("tests/text/test_blocks.py",)
 CAUSAL = ("tests/judging/test_causal.py",)
 MASKED = ("tests/judging/test_masked.py",)
 LOOP = "tests/training/test_loop.py"
-STRENGTH = ("tests/training/test_strength.py",)
+STRENGTH = ("tests/training/test_saved_strength.py",)
 MUTANTS = (
     Mutant(
         "label shift by one",
