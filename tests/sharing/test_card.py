@@ -115,6 +115,18 @@ def test_every_figure_of_the_card_comes_from_the_run() -> None:
     assert [figure for figure in figures if figure not in known and figure not in derived] == []
 
 
+@pytest.mark.parametrize("strength", [None, 1.0, 0.8])
+def test_the_card_says_at_which_strength_an_adapter_was_saved(strength: float | None) -> None:
+    it = published()
+    training = {"steps": 9, "planned_steps": 9, "best_step": 9, "tokens": 99, "precision": "float32"}
+    training |= {"learning_rate": 0.005} | ({} if strength is None else {"strength": strength})
+    run = it.comparison["run"] | {"training": training}
+    card = write_card(replace(it, comparison=it.comparison | {"run": run}))
+    says = "of step 9, chosen on the validation part, saved at strength 0.8 (in its alpha). Seed 0."
+    assert (says in card) == (strength == 0.8)
+    assert ("chosen on the validation part. Seed 0." in card) == (strength != 0.8)
+
+
 def test_what_was_not_measured_says_so() -> None:
     card = write_card(published())
     assert "**Energy**: not measured" in card and "**Calibration**: not measured" in card
