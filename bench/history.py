@@ -10,6 +10,8 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from ft_toolkit.runtime import bfloat16_is_faster
+
 HISTORY = Path(__file__).with_name("history.jsonl")
 LIBRARIES = ("torch", "transformers", "peft", "lm_eval")
 Sides = dict[str, dict[str, float]]  # of each side: median_seconds, over_ours
@@ -25,7 +27,7 @@ def append(
     line = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
-        "cpu": _cpu(),
+        "cpu": _cpu() + (" with bfloat16" if bfloat16_is_faster("cpu") else ""),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in LIBRARIES},
@@ -45,15 +47,11 @@ def _commit() -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's own name, and whether it multiplies bfloat16, in which training then computes.
-
-    platform.processor() gives no name on Linux.
-    """
+    """The processor's own name; platform.processor() gives none on Linux."""
     information = Path("/proc/cpuinfo")
-    text = information.read_text() if information.is_file() else ""
-    named = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    name = named[0] if named else platform.processor() or platform.machine()
-    return f"{name} with bfloat16" if "avx512_bf16" in text else name
+    lines = information.read_text().splitlines() if information.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str | None:

@@ -236,7 +236,7 @@ def _trained(run: Run, it: Material, journal: Journal, session: Session) -> Outc
     job = TrainingJob(tuned, it.rows, it.recipe.training, optimizers, validate, may_restart, first)
     with _base_kept(run, it, validate, session):
         outcome = train(job, session, journal)
-        if outcome.stopped_by not in ("interrupted", "terminated"):
+        if not outcome.is_unfinished:
             with told_when_stopped("before its strength was chosen; the same command goes on"):
                 outcome = settle_strength(tuned.model, adapter, outcome, validate)
     with told_when_stopped(f"while saving {run.trained_folder}"), run.writing(run.trained_folder):
@@ -327,7 +327,7 @@ def _validation_words(run: Run) -> str:
 
 def _stop_if_asked(outcome: Outcome, run: Run) -> None:
     """raises   KeyboardInterrupt or Terminated where a signal ended the training; a checkpoint is saved"""
-    if outcome.stopped_by not in ("interrupted", "terminated"):
+    if not outcome.is_unfinished:
         return
     place = f"{outcome.stopped_by} at step {outcome.steps} of {outcome.planned_steps}"
     words = f"{place}; the same command resumes from there, or ft resume {run.folder}"

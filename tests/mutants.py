@@ -235,15 +235,15 @@ MUTANTS = (
     Mutant(
         "strength chosen and not kept",
         "ft_toolkit/training/strength.py",
-        "    set_strength(model, strength)\n",
-        "",
+        "        set_strength(model, strength)\n",
+        "        pass\n",
         STRENGTH,
     ),
     Mutant(
         "a strength without a number taken",
         "ft_toolkit/training/strength.py",
-        "return base_nats - nats[strength] >= KEPT_GAIN * gain",
-        "return not base_nats - nats[strength] < KEPT_GAIN * gain",
+        "return base_nats - nats(strength) >= KEPT_GAIN * gain",
+        "return not base_nats - nats(strength) < KEPT_GAIN * gain",
         STRENGTH,
     ),
 )

@@ -51,8 +51,8 @@ def attention(
     knows_order = getattr(module, "is_causal", True) if is_causal is None else is_causal
     is_plain = not more.get("dropout") and not any(more.get(name) is not None for name in _OTHERS)
     is_short = query.shape[2] == key.shape[2] <= MOST_TOKENS
-    is_whole = query.device.type == "cpu" and not (attention_mask is None and knows_order)
-    if not (is_plain and is_short and is_whole):
+    is_told = attention_mask is not None or not knows_order  # by the mask, what each query sees
+    if not (is_plain and is_short and is_told and query.device.type == "cpu"):
         found, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
         return found, None
     groups, scale = getattr(module, "num_key_value_groups", 1), more.get("scaling")
@@ -84,8 +84,9 @@ class Attention(torch.autograd.Function):
         weights = q @ k.transpose(-1, -2)
         wide = torch.promote_types(q.dtype, torch.float32)
         at_once = max(1, CACHED_NUMBERS // weights[0].numel())
-        masks = [0.0] * len(weights) if mask is None else mask.expand(len(weights), -1, -1, -1).split(at_once)
-        for rows, seen in zip(weights.split(at_once), masks, strict=False):
+        every = torch.zeros(1, 1, 1, 1) if mask is None else mask
+        masks = every.expand(len(weights), -1, -1, -1).split(at_once)
+        for rows, seen in zip(weights.split(at_once), masks, strict=True):
             rows.copy_(rows.to(wide).mul_(scale).add_(seen).softmax(-1))
         ctx.save_for_backward(q, k, v, weights)
         ctx.scale = scale

@@ -21,8 +21,7 @@ def at_strength(model: PeftModel, strength: float) -> Iterator[None]:
     PEFT computes strength * alpha / rank in the order in which an adapter that ft mix wrote has it, so both
     give the same numbers.
     """
-    name = str(model.active_adapter)
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    name, layers = str(model.active_adapter), _layers(model)
     try:
         for layer in layers:
             layer.set_scale(name, strength)
@@ -37,10 +36,13 @@ def set_strength(model: PeftModel, strength: float) -> None:
     name = str(model.active_adapter)
     config: Any = model.peft_config[name]
     config.lora_alpha *= strength
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.lora_alpha[name] = config.lora_alpha
-            module.set_scale(name, 1)
+    for layer in _layers(model):
+        layer.lora_alpha[name] = config.lora_alpha
+        layer.set_scale(name, 1)
+
+
+def _layers(model: PeftModel) -> list[LoraLayer]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
 def refuse_fixed_strength(folder: Path) -> None:

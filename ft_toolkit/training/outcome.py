@@ -27,5 +27,10 @@ class Outcome:
     strength: float = 1.0  # at which the adapter is saved (strength.py)
     gain_kept: float | None = None  # share of the validation gain at that strength; None: there is no gain
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a signal ended it, so that the same command goes on with it."""
+        return self.stopped_by in ("interrupted", "terminated")
+
     def as_dict(self) -> dict[str, object]:
         return asdict(self)

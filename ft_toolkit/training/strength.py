@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from peft import PeftModel
 from torch import nn
@@ -29,27 +30,27 @@ def settle_strength(
     """
     if outcome.best_validation_nats is None or not adapter.has_strength or not isinstance(model, PeftModel):
         return outcome
-    base_nats, gain = (
-        outcome.base_validation_nats,
-        outcome.base_validation_nats - outcome.best_validation_nats,
-    )
-    nats = {1.0: outcome.best_validation_nats}
+    base_nats, trained_nats = outcome.base_validation_nats, outcome.best_validation_nats
+    gain = base_nats - trained_nats
+
+    @cache
+    def nats(strength: float) -> float:
+        if strength == 1:
+            return trained_nats
+        with at_strength(model, strength):
+            return validate()
 
     def keeps(strength: float) -> bool:
-        with at_strength(model, strength):
-            nats[strength] = validate()
-        return base_nats - nats[strength] >= KEPT_GAIN * gain
+        return base_nats - nats(strength) >= KEPT_GAIN * gain
 
-    strength = 1.0
-    if adapter.strength != "auto":
-        strength = adapter.strength
-        if strength not in nats:
-            keeps(strength)
-    elif gain > 0:
-        strength = _weakest(keeps)
-    set_strength(model, strength)
-    kept = (base_nats - nats[strength]) / gain if gain > 0 else None
-    return replace(outcome, best_validation_nats=nats[strength], strength=strength, gain_kept=kept)
+    strength = adapter.strength
+    if strength == "auto":
+        strength = _weakest(keeps) if gain > 0 else 1.0
+    found = nats(strength)
+    if strength != 1:  # an alpha that is not changed stays the whole number that it was
+        set_strength(model, strength)
+    kept = (base_nats - found) / gain if gain > 0 else None
+    return replace(outcome, best_validation_nats=found, strength=strength, gain_kept=kept)
 
 
 def _weakest(keeps: Callable[[float], bool]) -> float:

@@ -128,6 +128,13 @@ def test_an_adapter_without_gain_or_strength_stays_as_it_was_trained(
     assert scale == 1.0
 
 
+def test_a_strength_of_the_recipe_is_validated_once_also_where_nothing_was_gained(
+    checkpoints: dict[str, Path],
+) -> None:
+    found, scale = settled(checkpoints["gpt2"], Adapter(strength=0.5), outcome(5.0, 6.0), lambda at: 5.0 + at)
+    assert (found.strength, scale, found.best_validation_nats, found.gain_kept) == (0.5, 0.5, 5.5, None)
+
+
 def test_a_strength_of_the_recipe_is_taken_whatever_it_costs(checkpoints: dict[str, Path]) -> None:
     plan = Adapter(strength=0.25)
     found, scale = settled(checkpoints["gpt2"], plan, outcome(5.0, 4.0), lambda at: 5.5 - at)
@@ -171,6 +178,8 @@ def test_a_run_keeps_the_matrices_that_were_trained_and_plain_peft_agrees_on_the
         )
         for name, more in (("trained", {"strength": 1}), ("saved", {}))
     )
+    as_it_was = json.loads((as_trained.adapter_folder / "adapter_config.json").read_text())["lora_alpha"]
+    assert (as_it_was, type(as_it_was)) == (16, int)
     before, after = (
         load_file(run.adapter_folder / "adapter_model.safetensors") for run in (as_trained, saved)
     )
