@@ -27,7 +27,7 @@ def append(
     line = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
-        "cpu": _cpu() + (" with bfloat16" if bfloat16_is_faster("cpu") else ""),
+        "cpu": _cpu() + _used_as(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in LIBRARIES},
@@ -52,6 +52,14 @@ def _cpu() -> str:
     lines = information.read_text().splitlines() if information.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+def _used_as() -> str:
+    """What of its instructions is used; ATEN_CPU_CAPABILITY=avx2 makes it an older processor."""
+    if bfloat16_is_faster("cpu"):
+        return " with bfloat16"
+    is_lowered = os.environ.get("ATEN_CPU_CAPABILITY") == "avx2"
+    return " as one with AVX2 alone" if is_lowered else ""
 
 
 def _version(name: str) -> str | None:

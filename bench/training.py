@@ -5,6 +5,9 @@
 Models of real shapes with random weights, each training in a process of its own, sides in turn; medians,
 ratios, the share of the machine's own matrix product, and peak memory. TRL has an environment of its own:
 python -m venv peers && peers/bin/pip install -r bench/peers.txt, then --peers peers/bin/python.
+
+With ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 in the environment every side computes as on a processor
+with AVX2 alone.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ trl            TRL's SFTTrainer, with packing
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -55,7 +56,9 @@ def collate(rows: Sequence[dict[str, list[int]]], case: Case) -> dict[str, torch
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself."""
+    """Whether the processor multiplies bfloat16 itself, and is not to be used as an older one."""
+    if os.environ.get("ATEN_CPU_CAPABILITY", "avx512") != "avx512":
+        return False
     flags = Path("/proc/cpuinfo")
     return flags.is_file() and "avx512_bf16" in flags.read_text()
 

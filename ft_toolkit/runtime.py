@@ -43,6 +43,8 @@ def prepare_process() -> None:
     """Settings that must stand before torch and transformers are imported; harmless when repeated."""
     # two threads that spin at their barriers beside another busy process run slower than one
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # of oneDNN's kernels, half a megabyte each; the 1024 of its own setting would take what a model needs
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # else transformers has a bot of the Hub open a pull request at a checkpoint without safetensors
@@ -130,13 +132,14 @@ def threads() -> int:
 def bfloat16_is_faster(device_type: str) -> bool:
     """Whether this hardware multiplies bfloat16 faster than float32: by its instructions, not by a timing.
 
-    A timing would let the same recipe train in another precision from one day to the next.
+    A timing would let the same recipe train in another precision from one day to the next. A processor that
+    torch is told to use as an older one (ATEN_CPU_CAPABILITY) is an older one.
     """
     import torch
 
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device_type == "cpu":
+    if device_type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
 

@@ -12,6 +12,7 @@ from peft import PeftModel
 from ft_toolkit.errors import FtError, NumbersGoneWrong
 from ft_toolkit.judging.batches import batches
 from ft_toolkit.judging.masked import windows
+from ft_toolkit.models.float_products import products_through_onednn
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.documents import Document
@@ -34,7 +35,7 @@ def mean_pooled(model: LanguageModel, texts: Sequence[str], where: str = "text")
     bare = model.model.get_base_model() if isinstance(model.model, PeftModel) else model.model
     trunk = bare.get_submodule(model.family.trunk)
     sums, tokens = np.zeros((len(texts), 0)), np.zeros(len(texts))
-    with torch.inference_mode():
+    with torch.inference_mode(), products_through_onednn():
         for width, some in batches(rows, lambda row: len(row[1]), BATCH_TOKENS):
             input_ids = torch.zeros((len(some), width), dtype=torch.long)
             attention_mask = torch.zeros((len(some), width), dtype=torch.long)

@@ -20,6 +20,8 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ft_toolkit.models.float_products import add_product, product
+
 Matrix = Callable[[torch.dtype], Tensor]  # precision → a frozen matrix, (in, out)
 
 
@@ -114,9 +116,9 @@ class _Product(torch.autograd.Function):
                 a.to(dtype),
                 b.T.to(dtype).contiguous(),
             )
-            low, weight = rows @ low_a.T, matrix(dtype)  # (n, rank), (in, out)
-            y = rows @ weight if bias is None else torch.addmm(bias.to(dtype), rows, weight)
-            y.addmm_(low, b_rows)
+            low = product(rows, low_a.T)  # (n, rank)
+            y = product(rows, matrix(dtype), None if bias is None else bias.to(dtype))
+            add_product(y, low, b_rows)
         ctx.save_for_backward(rows, low, low_a, b_rows)
         ctx.matrix, ctx.shape, ctx.dtypes = matrix, x.shape, (x.dtype, a.dtype, b.dtype)
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -128,11 +130,11 @@ class _Product(torch.autograd.Function):
         with torch.autocast(rows.device.type, enabled=False):
             of_y = outer[0].reshape(-1, b_rows.shape[1]).to(rows.dtype)
             # (n, out) @ (out, rank) with the right side read by columns: the fast of the two layouts
-            of_low = of_y @ b_rows.T
-            of_b_rows = low.T @ of_y  # (rank, out)
-            gradient_a = of_low.T @ rows
+            of_low = product(of_y, b_rows.T)
+            of_b_rows = product(low.T, of_y)  # (rank, out)
+            gradient_a = product(of_low.T, rows)
             gradient_x = None
             if ctx.needs_input_grad[0]:
-                of_rows = of_y @ ctx.matrix(rows.dtype).T
-                gradient_x = of_rows.addmm_(of_low, a).view(ctx.shape).to(of_x)
+                of_rows = product(of_y, ctx.matrix(rows.dtype).T)
+                gradient_x = add_product(of_rows, of_low, a).view(ctx.shape).to(of_x)
         return gradient_x, None, None, gradient_a.to(of_a), of_b_rows.T.to(of_b)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 
 from ft_toolkit.models.attention_products import attention_as_products
 from ft_toolkit.models.families import Family
+from ft_toolkit.models.float_products import product, products_through_onednn
 from ft_toolkit.models.lora_products import RoundedOnce, fewer_passes, plain_lora_layers
 
 NO_TARGET = -100
@@ -84,7 +84,7 @@ class TokenScorer(nn.Module):
             more["position_ids"] = position_ids + self.family.first_position(bare.config)
         trunk = bare.get_submodule(self.family.trunk)
         target_mask = targets != NO_TARGET
-        with _only_where(target_mask, self._last_feed_forward):
+        with _only_where(target_mask, self._last_feed_forward), products_through_onednn():
             hidden_states = trunk(
                 input_ids=input_ids, attention_mask=attention_mask, **more
             ).last_hidden_state
@@ -228,7 +228,7 @@ class _SummedNll(torch.autograd.Function):
                 0  # P - 1 is computed below in float32: bfloat16 would round it to 0 where P is near 1
             )
             words = _as_wide(weight[some], hidden_states)
-            of_hidden.mul_(shrink).add_(exp_logits.to(words.dtype) @ words)
+            of_hidden.mul_(shrink).add_(product(exp_logits.to(words.dtype), words))
         log_sum = row_max + share.log()
         of_hidden.div_(share).add_((target_logits - log_sum).expm1_() * weight[target_ids])
         of_weight = torch.empty_like(weight) if wants_weight else None
@@ -269,7 +269,7 @@ def _slices(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Itera
 
 
 def _logits(hidden_states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    logits = F.linear(hidden_states, _as_wide(weight, hidden_states), bias)
+    logits = product(hidden_states, _as_wide(weight, hidden_states).T, bias)
     return logits.to(torch.promote_types(hidden_states.dtype, torch.float32))
 
 
