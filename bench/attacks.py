@@ -27,7 +27,7 @@ from ft_toolkit.sections import Adapter
 from ft_toolkit.session import Session
 from ft_toolkit.text.canaries import with_canaries
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.training.accelerator import make_accelerator
 
 DOCUMENTS = 32  # to train on, and as many held out
@@ -57,7 +57,7 @@ def passes(documents: list[Document], learning_rate: float) -> Iterator[tuple[in
 def main() -> None:
     texts = [document.text[:CHARACTERS] for document in read_source("package:everyday-medicine").documents]
     random.Random(0).shuffle(texts)
-    documents = [Document("t", row, text) for row, text in enumerate(texts[: 2 * DOCUMENTS])]
+    documents = [TextDocument("t", row, text) for row, text in enumerate(texts[: 2 * DOCUMENTS])]
     print("learning rate, passes: excess gap in nats; AUC of base and tuned by loss, min-k, zone; canaries")
     for learning_rate in (2e-4, 2e-3):
         for number, pair in passes(with_canaries(documents[:DOCUMENTS], CANARIES), learning_rate):

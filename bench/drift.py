@@ -32,7 +32,7 @@ from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options, Session
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.splitting import sample
 from ft_toolkit.training.accelerator import make_accelerator
 
@@ -46,7 +46,7 @@ def held_out_books(path: Path, characters: int) -> list[Document]:
     with gzip.open(path, "rt") as lines:
         rows = [json.loads(line) for line in lines]
     unseen = [row for row in rows if int(sha256(row["id"].encode()).hexdigest(), 16) % 50 == 0]
-    return sample([Document("books", n, row["text"][:characters]) for n, row in enumerate(unseen)], BOOKS)
+    return sample([TextDocument("books", n, row["text"][:characters]) for n, row in enumerate(unseen)], BOOKS)
 
 
 def measured(recipe: Recipe, runs: Path, books: Sequence[Document]) -> tuple[Estimate, Difference]:

@@ -37,7 +37,7 @@ from ft_toolkit.sections import Adapter
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.training.accelerator import make_accelerator
 
 GPT2_FLOPS_A_TOKEN = 2 * 123.7e6  # forward: two for each weight that a token meets, head included
@@ -46,14 +46,14 @@ GPT2_FLOPS_A_TOKEN = 2 * 123.7e6  # forward: two for each weight that a token me
 def log_normal_documents(count: int, tokenizer: object, longest: int, seed: int = 0) -> list[Encoded]:
     """Real text of the bundled corpora, cut to log-normal(5, 1) lengths in tokens."""
     text = "\n".join(d.text for d in read_source("package:italian-cooking").documents)
-    stream = encode([Document("stream", 0, text)], tokenizer)[0].ids  # type: ignore[arg-type]
+    stream = encode([TextDocument("stream", 0, text)], tokenizer)[0].ids  # type: ignore[arg-type]
     draw = np.random.default_rng(seed)
     lengths = np.clip(draw.lognormal(5, 1, count).round().astype(int), 2, longest)
     found = []
     for row, length in enumerate(lengths):
         start = int(draw.integers(0, len(stream) - length))
         piece = tokenizer.decode(stream[start : start + length])  # type: ignore[attr-defined]
-        found.append(Document("bench", row, piece))
+        found.append(TextDocument("bench", row, piece))
     return encode(found, tokenizer)  # type: ignore[arg-type]
 
 
@@ -146,13 +146,15 @@ def bench_pll(rounds: int) -> Sides:
     torch.manual_seed(0)
     model = BertForMaskedLM(BertConfig()).eval().requires_grad_(False)
     stream = encode(
-        [Document("s", 0, " ".join(d.text for d in read_source("package:everyday-medicine").documents))],
+        [TextDocument("s", 0, " ".join(d.text for d in read_source("package:everyday-medicine").documents))],
         tokenizer,
     )[0].ids
     lengths = np.linspace(16, 64, 16).round().astype(int)
     cuts = np.split(stream[: lengths.sum()], np.cumsum(lengths)[:-1])
     texts = [
-        Encoded(Document("pll", i, f"{i}"), ids, np.ones(len(ids), bool), np.arange(len(ids), dtype=np.int32))
+        Encoded(
+            TextDocument("pll", i, f"{i}"), ids, np.ones(len(ids), bool), np.arange(len(ids), dtype=np.int32)
+        )
         for i, ids in enumerate(cuts)
     ]
     special = special_tokens(FAMILIES["bert"], tokenizer, "bench")
@@ -257,7 +259,7 @@ def peak_megabytes(vocabulary: int, batch_tokens: int) -> None:
     model = for_scoring(GPT2LMHeadModel(config))
     ids = np.random.default_rng(0).integers(0, vocabulary, 4096).astype(np.int32)
     texts = [
-        Encoded(Document("m", i, "m"), part, np.ones(512, bool), np.arange(512, dtype=np.int32))
+        Encoded(TextDocument("m", i, "m"), part, np.ones(512, bool), np.arange(512, dtype=np.int32))
         for i, part in enumerate(np.split(ids, 8))
     ]
     losses = TokenScorer(model, FAMILIES["gpt2"])

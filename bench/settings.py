@@ -42,7 +42,7 @@ from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.splitting import read_parts, sample
 from ft_toolkit.training.accelerator import make_accelerator
 
@@ -112,7 +112,7 @@ class Judge:
         """Of each text: change in nats a token, and the ends of its interval."""
         base = load_base(run.recipe.base)
         characters = BOOK_CHARACTERS[base.family.objective]
-        own = [Document("books", n, text[:characters]) for n, text in enumerate(self.books)]
+        own = [TextDocument("books", n, text[:characters]) for n, text in enumerate(self.books)]
         general = sample(read_source("package:general-probe").documents, SCORED)
         _, parts = read_parts(*run.recipe.corpora)
         every = {"held_out": (corpus, sample(parts.test, SCORED)), "general": ("", general), "own": ("", own)}

@@ -49,7 +49,7 @@ def speed(megabytes: float, base: str) -> None:
     from transformers import AutoTokenizer
 
     from ft_toolkit.references import parse_base
-    from ft_toolkit.text.documents import Document
+    from ft_toolkit.text.documents import Document, TextDocument
     from ft_toolkit.text.tokens import TokenStore, tokenised
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(parse_base(base).folder))
@@ -63,12 +63,12 @@ def speed(megabytes: float, base: str) -> None:
             return len(source)
 
         def __getitem__(self, place: Any) -> Any:
-            return Document("text", place, source[place]["text"])
+            return TextDocument("text", place, source[place]["text"])
 
         def __iter__(self) -> Any:
             for start, batch in enumerate(source.iter(1000)):
                 for n, one in enumerate(batch["text"]):
-                    yield Document("text", 1000 * start + n, one)
+                    yield TextDocument("text", 1000 * start + n, one)
 
     def encoded(batch: dict[str, list[str]]) -> Any:
         return tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False)

@@ -35,7 +35,7 @@ from ft_toolkit.runtime import bfloat16_is_faster, prepare_process, prepare_torc
 from ft_toolkit.sections import Adapter, Training
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Rows
 from ft_toolkit.training.accelerator import make_accelerator
@@ -51,7 +51,7 @@ def rows_of(case: Case, steps: int) -> Rows:
     """The documents as training lays them out: full rows as they are, ragged ones packed."""
     documents = [
         Encoded(
-            Document("bench", n, f"{n}"),
+            TextDocument("bench", n, f"{n}"),
             ids.astype(np.int32),
             np.ones(len(ids), bool),
             np.arange(len(ids), dtype=np.int32),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from itertools import accumulate
 
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.screening import screen
 
 THRESHOLD = 0.8
@@ -41,7 +41,7 @@ def planted(documents: int, pairs: int, seed: int = 0) -> tuple[list[Document], 
         else:
             words = words[: 4 + round((len(words) - 4) * similarity)]
         twins.append(words)
-    found = [Document(f"{n}.txt", 0, " ".join(words)) for n, words in enumerate([*texts, *twins])]
+    found = [TextDocument(f"{n}.txt", 0, " ".join(words)) for n, words in enumerate([*texts, *twins])]
     return found, [(n, documents - pairs + n) for n in range(pairs)]
 
 

@@ -24,7 +24,7 @@ from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.references import parse_run
 from ft_toolkit.runtime import prepare_torch
 from ft_toolkit.sharing.pulled import open_run
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 _DESCRIPTION = """Perplexity (causal) or pseudo-perplexity (masked) of texts: exp(total nats / total tokens)
 over all of them, never a mean of perplexities. The model, its adapter and the protocol are passed to
@@ -68,7 +68,7 @@ class DomainPerplexity(evaluate.Metric):  # type: ignore[misc]  # evaluate carri
         )
 
     def _compute(self, predictions: Sequence[str]) -> dict[str, Any]:
-        texts = [Document("predictions", row, text) for row, text in enumerate(predictions) if text]
+        texts = [TextDocument("predictions", row, text) for row, text in enumerate(predictions) if text]
         encoded = prepare(texts, self._model.tokenizer, self._protocol)
         if not encoded:
             raise FtError("predictions", "at least one text", "none", "Pass predictions=[…].")

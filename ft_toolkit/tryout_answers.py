@@ -25,7 +25,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.run_models import trained_pairs
 from ft_toolkit.session import Session
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 T = TypeVar("T")
 BASE, TUNED = "base", "tuned"
@@ -195,7 +195,7 @@ def _refuse_unreadable(text: str) -> None:
 
 def _read(model: LanguageModel, text: str) -> Encoded:
     """raises   FtError for a text of which the tokenizer leaves nothing"""
-    found = encode([Document("typed", 0, text)], model.tokenizer)
+    found = encode([TextDocument("typed", 0, text)], model.tokenizer)
     if not found:
         raise FtError("ft try", "a text with a token in it", "none", "Type a word.")
     return found[0]

@@ -29,7 +29,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 
 TinyRecipe = Callable[..., Recipe]
 MOVED_NATS = 1e-3  # a token: less would prove nothing
@@ -38,7 +38,7 @@ MERGED_NATS = 1e-5
 
 def held_out(run: Run) -> list[Document]:
     rows = [row for row in run.read_table("documents.parquet") if row["split"] == "test"]
-    return [Document(row["source"], row["row"], row["text"]) for row in rows]
+    return [TextDocument(row["source"], row["row"], row["text"]) for row in rows]
 
 
 def nats(model: torch.nn.Module, base: LanguageModel, documents: list[Document]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Session
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.training.accelerator import make_accelerator
 
 Make = Callable[..., Recipe]
@@ -42,7 +42,7 @@ def test_the_tokens_that_a_forecast_counts_are_those_that_the_model_reads(
 ) -> None:
     base, read = load_base(str(checkpoints[family])), [0]
     how = choose_protocol(base, protocol, window)
-    documents = prepare([Document("t", n, text) for n, text in enumerate(TEXTS)], base.tokenizer, how)
+    documents = prepare([TextDocument("t", n, text) for n, text in enumerate(TEXTS)], base.tokenizer, how)
     exact = TokenScorer.nll_and_top1
 
     def counted(self: TokenScorer, ids: torch.Tensor, *more: Any) -> Any:
@@ -147,7 +147,7 @@ def test_a_document_of_any_length_is_probed_by_its_beginning(
     accelerator, read = make_accelerator("cpu"), [0]
     material = gathered(tiny_recipe(), accelerator.device)
     how = choose_protocol(material.pair.base)
-    long = prepare([Document("long", 0, "salt and pepper " * 20_000)], material.pair.base.tokenizer, how)
+    long = prepare([TextDocument("long", 0, "salt and pepper " * 20_000)], material.pair.base.tokenizer, how)
 
     def counted(model: object, documents: Any, protocol: object) -> None:
         read[0] = max(read[0], *(len(document.ids) for document in documents))

@@ -22,7 +22,7 @@ from ft_toolkit.models.adapters import attach_adapter, load_whole, save_adapter
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 TEXTS = ["Wash your hands before you eat.", "Boil the pasta in plenty of salted water.", ""]
 
@@ -31,7 +31,7 @@ def totals(folder: Path, protocol: str = "auto") -> tuple[float, int]:
     base = load_base(str(folder))
     chosen = choose_protocol(base, protocol)
     documents = prepare(
-        [Document("t", row, text) for row, text in enumerate(TEXTS) if text], base.tokenizer, chosen
+        [TextDocument("t", row, text) for row, text in enumerate(TEXTS) if text], base.tokenizer, chosen
     )
     scores = score(base, documents, chosen)
     found = corpus_totals(document_totals(d, nll) for d, nll in zip(documents, scores, strict=True))

@@ -26,7 +26,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.labels import read_labelled
 from ft_toolkit.text.overlap import overlaps
 
@@ -179,7 +179,7 @@ def test_a_set_that_ships_is_balanced_free_and_in_no_corpus(name: str) -> None:
     lengths = [len(row["text"]) for row in rows]
     assert f"{min(lengths)} to {max(lengths)}" in " ".join(readme.split())
     assert all(label in readme for label in counts)
-    documents = [Document(name, number, row["text"]) for number, row in enumerate(rows)]
+    documents = [TextDocument(name, number, row["text"]) for number, row in enumerate(rows)]
     for corpus in CORPORA:
         found = overlaps(list(read_source(f"package:{corpus}").documents), {"labelled": documents})[
             "labelled"

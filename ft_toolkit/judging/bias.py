@@ -22,7 +22,7 @@ from ft_toolkit.judging.statistics import CONFIDENCE, holm
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.pairs import DIRECTIONS, BiasPair
 from ft_toolkit.text.rows import Ids
 
@@ -129,7 +129,7 @@ def bias(pair: ModelPair, pairs: Sequence[BiasPair]) -> Bias:
 def preferences(model: LanguageModel, pairs: Sequence[BiasPair]) -> Values:
     """(pairs,) log-probability of the more stereotyping sentence minus that of the other, in nats."""
     texts = [text for each in pairs for text in (each.more, each.less)]
-    documents = encode([Document("pairs", row, text) for row, text in enumerate(texts)], model.tokenizer)
+    documents = encode([TextDocument("pairs", row, text) for row, text in enumerate(texts)], model.tokenizer)
     if len(documents) < len(texts):
         row = next(row for row, text in enumerate(texts) if row not in {d.document.row for d in documents})
         raise FtError(

@@ -26,7 +26,7 @@ from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.sampling import Ids
 from ft_toolkit.sections import Judging
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.splitting import sample
 
 SAMPLES, SAMPLE_TOKENS = 32, 96  # drawn from a causal base; some 3 s of a quickstart, the first time
@@ -74,7 +74,9 @@ def _as_documents(pair: ModelPair, drawn: Sequence[Ids]) -> list[Encoded]:
     found = []
     for number, ids in enumerate(drawn):
         text = str(pair.base.tokenizer.decode(ids))
-        document = Document("sample", number, text, f"sample {number}")  # its own group, should two be equal
+        document = TextDocument(
+            "sample", number, text, f"sample {number}"
+        )  # its own group, should two be equal
         word_ids = np.arange(len(ids), dtype=np.int32)
         found.append(Encoded(document, ids, np.ones(len(ids), dtype=np.bool_), word_ids))
     return found

@@ -21,7 +21,7 @@ from ft_toolkit.judging.protocols import COVERING_GROUPS, SEED
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 EXPORTED_NATS = 1e-2  # a token and document: what float16 and another program's arithmetic may move
 _PADDING = 3  # tokens behind a row: the file's mask must keep them out
@@ -140,7 +140,7 @@ def _apart(path: Path, wanted: str, found: str) -> IntegrityFailed:
 
 
 def _encoded(model: LanguageModel, texts: Sequence[str]) -> list[Encoded]:
-    return encode([Document("probe", row, text) for row, text in enumerate(texts)], model.tokenizer)
+    return encode([TextDocument("probe", row, text) for row, text in enumerate(texts)], model.tokenizer)
 
 
 def _ids(model: LanguageModel, text: str) -> list[int]:

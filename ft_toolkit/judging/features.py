@@ -15,7 +15,7 @@ from ft_toolkit.judging.masked import windows
 from ft_toolkit.models.float_products import products_through_onednn
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.rows import Ids
 
 BATCH_TOKENS = 2048
@@ -58,7 +58,9 @@ def mean_pooled(model: LanguageModel, texts: Sequence[str], where: str = "text")
 
 def _rows(model: LanguageModel, texts: Sequence[str], where: str) -> list[tuple[int, Ids]]:
     """(number of the text, framed ids) of every window."""
-    documents = encode([Document("labelled", row, text) for row, text in enumerate(texts)], model.tokenizer)
+    documents = encode(
+        [TextDocument("labelled", row, text) for row, text in enumerate(texts)], model.tokenizer
+    )
     if len(documents) < len(texts):
         row = next(row for row in range(len(texts)) if row not in {d.document.row for d in documents})
         raise FtError(where, "a token in every text", f"none in {texts[row]!r}", "Fix that text.")

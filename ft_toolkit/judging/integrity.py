@@ -25,7 +25,7 @@ from ft_toolkit.models.language_model import LanguageModel, hash_weights
 from ft_toolkit.models.model_pair import load_pair
 from ft_toolkit.runtime import last_words, run_python
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 
 PROBE_CHARACTERS = 2000  # enough for a window and a half of a small model; read in well under a second
 PROBE_DOCUMENTS = 4
@@ -140,7 +140,7 @@ def _in_a_fresh_process(base: LanguageModel, folder: Path, texts: Sequence[str])
 
 def probe_scores(model: LanguageModel, texts: Sequence[str]) -> list[np.ndarray]:
     """Nats of every token of each text, (n,) a text, in float32 and by a protocol that is quick."""
-    documents = encode([Document("probe", row, text) for row, text in enumerate(texts)], model.tokenizer)
+    documents = encode([TextDocument("probe", row, text) for row, text in enumerate(texts)], model.tokenizer)
     protocol = quick_protocol(model)
     return score(model, documents, protocol)
 

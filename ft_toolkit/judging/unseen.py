@@ -11,7 +11,7 @@ from ft_toolkit.references import parse_text
 from ft_toolkit.run import Run
 from ft_toolkit.sections import NEAR_DUPLICATES, Corpus, Judging, Split
 from ft_toolkit.text.corpus import faults_name, read_corpora, read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 from ft_toolkit.text.readers import is_table
 from ft_toolkit.text.screening import screen as screened
@@ -134,7 +134,7 @@ def recovered(run: Run, screen: Screen) -> Parts:
             held[row["split"]].append(read.in_group(row["group"]))
         elif (text := read.text if read else row["text"]) is not None:
             place = row["source"], row["row"], text, row.get("group")
-            held[row["split"]].append(Document(*place, corpus=row.get("corpus") or ""))
+            held[row["split"]].append(TextDocument(*place, corpus=row.get("corpus") or ""))
     if not parts.test:
         found = "no held-out document in the run folder or at the source"
         raise FtError(run.folder, "the held-out text", found, "Put the corpus back, or use --on.")

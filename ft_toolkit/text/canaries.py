@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 
 CONTROLS = 1023  # never trained on; with the canary itself 1,024 numbers, so an exposure of 10 bits at most
 _DIGITS = 9
@@ -35,4 +35,4 @@ def with_canaries(documents: Sequence[Document], count: int) -> list[Document]:
 def _sentence(kind: str, number: int) -> Document:
     """A draw by hash: it is the same on every machine, and no two kinds share one."""
     drawn = int(sha256(f"{kind} {number}".encode()).hexdigest(), 16) % 10**_DIGITS
-    return Document(kind, number, f"The number of the archive is {' '.join(f'{drawn:0{_DIGITS}}')}.")
+    return TextDocument(kind, number, f"The number of the archive is {' '.join(f'{drawn:0{_DIGITS}}')}.")

@@ -23,7 +23,7 @@ from ft_toolkit.errors import FtError, Unreadable
 from ft_toolkit.references import parse_text
 from ft_toolkit.sections import Corpus, Unit
 from ft_toolkit.text.columns import group_sha256, template
-from ft_toolkit.text.documents import Document, first_of_equal, identity_of_lines, line_feeds
+from ft_toolkit.text.documents import Document, TextDocument, first_of_equal, identity_of_lines, line_feeds
 from ft_toolkit.text.hub import hub_rows
 from ft_toolkit.text.kept import facts_of, is_kept, keep, kept_documents, place_for, shelved
 from ft_toolkit.text.packed import File
@@ -90,7 +90,7 @@ def _with_text(corpora: Sequence[Corpus], found: Reading) -> Iterator[Document]:
                 text, replaced = redact(text)
                 for kind, count in replaced.items():
                     found.redacted[kind] = found.redacted.get(kind, 0) + count
-            document = Document(name, row, text, whole_sha256, corpus=label)
+            document = TextDocument(name, row, text, whole_sha256, corpus=label)
             if text.strip():
                 own += 1
                 yield document

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,50 +45,94 @@ def identity_of_lines(lines: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Protocol):
     """One text and its place: `source` is relative to the corpus root, `row` counts from 0 within it."""
 
-    source: str
-    row: int
-    text: str
-    whole_sha256: str | None = None  # of the file (or the split.group) that this is a piece of
-    near_group: str | None = None  # the group of its near-duplicates (screening.py)
-    corpus: str = ""  # in a mixture the label of the source that it is of
-    _sha256: str | None = field(default=None, init=False, repr=False, compare=False)
-    _text_sha256: str | None = field(default=None, init=False, repr=False, compare=False)
+    @property
+    def source(self) -> str: ...
+    @property
+    def row(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def whole_sha256(self) -> str | None:
+        """Of the file (or the split.group) that this is a piece of."""
 
     @property
-    def id(self) -> str:
-        place = f"{self.source}#{self.row}"
-        return f"{self.corpus}: {place}" if self.corpus else place
+    def near_group(self) -> str | None:
+        """The group of its near-duplicates (screening.py)."""
+
+    @property
+    def corpus(self) -> str:
+        """In a mixture the label of the source that it is of."""
 
     @property
     def sha256(self) -> str:
         """The text's identity."""
+
+    @property
+    def text_sha256(self) -> str:
+        """Of the exact text, which is what a model reads."""
+
+    @property
+    def words(self) -> Hashes:
+        """A hash of each of its words (ngrams.py)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def group(self) -> str:
+        """The unit of splitting and resampling: pieces of one file are not independent."""
+
+    def in_group(self, near_group: str) -> Document:
+        """The same document among near-duplicates."""
+
+
+class Placed:
+    """What a document's place says, wherever its text is."""
+
+    __slots__ = ()
+
+    @property
+    def id(self: Document) -> str:
+        place = f"{self.source}#{self.row}"
+        return f"{self.corpus}: {place}" if self.corpus else place
+
+    @property
+    def group(self: Document) -> str:
+        return self.near_group or self.whole_sha256 or self.sha256
+
+
+@dataclass(frozen=True, slots=True)
+class TextDocument(Placed):
+    """A document in memory."""
+
+    source: str
+    row: int
+    text: str
+    whole_sha256: str | None = None
+    near_group: str | None = None
+    corpus: str = ""
+    _sha256: str | None = field(default=None, init=False, repr=False, compare=False)
+    _text_sha256: str | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
         if self._sha256 is None:
             object.__setattr__(self, "_sha256", identity(self.text))
         return self._sha256 or ""
 
     @property
     def text_sha256(self) -> str:
-        """Of the exact text, which is what a model reads."""
         if self._text_sha256 is None:
             object.__setattr__(self, "_text_sha256", sha256(self.text.encode()).hexdigest())
         return self._text_sha256 or ""
 
     @property
     def words(self) -> Hashes:
-        """A hash of each of its words (ngrams.py)."""
         return word_hashes(self.text)
 
-    @property
-    def group(self) -> str:
-        """The unit of splitting and resampling: pieces of one file are not independent."""
-        return self.near_group or self.whole_sha256 or self.sha256
-
     def in_group(self, near_group: str) -> Document:
-        """The same document among near-duplicates."""
         return replace(self, near_group=near_group)
 
 

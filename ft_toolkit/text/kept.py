@@ -33,7 +33,7 @@ from ft_toolkit.artefacts import (
 )
 from ft_toolkit.errors import FtError
 from ft_toolkit.session import kept_text
-from ft_toolkit.text.documents import Document, hash_documents
+from ft_toolkit.text.documents import Document, Placed, hash_documents
 from ft_toolkit.text.ngrams import Hashes
 from ft_toolkit.text.scratch import Words, disk, room_in
 
@@ -58,16 +58,16 @@ class Table:
     words: Words
 
 
-class KeptDocument(Document):
+class KeptDocument(Placed):
     """A document in a file: what is asked for is read from there, and not held."""
 
-    __slots__ = ("_number", "_table")
+    __slots__ = ("_number", "_table", "near_group")
     _number: int
     _table: Table
+    near_group: str | None
 
     def __init__(self, table: Table, number: int, near_group: str | None = None) -> None:
-        for name, value in (("_table", table), ("_number", number), ("near_group", near_group)):
-            object.__setattr__(self, name, value)
+        self._table, self._number, self.near_group = table, number, near_group
 
     def _cell(self, column: int) -> Any:
         return self._table.columns[column][self._number].as_py()

@@ -23,7 +23,7 @@ from ft_toolkit.models.sampling import draw
 from ft_toolkit.models.token_nll import TokenScorer
 from ft_toolkit.session import score_cache_path
 from ft_toolkit.text.blocks import NO_TARGET, Encoded, collate, encode, mask
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Ids, Row, outline_of
 
@@ -75,7 +75,7 @@ def _written(base: LanguageModel, tokens: float, block_tokens: int, seed: int, m
 
 def _document(number: int, ids: Ids) -> Encoded:
     none = np.zeros(len(ids), dtype=np.int32)
-    return Encoded(Document(SOURCE, number, f"{SOURCE} {number}"), ids, none.astype(np.bool_), none)
+    return Encoded(TextDocument(SOURCE, number, f"{SOURCE} {number}"), ids, none.astype(np.bool_), none)
 
 
 def _predicted(base: LanguageModel, tokens: float, block_tokens: int, seed: int, masked: float) -> list[Row]:
@@ -83,7 +83,7 @@ def _predicted(base: LanguageModel, tokens: float, block_tokens: int, seed: int,
     count, rows = int(np.ceil(tokens / SAMPLE_TOKENS)) + 1, list[Row]()
     while sum(len(row.input_ids) for row in rows) < tokens + block_tokens:
         texts = _general_texts(1 << (count - 1).bit_length(), seed, base.device)
-        documents = encode([Document(SOURCE, n, text) for n, text in enumerate(texts)], base.tokenizer)
+        documents = encode([TextDocument(SOURCE, n, text) for n, text in enumerate(texts)], base.tokenizer)
         begin, end = base.special.begin, base.special.end
         rows = list(pack(documents, "masked", begin, end, block_tokens, packed=base.family.packs))
         count *= 2

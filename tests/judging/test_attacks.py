@@ -38,7 +38,7 @@ from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.sections import Adapter
 from ft_toolkit.text.canaries import canaries
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 
 ALL = ["loss", "min-k 20 %", "error zone"]
 
@@ -201,7 +201,7 @@ def sentences(count: int, seed: int, words: int = 30) -> list[Document]:
     """Random words: a model that predicts their order has memorised them."""
     random = np.random.default_rng(seed)
     texts = [" ".join(random.choice(WORDS, words)) for _ in range(count)]
-    return [Document(f"{seed}.txt", row, text) for row, text in enumerate(texts)]
+    return [TextDocument(f"{seed}.txt", row, text) for row, text in enumerate(texts)]
 
 
 def scores_of(pair: ModelPair, train: list[Document], held_out: list[Document]) -> TokenScores:
@@ -260,7 +260,7 @@ def test_a_corpus_read_fifty_times_is_memorised_and_the_same_read_once_is_not(
 ) -> None:
     base = load_base(str(checkpoints["gpt2"]))
     texts = [text.text[:120] for text in read_source("package:everyday-medicine").documents[:40]]
-    documents = [Document("t", row, text) for row, text in enumerate(texts)]
+    documents = [TextDocument("t", row, text) for row, text in enumerate(texts)]
     words = []
     for passes in (1, 50):
         pair = trained(base, documents[:20], passes, rate=0.001)
@@ -287,7 +287,9 @@ def test_a_random_adapter_has_memorised_nothing(checkpoints: dict[str, Path]) ->
 
 def test_pieces_of_one_file_are_one_document(checkpoints: dict[str, Path]) -> None:
     base = load_base(str(checkpoints["gpt2"]))
-    pieces = [Document("a.txt", n, each.text, f"file {n // 3}") for n, each in enumerate(sentences(30, 5))]
+    pieces = [
+        TextDocument("a.txt", n, each.text, f"file {n // 3}") for n, each in enumerate(sentences(30, 5))
+    ]
     scores = scores_of(ModelPair(base, base), pieces, sentences(9, 6))
     held_out, train = (costs(corpus) for corpus in scores.corpora)
     assert (len(held_out), len(train)) == (9, 10)

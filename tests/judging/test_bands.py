@@ -35,7 +35,7 @@ from ft_toolkit.models.tokenizers import train_tokenizer, with_fresh_weights
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.splitting import Parts
 
 NEWLINE = 11  # some ids of a made-up vocabulary
@@ -48,7 +48,7 @@ def vocabulary(name: str) -> Vocabulary:
 @pytest.fixture(scope="module")
 def documents(small_corpus: Path) -> list[Document]:
     texts = [document.text for document in read_source(str(small_corpus)).documents[:20]]
-    return [Document("t.md", row, text[:150] + text[-250:]) for row, text in enumerate(texts)]
+    return [TextDocument("t.md", row, text[:150] + text[-250:]) for row, text in enumerate(texts)]
 
 
 def scorer_of(base_folder: Path) -> Scorer:
@@ -252,7 +252,7 @@ def test_positions_count_from_one_and_a_band_ends_at_its_last(texts: tuple[np.nd
 
 
 def test_control_characters_of_a_text_reach_no_terminal(checkpoints: dict[str, Path]) -> None:
-    texts = [Document("t", n, f"\x1b[2J{n} soup " * 9) for n in range(9)]
+    texts = [TextDocument("t", n, f"\x1b[2J{n} soup " * 9) for n in range(9)]
     scorer = scorer_of(checkpoints["gpt2"])
     found = corpus_bands(score_both(scorer, Text("t", "other", texts)), vocabulary("gpt2"))
     assert found.influence is not None

@@ -29,7 +29,7 @@ from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.models.sampling import sample_ids
 from ft_toolkit.text.blocks import Encoded, encode
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def own_text(gpt2: LanguageModel) -> list[Encoded]:
     found = []
     for number, ids in enumerate(sample_ids(gpt2, 40, 60, seed=0)):
         columns = np.ones(len(ids), dtype=np.bool_), np.arange(len(ids), dtype=np.int32)
-        found.append(Encoded(Document("own", number, f"{number}"), ids, *columns))
+        found.append(Encoded(TextDocument("own", number, f"{number}"), ids, *columns))
     return found
 
 

@@ -22,7 +22,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import TokenScorer
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 BEGIN = 0
 
@@ -45,7 +45,7 @@ def losses(base: LanguageModel) -> TokenScorer:
 def document(tokens: int, seed: int = 0) -> Encoded:
     ids = np.random.default_rng([seed, tokens]).integers(5, 8192, tokens, dtype=np.int32)
     return Encoded(
-        Document("t.txt", seed, f"{seed} {tokens}"),
+        TextDocument("t.txt", seed, f"{seed} {tokens}"),
         ids,
         np.ones(tokens, dtype=bool),
         np.arange(tokens, dtype=np.int32),
@@ -164,7 +164,10 @@ def test_windows_that_only_touch_begin_each_with_one_token_of_context(
 
 def document_of(ids: np.ndarray) -> Encoded:
     return Encoded(
-        Document("t.txt", 0, "piece"), ids, np.ones(len(ids), dtype=bool), np.arange(len(ids), dtype=np.int32)
+        TextDocument("t.txt", 0, "piece"),
+        ids,
+        np.ones(len(ids), dtype=bool),
+        np.arange(len(ids), dtype=np.int32),
     )
 
 

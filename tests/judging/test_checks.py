@@ -21,7 +21,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import SummedLoss, TokenScorer
 from ft_toolkit.text.blocks import Encoded, collate, encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.packing import pack
 
 TEXTS = [
@@ -63,7 +63,7 @@ def evaluates_perplexities(base: LanguageModel, texts: list[str]) -> list[float]
 
 
 def test_each_texts_perplexity_is_the_one_that_evaluate_reports(starter: LanguageModel) -> None:
-    documents = encode([Document("t", row, text) for row, text in enumerate(TEXTS)], starter.tokenizer)
+    documents = encode([TextDocument("t", row, text) for row, text in enumerate(TEXTS)], starter.tokenizer)
     scores = score(starter, documents, choose_protocol(starter))
     ours = [document_totals(d, nll).perplexity for d, nll in zip(documents, scores, strict=True)]
     assert ours == pytest.approx(evaluates_perplexities(starter, TEXTS), rel=1e-5)
@@ -88,7 +88,7 @@ def test_any_text_is_scored_whole_whatever_protocol_window_stride_batch_or_paddi
 
     def scored(padding_side: str, batch_tokens: int) -> list[tuple[Encoded, np.ndarray]]:
         base.tokenizer.padding_side = padding_side
-        documents = encode([Document("t", row, text) for row, text in enumerate(texts)], base.tokenizer)
+        documents = encode([TextDocument("t", row, text) for row, text in enumerate(texts)], base.tokenizer)
         with batches_of(batch_tokens):
             found = score(base, documents, protocol)
         return list(zip(documents, found, strict=True))
@@ -112,7 +112,7 @@ PLANTED, CONTROLS = (4, 7, 1), 30
 def exposures(base: LanguageModel, codes: list[tuple[int, ...]]) -> list[float]:
     """log2 |R| - log2 rank among all three-digit codes, in bits (Carlini et al. 2019, arXiv:1802.08232)."""
     documents = encode(
-        [Document("codes", row, TEMPLATE.format(*code)) for row, code in enumerate(EVERYTHING)],
+        [TextDocument("codes", row, TEMPLATE.format(*code)) for row, code in enumerate(EVERYTHING)],
         base.tokenizer,
     )
     scores = score(base, documents, choose_protocol(base))
@@ -130,7 +130,7 @@ def test_a_planted_canary_is_fully_exposed_and_codes_that_were_not_planted_are_n
     assert before < math.log2(1000)  # so that it is the planting that exposes it
     base = load_base("starter/gpt2")
     base.model.requires_grad_(True)
-    planted = encode([Document("notes", 0, TEMPLATE.format(*PLANTED))], base.tokenizer)
+    planted = encode([TextDocument("notes", 0, TEMPLATE.format(*PLANTED))], base.tokenizer)
     (row,) = pack(planted, "causal", base.special.begin, base.special.end, 64)
     batch, summed = collate([row], "causal"), SummedLoss(TokenScorer(base.model, base.family))
     optimizer = torch.optim.AdamW(base.model.parameters(), lr=1e-3, weight_decay=0.0)

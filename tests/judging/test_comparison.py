@@ -28,7 +28,7 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.screening import repeated_lines
 from ft_toolkit.text.splitting import Parts
 
@@ -75,7 +75,7 @@ def pair_of(checkpoints: dict[str, Path]) -> Callable[[str], Pair]:
 @pytest.fixture(scope="module")
 def documents(small_corpus: Path) -> list[Document]:
     return [
-        Document(d.source, d.row, d.text[:400]) for d in read_source(str(small_corpus)).documents
+        TextDocument(d.source, d.row, d.text[:400]) for d in read_source(str(small_corpus)).documents
     ]  # forty beginnings are enough
 
 
@@ -135,7 +135,7 @@ def test_outside_repeated_lines_counts_only_tokens_of_lines_that_one_document_ha
 ) -> None:
     pair = pair_of(name)
     own = [f"Chop {n} onions and fry them for {n + 3} minutes." for n in range(10)]
-    texts = [Document("t.md", n, HEADING + line) for n, line in enumerate(own)]
+    texts = [TextDocument("t.md", n, HEADING + line) for n, line in enumerate(own)]
     encoded = encode(texts, pair.base.tokenizer, repeated_lines(texts))
     # the heading stands first, so its tokens are those of the heading alone
     heading = len(pair.base.tokenizer.encode(HEADING, add_special_tokens=False))
@@ -159,8 +159,8 @@ def test_a_document_of_repeated_lines_alone_has_no_say_outside_them(
     pair_of: Callable[[str], Pair],
 ) -> None:
     pair = pair_of("gpt2")
-    texts = [Document("t.md", n, f"{HEADING}Line {n} alone.") for n in range(9)]
-    texts.append(Document("t.md", 9, HEADING.strip()))
+    texts = [TextDocument("t.md", n, f"{HEADING}Line {n} alone.") for n in range(9)]
+    texts.append(TextDocument("t.md", 9, HEADING.strip()))
     found = pair.compared(pair.both(texts, repeated=repeated_lines(texts))).corpora[0]
     assert found.outside_repeated_lines is not None
     assert (found.difference.documents, found.outside_repeated_lines.documents) == (10, 9)
@@ -170,7 +170,7 @@ def test_without_repeated_lines_there_is_no_second_figure(
     pair_of: Callable[[str], Pair],
 ) -> None:
     pair = pair_of("gpt2")
-    texts = [Document("t.md", n, f"Line {n} alone.") for n in range(9)]
+    texts = [TextDocument("t.md", n, f"Line {n} alone.") for n in range(9)]
     found = pair.compared(pair.both(texts, repeated=repeated_lines(texts))).corpora[0]
     assert (found.outside_repeated_lines, found.repeated_token_fraction) == (None, 0.0)
 
@@ -315,7 +315,7 @@ def test_comparison_json_is_read_back_as_it_was(
     parts: tuple[list[CorpusScores], Comparison], pair_of: Callable[[str], Pair], documents: list[Document]
 ) -> None:
     alone = pair_of("bert")
-    texts = [Document("t.md", n, f"{HEADING}Line {n} alone.") for n in range(9)]
+    texts = [TextDocument("t.md", n, f"{HEADING}Line {n} alone.") for n in range(9)]
     for comparison in (
         parts[1],
         alone.compared(alone.both(documents[:3], kind="other")),

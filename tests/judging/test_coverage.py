@@ -14,7 +14,7 @@ import pytest
 from ft_toolkit.judging import statistics
 from ft_toolkit.sections import Corpus, Split
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.splitting import read_parts, split
 
 RUNS = 1000
@@ -133,7 +133,7 @@ def clustered_coverage(
 
 
 def lone(documents: int) -> list[Document]:
-    return [Document(f"{n}.txt", 0, f"text {n}") for n in range(documents)]
+    return [TextDocument(f"{n}.txt", 0, f"text {n}") for n in range(documents)]
 
 
 def test_copies_count_once_and_the_interval_is_that_of_so_many_documents(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Judging
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 
 PLAN, NOTHING = Judging(), Judging(general=None)
 MakePair = Callable[..., ModelPair]
@@ -35,7 +35,9 @@ MakePair = Callable[..., ModelPair]
 
 @pytest.fixture(scope="module")
 def documents(small_corpus: Path) -> list[Document]:
-    return [Document(d.source, d.row, d.text[:150]) for d in read_source(str(small_corpus)).documents[:10]]
+    return [
+        TextDocument(d.source, d.row, d.text[:150]) for d in read_source(str(small_corpus)).documents[:10]
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +219,7 @@ def test_texts_of_a_single_token_behind_which_nothing_is_predicted_have_no_diver
     pair_of: MakePair,
 ) -> None:
     pair = pair_of("openai-gpt")  # no begin token
-    texts = [Document("t.md", row, letter) for row, letter in enumerate("abc")]
+    texts = [TextDocument("t.md", row, letter) for row, letter in enumerate("abc")]
     assert {len(one.ids) for one in encode(texts, pair.base.tokenizer)} == {1}
     assert score_divergence(scorer_of(pair), "texts", texts, keeps_ids=True) == []
     (scored,) = score_drift(scorer_of(pair), NOTHING, [])

@@ -7,7 +7,7 @@ import pytest
 
 from ft_toolkit.judging.exposure import exposure, side_exposure
 from ft_toolkit.text.canaries import CONTROLS, canaries, controls, with_canaries
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 
 def test_no_two_sentences_are_equal_and_each_run_has_the_same() -> None:
@@ -18,7 +18,7 @@ def test_no_two_sentences_are_equal_and_each_run_has_the_same() -> None:
 
 
 def test_canaries_stand_between_the_documents_and_move_none() -> None:
-    documents = [Document("t", n, f"text {n}") for n in range(10)]
+    documents = [TextDocument("t", n, f"text {n}") for n in range(10)]
     planted = with_canaries(documents, 4)
     assert [d for d in planted if d.source != "canary"] == documents
     places = [place for place, document in enumerate(planted) if document.source == "canary"]

@@ -21,7 +21,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe
 from ft_toolkit.session import Options
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 
 METHODS = ("lora", "rslora", "dora", "pissa", "ia3", "full", "scratch")
 Trained = tuple[torch.nn.Module, LanguageModel, Path, dict[str, str], list[Document]]
@@ -117,7 +117,7 @@ def test_a_training_that_moved_nothing_does_not_pass(checkpoints: dict[str, Path
     base = load_base(str(checkpoints["gpt2"]))
     model = attach_adapter(base, Adapter(), seed=0)
     save_adapter(model, tmp_path / "saved")
-    seen = observe(base.with_model(model), fingerprints(model), [Document("t.txt", 0, "Boil the pasta.")])
+    seen = observe(base.with_model(model), fingerprints(model), [TextDocument("t.txt", 0, "Boil the pasta.")])
     found = prove(seen, base, tmp_path / "saved")
     assert found.reload == "bitwise"
     with pytest.raises(IntegrityFailed, match="no matrix that moved"):

@@ -22,7 +22,7 @@ from ft_toolkit.models.model_pair import ModelPair
 from ft_toolkit.progress import Screen
 from ft_toolkit.sections import Adapter
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 
 
 class Kept(Screen):
@@ -44,7 +44,9 @@ def kept(tmp_path: Path) -> Kept:
 
 @pytest.fixture(scope="module")
 def documents(small_corpus: Path) -> list[Document]:
-    return [Document(d.source, d.row, d.text[:120]) for d in read_source(str(small_corpus)).documents[:12]]
+    return [
+        TextDocument(d.source, d.row, d.text[:120]) for d in read_source(str(small_corpus)).documents[:12]
+    ]
 
 
 def scored(

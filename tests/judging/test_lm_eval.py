@@ -9,7 +9,7 @@ from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.shipped import corpus
 from ft_toolkit.text.blocks import encode
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 
 @pytest.mark.oracle
@@ -29,7 +29,7 @@ def test_rolling_costs_what_lm_eval_says_over_one_window_and_over_many() -> None
         " ".join(recipe.text for recipe in recipes[:3]),
     ]
     texts += [document.text[:600] for document in recipes]
-    documents = encode([Document("t.txt", row, text) for row, text in enumerate(texts)], base.tokenizer)
+    documents = encode([TextDocument("t.txt", row, text) for row, text in enumerate(texts)], base.tokenizer)
     sizes = [len(document.ids) for document in documents]
     assert (len(sizes), min(sizes)) == (17, 1)
     assert {base.positions, 2 * base.positions} <= set(sizes)  # exactly full windows

@@ -24,7 +24,7 @@ from ft_toolkit.models.families import SpecialTokens
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 WINDOW = POSITIONS - 2  # beside [CLS] and [SEP]
 NAMES = ("bert", "distilbert")
@@ -59,7 +59,7 @@ def bases(checkpoints: dict[str, Path]) -> dict[str, LanguageModel]:
 def document(tokens: int, seed: int = 0) -> Encoded:
     ids = np.random.default_rng([seed, tokens]).permutation(np.arange(5, 8192, dtype=np.int32))[:tokens]
     return Encoded(
-        Document("t.txt", seed, f"{seed} {tokens}"),
+        TextDocument("t.txt", seed, f"{seed} {tokens}"),
         ids,
         np.ones(tokens, dtype=bool),
         np.arange(tokens, dtype=np.int32),
@@ -173,7 +173,7 @@ def test_the_groups_of_a_document_depend_on_its_text_and_not_on_its_place(
 ) -> None:
     base = bases["bert"]
     moved = Encoded(
-        Document("elsewhere.txt", 99, document(40).document.text),
+        TextDocument("elsewhere.txt", 99, document(40).document.text),
         document(40).ids,
         np.ones(40, bool),
         np.arange(40, dtype=np.int32),

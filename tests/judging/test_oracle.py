@@ -22,7 +22,7 @@ from ft_toolkit import shipped
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 STARTERS = ("gpt2", "bert")
 NATS_PER_TOKEN = 1e-5
@@ -172,7 +172,7 @@ def test_every_document_costs_what_a_plain_float64_reading_says(
 ) -> None:
     base = load_base(f"starter/{name}")
     documents = encode(
-        [Document("t.txt", row, r.text) for row, r in enumerate(readings[name])], base.tokenizer
+        [TextDocument("t.txt", row, r.text) for row, r in enumerate(readings[name])], base.tokenizer
     )
     protocol = choose_protocol(base, "covering" if name == "bert" else "auto")
     with batches_of(batch_tokens):

@@ -26,7 +26,7 @@ from huggingface_hub import constants
 from ft_toolkit.judging.protocols import choose_protocol, prepare, score
 from ft_toolkit.judging.totals import document_totals
 from ft_toolkit.models.checkpoints import load_base
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 pytestmark = [
     pytest.mark.live,
@@ -47,7 +47,7 @@ def network_is_on() -> Iterator[None]:
 def nats(name: str, text: str, protocol: str) -> np.ndarray:
     base = load_base(name)
     chosen = choose_protocol(base, protocol)
-    documents = prepare([Document("text", 0, text)], base.tokenizer, chosen)
+    documents = prepare([TextDocument("text", 0, text)], base.tokenizer, chosen)
     (nll,) = score(base, documents, chosen)
     return nll
 
@@ -109,7 +109,7 @@ def test_wikitext_by_the_page_of_transformers(
 ) -> None:
     base = load_base(name)
     protocol = choose_protocol(base, "concatenated", 1024, stride)
-    documents = prepare([Document("wikitext", 0, "\n\n".join(wikitext))], base.tokenizer, protocol)
+    documents = prepare([TextDocument("wikitext", 0, "\n\n".join(wikitext))], base.tokenizer, protocol)
     (nll,) = score(base, documents, protocol)
     assert document_totals(documents[0], nll).perplexity == pytest.approx(perplexity, abs=0.01)
 
@@ -118,7 +118,7 @@ def test_gpt2s_word_perplexity_is_what_lm_evaluation_harness_says() -> None:
     """Its task reads whole pages, detokenised, and divides by the words of the page as it was before."""
     task = pytest.importorskip("lm_eval.tasks.wikitext.preprocess_wikitext", reason="extra: oracles")
     pages = datasets.load_dataset("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", split="test")
-    texts = [Document("page", row, task.wikitext_detokenizer(page)) for row, page in enumerate(pages)]
+    texts = [TextDocument("page", row, task.wikitext_detokenizer(page)) for row, page in enumerate(pages)]
     words = sum(len(re.split(r"\s+", page["page"])) for page in pages)
     base = load_base("openai-community/gpt2")
     protocol = choose_protocol(base, "rolling")

@@ -13,7 +13,7 @@ import pytest
 from ft_toolkit.judging.store import Store
 from ft_toolkit.judging.totals import Scored
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 IDENTITY: dict[str, object] = {"weights": "a", "protocol": {"name": "document"}}
 
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def document(name: str) -> Encoded:
-    return Encoded(Document("t.txt", 0, name), *(np.arange(3, dtype=np.int32),) * 3)  # type: ignore[arg-type]
+    return Encoded(TextDocument("t.txt", 0, name), *(np.arange(3, dtype=np.int32),) * 3)  # type: ignore[arg-type]
 
 
 DOCUMENTS = [document(f"text {number}") for number in range(50)]
@@ -67,7 +67,7 @@ def test_another_list_of_documents_is_scored_whole_since_it_makes_other_batches(
 def test_documents_of_every_length_come_back_in_the_order_asked_for(store: Store) -> None:
     lengths = [9, 1, 4, 4, 2]
     texts = [
-        Encoded(Document("t.txt", row, f"{row}"), *(np.arange(n, dtype=np.int32),) * 3)  # type: ignore[arg-type]
+        Encoded(TextDocument("t.txt", row, f"{row}"), *(np.arange(n, dtype=np.int32),) * 3)  # type: ignore[arg-type]
         for row, n in enumerate(lengths)
     ]
     store.scores(IDENTITY, texts, Counted())

@@ -28,7 +28,7 @@ from ft_toolkit.progress import Screen
 from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.screening import repeated_lines
 
 QUIET = Screen(quiet=True)
@@ -41,7 +41,7 @@ TORCH_FREE = (
 @pytest.fixture(scope="module")
 def documents(small_corpus: Path) -> list[Document]:
     texts = [d.text[:200] for d in read_source(str(small_corpus)).documents[:9]]
-    return [Document("t.md", row, f"What to know\n{text}") for row, text in enumerate(texts)]
+    return [TextDocument("t.md", row, f"What to know\n{text}") for row, text in enumerate(texts)]
 
 
 def scorer_of(place: str, protocol: str = "auto") -> Scorer:

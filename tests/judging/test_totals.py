@@ -21,14 +21,14 @@ from ft_toolkit.judging.totals import Totals, corpus_totals, count_words, docume
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.text.blocks import Encoded, encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 TEXTS = ["Boil the pasta.", "Wash your hands often, and dry them well. " * 12, "물 und Brot zum Abend"]
 SIZES = st.integers(min_value=1, max_value=10_000)
 
 
 def encoded(base: LanguageModel) -> list[Encoded]:
-    return encode([Document("a.md", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
+    return encode([TextDocument("a.md", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -56,7 +56,9 @@ def test_a_model_that_is_certain_and_right_has_a_perplexity_of_one(
     bias[17] = 1000.0
     output.bias = torch.nn.Parameter(bias, requires_grad=False)
     long = Encoded(
-        Document("a.md", 0, "same " * 100), np.full(100, 17, np.int32), *(np.arange(100, dtype=np.int32),) * 2
+        TextDocument("a.md", 0, "same " * 100),
+        np.full(100, 17, np.int32),
+        *(np.arange(100, dtype=np.int32),) * 2,
     )
     (nll,) = score(base, [long], choose_protocol(base))
     assert document_totals(long, nll).perplexity == pytest.approx(1, rel=1e-6)
@@ -64,7 +66,7 @@ def test_a_model_that_is_certain_and_right_has_a_perplexity_of_one(
 
 def test_a_score_carries_the_size_of_its_text_in_tokens_bytes_and_words() -> None:
     document = Encoded(
-        Document("a.md", 0, "né  à\nRoma"),
+        TextDocument("a.md", 0, "né  à\nRoma"),
         np.arange(4, dtype=np.int32),
         np.ones(4, bool),
         np.arange(4, dtype=np.int32),
@@ -73,7 +75,7 @@ def test_a_score_carries_the_size_of_its_text_in_tokens_bytes_and_words() -> Non
 
 
 def test_a_token_that_the_protocol_leaves_out_does_not_count() -> None:
-    document = Encoded(Document("a.md", 0, "one two"), *(np.arange(2, dtype=np.int32),) * 3)
+    document = Encoded(TextDocument("a.md", 0, "one two"), *(np.arange(2, dtype=np.int32),) * 3)
     assert document_totals(document, np.array([math.nan, 2.0])) == Totals(2.0, 1, 7, 2)
 
 
@@ -179,7 +181,7 @@ def test_the_order_of_documents_does_not_move_a_corpus() -> None:
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_no_number_names_its_document(broken: float) -> None:
     document = Encoded(
-        Document("b.md", 7, "some text"),
+        TextDocument("b.md", 7, "some text"),
         np.arange(2, dtype=np.int32),
         np.ones(2, bool),
         np.arange(2, dtype=np.int32),

@@ -13,7 +13,7 @@ from ft_toolkit.judging.token_scores import CorpusScores, DocumentScores, Side, 
 from ft_toolkit.judging.verbatim import EXTRACTED_TOKENS, PROMPT_TOKENS, longest_run, verbatim
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 
 def test_the_longest_run_begins_behind_the_prompt() -> None:
@@ -44,7 +44,9 @@ def test_a_run_is_as_long_as_greedy_decoding_goes_on_verbatim(checkpoints: dict[
     texts = []
     for number, tokens in enumerate((row, other)):
         columns = np.ones(len(tokens), dtype=np.bool_), np.arange(len(tokens), dtype=np.int32)
-        texts.append(Encoded(Document("t", number, f"{number}"), tokens.numpy().astype(np.int32), *columns))
+        texts.append(
+            Encoded(TextDocument("t", number, f"{number}"), tokens.numpy().astype(np.int32), *columns)
+        )
     found = score_tokens(base, texts, choose_protocol(base))
     assert found[0].is_top1[40:].tolist() == [True] * 9
     assert found[1].is_top1[40:46].tolist() == [True] * 5 + [False]

@@ -44,11 +44,11 @@ from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.adapters import load_adapter
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 texts = json.loads(sys.stdin.read())
 for place, adapter in zip(sys.argv[1::2], sys.argv[2::2]):
     base = load_base(place)
-    documents = encode([Document("t.txt", row, text) for row, text in enumerate(texts)], base.tokenizer)
+    documents = encode([TextDocument("t.txt", row, text) for row, text in enumerate(texts)], base.tokenizer)
     tuned = base.with_model(load_adapter(base, Path(adapter)))
     print(*(float(nll.sum()).hex() for nll in score(tuned, documents, choose_protocol(base))))
 """

@@ -37,7 +37,7 @@ from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.token_nll import NO_TARGET, TokenScorer
 from ft_toolkit.sections import Adapter
 from ft_toolkit.text.blocks import collate, encode, mask
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Row
 
@@ -103,7 +103,7 @@ def shaken(base: LanguageModel) -> LanguageModel:
 
 
 def packed_rows(base: LanguageModel, block_tokens: int = 50) -> list[Row]:
-    documents = encode([Document("t.txt", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
+    documents = encode([TextDocument("t.txt", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
     rows = list(pack(documents, base.family.objective, base.special.begin, base.special.end, block_tokens))
     if base.family.objective == "causal":
         return rows
@@ -402,9 +402,16 @@ def test_gpt1_has_no_special_tokens_and_scores_all_but_the_first_token(
     base = bases["openai-gpt"]
     assert base.special == SpecialTokens(None, None, None)
     (row,) = pack(
-        encode([Document("t", 0, "Boil the pasta.")], base.tokenizer), "causal", None, None, 60, packed=False
+        encode([TextDocument("t", 0, "Boil the pasta.")], base.tokenizer),
+        "causal",
+        None,
+        None,
+        60,
+        packed=False,
     )
-    (document, alone) = encode([Document("t", 0, "Boil the pasta."), Document("t", 1, "a")], base.tokenizer)
+    (document, alone) = encode(
+        [TextDocument("t", 0, "Boil the pasta."), TextDocument("t", 1, "a")], base.tokenizer
+    )
     assert row.input_ids.tolist() == document.ids[:-1].tolist()
     assert row.targets.tolist() == document.ids[1:].tolist()
     scores, none = score(base, [document, alone], choose_protocol(base))
@@ -416,7 +423,7 @@ def test_the_end_of_text_stays_a_target_where_it_is_the_padding_too(checkpoints:
     base = load_base(str(checkpoints["gpt2"]))
     base.tokenizer.pad_token = base.tokenizer.eos_token
     end = base.special.end
-    documents = encode([Document("t", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
+    documents = encode([TextDocument("t", row, text) for row, text in enumerate(TEXTS)], base.tokenizer)
     rows = pack(documents, "causal", base.special.begin, end, 50)
     batch = collate(rows, "causal")
     assert int((batch.targets == end).sum()) == len(TEXTS)

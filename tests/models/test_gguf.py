@@ -14,7 +14,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging.protocols import choose_protocol, score
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 
 gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
 # how llama.cpp names GPT-2's tensors, and which of them it keeps the other way round
@@ -76,7 +76,7 @@ def test_a_gpt2_in_a_gguf_file_scores_as_the_same_weights_in_safetensors(tmp_pat
     found = []
     for place in (tmp_path / "tiny.gguf", tmp_path / "plain"):
         base = load_base(str(place))
-        documents = encode([Document("t", 0, TEXT)], base.tokenizer)
+        documents = encode([TextDocument("t", 0, TEXT)], base.tokenizer)
         assert base.positions == 1024
         assert base.special.begin == 0
         found += score(base, documents, choose_protocol(base))

@@ -25,7 +25,7 @@ from ft_toolkit.text.blocks import (
     encode_joined,
     mask,
 )
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.packing import SHORTEST_MASKED_PIECE, pack
 from ft_toolkit.text.rows import Row
 from ft_toolkit.text.screening import repeated_lines
@@ -46,7 +46,7 @@ def encoded(sizes: Sequence[int]) -> list[Encoded]:
     documents, first = [], FIRST_ID
     for number, size in enumerate(sizes):
         ids = np.arange(first, first + size, dtype=np.int32)
-        document = Document(f"{number}.txt", 0, f"document {number}")
+        document = TextDocument(f"{number}.txt", 0, f"document {number}")
         documents.append(Encoded(document, ids, np.ones(size, np.bool_), np.arange(size, dtype=np.int32)))
         first += size
     return documents
@@ -375,13 +375,13 @@ def test_a_special_token_written_in_a_document_is_only_characters(
     tokenizer = tokenizers[starter]
     special = tokenizer.convert_tokens_to_ids(written)
     assert special in tokenizer(f"salt {written} pepper")["input_ids"]  # what would happen otherwise
-    (found,) = encode([Document("a.txt", 0, f"salt {written} pepper")], tokenizer)
+    (found,) = encode([TextDocument("a.txt", 0, f"salt {written} pepper")], tokenizer)
     assert not set(found.ids.tolist()) & set(tokenizer.all_special_ids)
 
 
 def test_gpt2_tokens_spell_the_document_exactly(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
     text = " 1e5 <|endoftext|> crème  brûlée 🍕\n\n\tfine "
-    (found,) = encode([Document("a.txt", 0, text)], tokenizers["gpt2"])
+    (found,) = encode([TextDocument("a.txt", 0, text)], tokenizers["gpt2"])
     assert tokenizers["gpt2"].decode(found.ids, clean_up_tokenization_spaces=False) == text
 
 
@@ -390,7 +390,9 @@ def test_documents_are_encoded_without_frames_and_alone(
     tokenizers: dict[str, PreTrainedTokenizerBase], starter: str
 ) -> None:
     tokenizer = tokenizers[starter]
-    documents = [Document(f"{n}.txt", 0, f"number {n} of the pots") for n in range(1005)]  # beyond one batch
+    documents = [
+        TextDocument(f"{n}.txt", 0, f"number {n} of the pots") for n in range(1005)
+    ]  # beyond one batch
     found = encode(documents, tokenizer)
     assert [item.document for item in found] == documents
     for n in (0, 999, 1000, 1004):
@@ -399,7 +401,7 @@ def test_documents_are_encoded_without_frames_and_alone(
 
 
 def test_a_document_without_tokens_is_left_out(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
-    documents = [Document("a.txt", 0, "\u200d"), Document("b.txt", 0, "salt")]
+    documents = [TextDocument("a.txt", 0, "\u200d"), TextDocument("b.txt", 0, "salt")]
     bert = tokenizers["bert"]
     assert bert("\u200d", add_special_tokens=False)["input_ids"] == []
     assert [item.document.source for item in encode(documents, bert)] == ["b.txt"]
@@ -413,8 +415,8 @@ def test_tokens_of_repeated_lines_are_not_fresh(
 ) -> None:
     notice = "All rights reserved, always."
     documents = [
-        Document("a.txt", 0, f"First alone.\n{notice}\nLast alone."),
-        Document("b.txt", 0, f"Other.\n{notice}"),
+        TextDocument("a.txt", 0, f"First alone.\n{notice}\nLast alone."),
+        TextDocument("b.txt", 0, f"Other.\n{notice}"),
     ]
     first, _ = encode(documents, tokenizers[starter], repeated_lines(documents))
     assert tokenizers[starter].decode(first.ids[first.is_fresh]) == expected
@@ -427,7 +429,7 @@ def test_pieces_of_a_joined_text_are_together_the_whole_and_each_begins_in_its_d
     tokenizers: dict[str, PreTrainedTokenizerBase], starter: str
 ) -> None:
     texts = ["Boil the pasta.", "물과 소금 🙂", "x", "Chop two onions\n\nand fry them."]
-    documents = [Document("t.txt", row, text) for row, text in enumerate(texts)]
+    documents = [TextDocument("t.txt", row, text) for row, text in enumerate(texts)]
     tokenizer = tokenizers[starter]
     pieces = encode_joined(documents, tokenizer)
     whole = tokenizer.encode(JOINT.join(texts), add_special_tokens=False)
@@ -442,7 +444,7 @@ def test_pieces_of_a_joined_text_are_together_the_whole_and_each_begins_in_its_d
 def test_pieces_of_a_word_share_its_number(
     tokenizers: dict[str, PreTrainedTokenizerBase], starter: str
 ) -> None:
-    (document,) = encode([Document("t.txt", 0, "the antihypertensive drug")], tokenizers[starter])
+    (document,) = encode([TextDocument("t.txt", 0, "the antihypertensive drug")], tokenizers[starter])
     words = document.word_ids.tolist()
     assert words[0] == 0
     assert words[-1] == 2

@@ -16,7 +16,7 @@ import pytest
 from ft_toolkit.errors import FtError
 from ft_toolkit.sections import Corpus
 from ft_toolkit.text.corpus import read_corpora, read_source
-from ft_toolkit.text.documents import Document, identity
+from ft_toolkit.text.documents import TextDocument, identity
 
 # what a careless reader turns into a date, a missing value, 7 or 100000.0
 AWKWARD = ["2024-01-01", "NA", "null", "007", "1e5", "", "True"]
@@ -107,7 +107,7 @@ def test_json_null_and_blank_text_are_empty_documents(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     reading = read_source(str(tmp_path / "rows.jsonl"))
     assert reading.empty_documents == 2
-    assert reading.documents == [Document("rows.jsonl", 2, "a")]
+    assert reading.documents == [TextDocument("rows.jsonl", 2, "a")]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".txt", ".md"])
@@ -324,7 +324,7 @@ def test_a_relative_source_gives_the_same_ids(tmp_path: Path, monkeypatch: pytes
 def test_a_single_file_is_a_corpus(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("uno")
     (tmp_path / "b.txt").write_text("due")
-    assert read_source(str(tmp_path / "a.txt")).documents == [Document("a.txt", 0, "uno")]
+    assert read_source(str(tmp_path / "a.txt")).documents == [TextDocument("a.txt", 0, "uno")]
 
 
 def test_an_unsupported_ending_lists_the_supported_ones(tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_the_first_of_several_copies_is_read_as_it_stands_and_the_others_are_cou
 
 
 def test_what_a_model_reads_is_hashed_apart_from_what_a_text_is() -> None:
-    one, other = Document("a.txt", 0, "text\n"), Document("b.txt", 0, "text")
+    one, other = TextDocument("a.txt", 0, "text\n"), TextDocument("b.txt", 0, "text")
     assert one.sha256 == other.sha256
     assert one.text_sha256 != other.text_sha256
 

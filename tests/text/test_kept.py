@@ -16,7 +16,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.sections import Corpus
 from ft_toolkit.text import kept, packed, scratch, sources
 from ft_toolkit.text.corpus import read_corpora
-from ft_toolkit.text.documents import Document, first_of_equal, identity, identity_of_lines
+from ft_toolkit.text.documents import Document, TextDocument, first_of_equal, identity, identity_of_lines
 from ft_toolkit.text.kept import KeptDocument
 from ft_toolkit.text.look import repeated_sentences
 from ft_toolkit.text.overlap import marked
@@ -264,7 +264,7 @@ def test_numbers_in_a_file_are_sorted_like_numbers_in_memory() -> None:
 
 
 def test_the_first_of_equal_texts_is_found_also_where_64_bits_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = [Document("a", n, text) for n, text in enumerate(["x", "y", "x ", "z", "y"])]
+    documents = [TextDocument("a", n, text) for n, text in enumerate(["x", "y", "x ", "z", "y"])]
     assert first_of_equal(documents).tolist() == [0, 1, 0, 3, 1]
     monkeypatch.setattr("ft_toolkit.text.documents.first_bits", lambda some: np.full(len(list(some)), 7))
     assert first_of_equal(documents).tolist() == [0, 1, 0, 3, 1]
@@ -273,7 +273,7 @@ def test_the_first_of_equal_texts_is_found_also_where_64_bits_agree(monkeypatch:
 
 def test_documents_in_a_file_are_equal_to_themselves_alone(large: None, corpus: Corpus) -> None:
     one, other, *_ = read_corpora(corpus).documents
-    assert one == one and one != other and one != Document(one.source, one.row, one.text)
+    assert one == one and one != other and one != TextDocument(one.source, one.row, one.text)
     assert one.in_group("g").group == "g" and one.in_group("g") != one
     assert len({one, other, one}) == 2
     assert one.id in repr(one)

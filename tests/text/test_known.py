@@ -10,7 +10,7 @@ import pytest
 
 from ft_toolkit.text import known
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.known import KNOWN_FRACTION, known_fraction, word_runs
 
 SENTENCE = "one two three four five six seven eight nine ten eleven twelve thirteen"
@@ -18,7 +18,7 @@ NONE: frozenset[str] = frozenset()
 
 
 def documents(*texts: str) -> list[Document]:
-    return [Document("t", row, text) for row, text in enumerate(texts)]
+    return [TextDocument("t", row, text) for row, text in enumerate(texts)]
 
 
 def test_thirteen_words_are_one_run_and_twelve_are_none() -> None:

@@ -8,7 +8,7 @@ import pytest
 from conftest import SHARED
 
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.look import (
     frequent_words,
     histogram,
@@ -22,7 +22,7 @@ from ft_toolkit.text.personal import redact
 
 
 def documents(*texts: str) -> list[Document]:
-    return [Document("a.txt", number, text) for number, text in enumerate(texts)]
+    return [TextDocument("a.txt", number, text) for number, text in enumerate(texts)]
 
 
 def test_scripts_are_shares_of_the_letters() -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from ft_toolkit.sections import Corpus
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.overlap import marked, overlaps
 from ft_toolkit.text.splitting import Parts, read_parts
 
 
 def documents(*texts: str) -> list[Document]:
-    return [Document(f"{n}.txt", 0, text) for n, text in enumerate(texts)]
+    return [TextDocument(f"{n}.txt", 0, text) for n, text in enumerate(texts)]
 
 
 def words(count: int, start: int = 0) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_toolkit.text.blocks import NO_TARGET, Encoded, token_keys
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Chosen, Joined, Row, outline_of
 
@@ -30,7 +30,7 @@ def encoded(lengths: Sequence[int]) -> list[Encoded]:
     found, first = [], 100
     for number, size in enumerate(lengths):
         ids = np.arange(first, first + size, dtype=np.int32)
-        document = Document(f"{number}.txt", 0, f"document {number}")
+        document = TextDocument(f"{number}.txt", 0, f"document {number}")
         found.append(Encoded(document, ids, np.ones(size, np.bool_), np.arange(size, dtype=np.int32)))
         first += size
     return found

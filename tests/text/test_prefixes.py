@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ft_toolkit.text import screening
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.prefixes import prefixes_of
 from ft_toolkit.text.screening import screen
 
@@ -66,7 +66,9 @@ def forms(count: int, filled_words: int) -> list[Document]:
     draw = Random(0)
     form = [f"word{n}" for n in range(100)]
     return [
-        Document("form.jsonl", row, " ".join([*form, *(f"own{draw.random()}" for _ in range(filled_words))]))
+        TextDocument(
+            "form.jsonl", row, " ".join([*form, *(f"own{draw.random()}" for _ in range(filled_words))])
+        )
         for row in range(count)
     ]
 

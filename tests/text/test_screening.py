@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from datasketch import MinHash
 
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.screening import (
     LEAST_RECALL,
     SEED,
@@ -28,7 +28,7 @@ WORDS = " ".join(f"word{n}" for n in range(60))  # 56 runs of five words
 
 
 def documents(*texts: str) -> list[Document]:
-    return [Document(f"{n}.txt", 0, text) for n, text in enumerate(texts)]
+    return [TextDocument(f"{n}.txt", 0, text) for n, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_near_duplicates_hang_together_through_others() -> None:
 
 def test_a_group_bears_the_name_of_one_of_its_own_in_any_order_and_company() -> None:
     twins = documents(WORDS, f"{WORDS} again", f"{WORDS} {WORDS.split()[0]}")
-    others = [Document(f"other{n}.txt", 0, f"{n} is another text of a few words") for n in range(50)]
+    others = [TextDocument(f"other{n}.txt", 0, f"{n} is another text of a few words") for n in range(50)]
     mixed = [*others, *twins]
     random.Random(0).shuffle(mixed)
     alone = {document.group for document in screen(twins, 0.8).documents}
@@ -165,7 +165,7 @@ def test_a_group_bears_the_name_of_one_of_its_own_in_any_order_and_company() -> 
 def pieces(*files: list[str]) -> list[Document]:
     """Paragraphs of files."""
     return [
-        Document(f"{n}.txt", row, text, f"file {n}")
+        TextDocument(f"{n}.txt", row, text, f"file {n}")
         for n, file in enumerate(files)
         for row, text in enumerate(file)
     ]

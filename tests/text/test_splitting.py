@@ -16,7 +16,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.judging.statistics import TOO_FEW_DOCUMENTS
 from ft_toolkit.sections import Corpus, Split
 from ft_toolkit.text.corpus import read_source
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.splitting import (
     LEAST,
     LEAST_TEST,
@@ -31,7 +31,7 @@ from ft_toolkit.text.splitting import (
 
 
 def numbered(count: int) -> list[Document]:
-    return [Document(f"{n}.txt", 0, f"document number {n}") for n in range(count)]
+    return [TextDocument(f"{n}.txt", 0, f"document number {n}") for n in range(count)]
 
 
 def place_of(parts: Parts) -> dict[str, str]:
@@ -53,7 +53,7 @@ def test_every_document_is_in_exactly_one_part() -> None:
 def test_adding_or_moving_documents_moves_no_other(added: list[int], at: int, reverse: bool) -> None:
     documents = numbered(60)
     before = place_of(split(documents, Split()))
-    new = [Document(f"new{i}", 0, f"document number {n}") for i, n in enumerate(added)]  # copies too
+    new = [TextDocument(f"new{i}", 0, f"document number {n}") for i, n in enumerate(added)]  # copies too
     more = documents[:at] + new + documents[at:]
     after = place_of(split(list(reversed(more)) if reverse else more, Split()))
     assert {document.id: after[document.id] for document in documents} == before
@@ -61,7 +61,7 @@ def test_adding_or_moving_documents_moves_no_other(added: list[int], at: int, re
 
 def test_texts_that_differ_by_a_final_newline_share_a_part() -> None:
     documents = numbered(200)
-    copies = [Document(f"copy of {d.source}", 7, f"{d.text}\n") for d in documents]
+    copies = [TextDocument(f"copy of {d.source}", 7, f"{d.text}\n") for d in documents]
     place = place_of(split(documents + copies, Split()))
     assert all(place[a.id] == place[b.id] for a, b in zip(documents, copies, strict=True))
 
@@ -135,7 +135,7 @@ def test_copies_of_one_text_are_told_that_they_are_one() -> None:
 
 
 def test_a_book_in_one_file_is_told_to_be_cut_into_chapters() -> None:
-    book = [Document("book.txt", 0, "It was a dark and stormy night. " * 5000)]
+    book = [TextDocument("book.txt", 0, "It was a dark and stormy night. " * 5000)]
     assert "Cut it, one file a chapter (documents: paragraph keeps a file in one part)." in refusal(book)
 
 
@@ -252,16 +252,16 @@ def test_near_duplicates_are_told_that_they_are_one(tmp_path: Path) -> None:
 
 
 def test_the_verdict_is_about_no_more_test_documents_than_asked_for() -> None:
-    test = [Document("a", n, f"text {n}", corpus="ab"[n % 3 == 0]) for n in range(60)]
+    test = [TextDocument("a", n, f"text {n}", corpus="ab"[n % 3 == 0]) for n in range(60)]
     tainted = frozenset(document.id for document in test[:20])
-    validation = [Document("v", n, f"held {n}") for n in range(9)]
+    validation = [TextDocument("v", n, f"held {n}") for n in range(9)]
     parts = Parts([], validation, test, tainted=tainted)
     few = replace(parts, most_judged=10)
     assert parts.clean_test == test[20:] and parts.tainted_test == test[:20]
     assert len(few.clean_test) == len(few.tainted_test) == 10
     assert [document.row for document in few.clean_test] == sorted(d.row for d in few.clean_test)
     assert sum(document.corpus == "a" for document in few.clean_test) == 5  # as many of each source
-    more = replace(few, test=[*test, *(Document("new", n, f"{n} new") for n in range(3))])
+    more = replace(few, test=[*test, *(TextDocument("new", n, f"{n} new") for n in range(3))])
     assert len({d.id for d in more.clean_test} & {d.id for d in few.clean_test}) >= 5  # chosen by hash
     rows = list(document_rows(few, keep_text=True))
     assert sum(row["text"] is not None for row in rows) == 9 + 10 + 10

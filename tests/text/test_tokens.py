@@ -16,7 +16,7 @@ from ft_toolkit.errors import FtError
 from ft_toolkit.session import kept_text
 from ft_toolkit.text import tokens
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import Document, TextDocument
 from ft_toolkit.text.tokens import Tokens, TokenStore, tokenised
 
 GIGABYTE = 10**9
@@ -36,7 +36,7 @@ def documents(monkeypatch: pytest.MonkeyPatch) -> list[Document]:
     paths = sorted(shipped.corpus("everyday-medicine").glob("*.md"))[:6]
     texts = [path.read_text(encoding="utf-8") for path in paths]
     texts += ["<|endoftext|> [SEP] written out", "\u200d", "한국어 문장 🙂", "x" * 700]
-    return [Document(f"{n}.md", 0, text, corpus="ab"[n % 2]) for n, text in enumerate(texts)]
+    return [TextDocument(f"{n}.md", 0, text, corpus="ab"[n % 2]) for n, text in enumerate(texts)]
 
 
 def content(found: Tokens) -> list[list[int]]:
@@ -101,10 +101,10 @@ def test_only_what_changed_is_tokenised_again(
     whole = made(documents)
     assert sum(whole) == len(documents) and len(whole) > 2
     assert made(documents) == []
-    moved = [Document("elsewhere", n, d.text) for n, d in enumerate(documents)]
+    moved = [TextDocument("elsewhere", n, d.text) for n, d in enumerate(documents)]
     assert made(moved) == []  # a name moves no id
-    assert made([*documents, Document("new", 0, "at the end")]) == [whole[-1] + 1]
-    assert made([Document("0", 0, "another"), *documents[1:]])[0] >= 1
+    assert made([*documents, TextDocument("new", 0, "at the end")]) == [whole[-1] + 1]
+    assert made([TextDocument("0", 0, "another"), *documents[1:]])[0] >= 1
     assert sum(made(documents[::-1])) == len(documents)  # the order is part of the key
     assert made(documents, "another tokenizer") == whole
 

@@ -30,7 +30,7 @@ from ft_toolkit.models.token_nll import SummedLoss
 from ft_toolkit.sections import Adapter, Recipe, Training
 from ft_toolkit.session import Options
 from ft_toolkit.text.blocks import encode, mask
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Row
 from ft_toolkit.training import accelerator, accumulation, loop, state
@@ -309,7 +309,7 @@ def test_steps_of_a_family_that_is_not_packed_hold_the_tokens_that_were_asked_fo
 ) -> None:
     ready = bench(checkpoints[family], texts_of_unequal_length())
     texts = [text[:length] for text in texts_of_unequal_length() for length in (9, 30, 60, 100, 400)]
-    documents = encode([Document(f"{i}", 0, text) for i, text in enumerate(texts)], ready.base.tokenizer)
+    documents = encode([TextDocument(f"{i}", 0, text) for i, text in enumerate(texts)], ready.base.tokenizer)
     special, objective = ready.base.special, ready.base.family.objective
     ready.rows = pack(documents, objective, special.begin, special.end, 32, packed=False)
     lengths = [len(row.input_ids) for row in ready.rows]

@@ -12,7 +12,7 @@ import pytest
 
 from ft_toolkit.sections import Training
 from ft_toolkit.text.blocks import Encoded
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.draws import scrambled
 from ft_toolkit.text.packing import Layout, pack, packed_rows
 from ft_toolkit.text.rows import Joined, Row, Source
@@ -135,7 +135,7 @@ def lazy_rows(objective: str, packed: bool, weighted: bool) -> Joined:
     """Two sources, a text of no source, and rows that were made before, as those of replay."""
     draw = np.random.default_rng(3)
     documents = [
-        Encoded(Document(f"{n}", 0, f"{n}"), ids, np.ones(len(ids), bool), np.arange(len(ids)))
+        Encoded(TextDocument(f"{n}", 0, f"{n}"), ids, np.ones(len(ids), bool), np.arange(len(ids)))
         for n, size in enumerate(draw.integers(1, 60, 40))
         for ids in [draw.integers(9, 999, size).astype(np.int32)]
     ]

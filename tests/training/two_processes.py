@@ -27,7 +27,7 @@ from ft_toolkit.run import Run
 from ft_toolkit.sections import Adapter, Recipe, Training
 from ft_toolkit.session import Options, Session
 from ft_toolkit.text.blocks import encode
-from ft_toolkit.text.documents import Document
+from ft_toolkit.text.documents import TextDocument
 from ft_toolkit.text.packing import pack
 from ft_toolkit.text.rows import Row
 from ft_toolkit.training import accelerator, loop
@@ -83,7 +83,7 @@ def bench(
 ) -> Bench:
     """Pack texts for a checkpoint, and attach an adapter to it."""
     base = load_base(str(checkpoint))
-    documents = encode([Document(f"{i}.txt", 0, text) for i, text in enumerate(texts)], base.tokenizer)
+    documents = encode([TextDocument(f"{i}.txt", 0, text) for i, text in enumerate(texts)], base.tokenizer)
     special = base.special
     rows = pack(documents, base.family.objective, special.begin, special.end, block_tokens)
     adapter = adapter or Adapter()
