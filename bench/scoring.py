@@ -58,7 +58,7 @@ def log_normal_documents(count: int, tokenizer: object, longest: int, seed: int 
 
 
 def matrix_ceiling(dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product of the shapes that a trunk has: by the faster library, best of several."""
+    """FLOP/s of a large matrix product of a trunk's shapes by the faster library, best of several."""
     a, b = torch.randn(1024, 768, dtype=dtype), torch.randn(3072, 768, dtype=dtype).T
     best = 0.0
     for multiply in (torch.matmul, product):  # MKL's or oneDNN's; product may be the same
