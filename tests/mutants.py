@@ -36,6 +36,13 @@ LOOP = "tests/training/test_loop.py"
 STRENGTH = ("tests/training/test_saved_strength.py",)
 MUTANTS = (
     Mutant(
+        "oneDNN told no bias",
+        "ft_toolkit/models/float_products.py",
+        '_linear_pointwise(rows, weight, bias, "none", [], "")',
+        '_linear_pointwise(rows, weight, None, "none", [], "")',
+        ("tests/models/test_float_products.py",),
+    ),
+    Mutant(
         "label shift by one",
         "ft_toolkit/text/packing.py",
         "return stream[:-1], stream[1:], np.zeros(take, np.uint64)",

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 import ft_toolkit
 from ft_toolkit import __version__
@@ -34,6 +35,16 @@ def test_no_more_threads_are_used_than_the_process_may_have() -> None:
 def test_precision_is_read_from_the_hardware_so_that_it_is_the_same_every_day() -> None:
     assert len({bfloat16_is_faster("cpu") for _ in range(5)}) == 1
     assert bfloat16_is_faster("an unknown device") is False
+
+
+def test_a_processor_that_torch_is_to_use_as_an_older_one_trains_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert bfloat16_is_faster("cpu")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")  # ATEN_CPU_CAPABILITY=avx2
+    assert not bfloat16_is_faster("cpu")
 
 
 def test_versions_name_what_a_result_depends_on() -> None:

@@ -58,7 +58,7 @@ class _Router(TorchFunctionMode):
     ) -> Any:
         if func is F.linear and 2 <= len(args) <= 3 and not kwargs:
             x, weight, bias = args if len(args) == 3 else (*args, None)
-            if _is_for_onednn(x, weight.T):
+            if weight.ndim == 2 and _is_for_onednn(x, weight.T):
                 return _Routed.apply(x, weight.T, bias)  # type: ignore[no-untyped-call]  # torch types no autograd.Function
         if func is torch.addmm and len(args) == 3 and not kwargs:
             bias, x, matrix = args

@@ -152,6 +152,22 @@ def test_matrices_that_avx2_reads_slowly_are_left_to_torch(
     assert len(routed) == 2 + 3
 
 
+@pytest.mark.parametrize("strides", [(0, 0), (0, 1), (1, 0), (256, 2)])
+def test_numbers_that_are_not_one_after_the_other_are_read_right(
+    routed: list[int], strides: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    x, matrix = torch.randn(70, 64), torch.randn(64 * 256).as_strided((64, 128), strides)
+    assert far(product(x, matrix), x.double() @ matrix.double(), x, matrix) < ROUNDING
+    assert far(product(x.T, x[:, ::2]), x.T.double() @ x[:, ::2].double(), x.T, x[:, ::2]) < ROUNDING
+
+
+def test_a_weight_of_one_row_without_a_second_dimension_is_left_to_torch(routed: list[int]) -> None:
+    with products_through_onednn():
+        assert F.linear(torch.ones(70, 64), torch.ones(64)).shape == (70,)
+    assert not routed
+
+
 def test_shapes_are_few_whatever_the_number_of_rows(
     routed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
