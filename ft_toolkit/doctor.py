@@ -28,13 +28,16 @@ def findings() -> Iterator[tuple[str, str]]:
     import torch
     from huggingface_hub import constants
 
+    from ft_toolkit.models.float_products import onednn_is_faster  # imports torch
+
     prepare_torch()
     yield from versions().items()
     yield "threads", f"{torch.get_num_threads()} of {threads()} physical cores"
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     yield "device", device
     faster = bfloat16_is_faster(device)
-    yield "training precision", "bfloat16, in hardware" if faster else "float32: no bfloat16 in hardware"
+    yield "training precision", "bfloat16, in hardware" if faster else "float32: no faster bfloat16"
+    yield "float32 products", "oneDNN's" if device == "cpu" and onednn_is_faster() else "torch's own"
     yield "memory", f"{_memory_bytes() / 1e9:.1f} GB"
     cache = Path(constants.HF_HUB_CACHE)
     yield "Hub cache", f"{cache} ({_free_gigabytes(cache)} GB free)"

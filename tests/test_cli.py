@@ -216,7 +216,15 @@ def test_doctor_tells_what_there_is_and_never_the_token(monkeypatch: pytest.Monk
     assert "secret" not in result.output
     assert found["Hub token"] == "present"
     assert found["network"] == "off: HF_HUB_OFFLINE is set"
-    assert {"python", "torch", "threads", "device", "memory", "training precision"} <= set(found)
+    assert {
+        "python",
+        "torch",
+        "threads",
+        "device",
+        "memory",
+        "training precision",
+        "float32 products",
+    } <= set(found)
 
 
 def test_doctor_without_a_token_says_when_one_is_needed(

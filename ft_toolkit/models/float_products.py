@@ -27,7 +27,7 @@ PAGE = 1024  # numbers
 @contextmanager
 def products_through_onednn() -> Iterator[None]:
     """Inside, F.linear and torch.addmm, which all layers of matrices call, are computed by `product`."""
-    if not _is_faster():
+    if not onednn_is_faster():
         yield
         return
     with _Router():
@@ -88,7 +88,7 @@ class _Routed(torch.autograd.Function):
 
 def _is_for_onednn(x: Tensor, matrix: Tensor) -> bool:
     is_plain = x.dtype == matrix.dtype == torch.float32 and x.device.type == matrix.device.type == "cpu"
-    if x.ndim < 2 or not (is_plain and _is_faster()) or torch.is_autocast_enabled("cpu"):
+    if x.ndim < 2 or not (is_plain and onednn_is_faster()) or torch.is_autocast_enabled("cpu"):
         return False
     has_few_shapes = x.shape[-1] % STEP == 0 or x.shape[-1] < STEP
     is_worth_it = has_few_shapes and x.numel() * matrix.shape[1] >= FEWEST_PRODUCTS
@@ -122,7 +122,7 @@ def _has_avx512() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def _is_faster() -> bool:
+def onednn_is_faster() -> bool:
     """By the processor's maker, not by a timing: the last digits of a score would hang on the day."""
     return bool(torch.backends.mkldnn.enabled) and _is_amd()  # torch's own switch for oneDNN
 
