@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ft_toolkit.errors import FtError, NumbersGoneWrong
-from ft_toolkit.models.float_products import products_through_onednn
 from ft_toolkit.models.language_model import LanguageModel
 
 SAMPLES_AT_ONCE = 64  # rows of one cache of keys and values
@@ -125,8 +124,7 @@ class _Predictions:
 
     def next(self) -> Tensor:
         """(B, V) float32, of the token behind the rows."""
-        with products_through_onednn():
-            found: Any = self.model(input_ids=self.unread, use_cache=True, logits_to_keep=1, **self.cache)
+        found: Any = self.model(input_ids=self.unread, use_cache=True, logits_to_keep=1, **self.cache)
         cache = getattr(found, "past_key_values", None)
         if cache is not None:  # openai-gpt keeps none: its rows are read whole each time
             self.cache = {"past_key_values": cache}
