@@ -43,7 +43,7 @@ def prepare_process() -> None:
     """Settings that must stand before torch and transformers are imported; harmless when repeated."""
     # two threads that spin at their barriers beside another busy process run slower than one
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # of oneDNN's kernels, half a megabyte each; the 1024 of its own setting would take what a model needs
+    # compiled kernels that oneDNN keeps, half a megabyte each; by itself it keeps 1024
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -17,10 +17,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["FT_CACHE"] = tempfile.mkdtemp(prefix="ft-cache-")  # never the user's own
 
 import pytest
+import torch
 import warm_python
 from tiny_checkpoints import POSITIONS, TinyCheckpoints
+from torch import nn
 
 from ft_toolkit import shipped
+from ft_toolkit.models.adapters import trainable
 from ft_toolkit.runtime import prepare_torch, run_python
 from ft_toolkit.sections import Recipe
 
@@ -28,7 +31,7 @@ prepare_torch()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "corpora"
 FAMILY_NAMES = ("gpt2", "bert", "distilbert")  # the others: tests/test_family_matrix.py
-__all__ = ["FAMILY_NAMES", "POSITIONS", "SHARED", "batches_of"]
+__all__ = ["FAMILY_NAMES", "POSITIONS", "SHARED", "batches_of", "move_b"]
 
 
 def pytest_collection_finish() -> None:
@@ -75,6 +78,15 @@ def short_corpus(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -
     for path in sorted(small_corpus.iterdir())[:24]:
         (folder / path.name).write_text(path.read_text(encoding="utf-8")[:300], encoding="utf-8")
     return folder
+
+
+def move_b(model: nn.Module, std: float) -> None:
+    """Give an adapter an effect: a fresh B is zero, and A would have no gradient."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in trainable(model).items():
+            if "lora_B" in name:
+                parameter.normal_(std=std, generator=generator)
 
 
 @contextmanager

@@ -74,9 +74,8 @@ def _as_documents(pair: ModelPair, drawn: Sequence[Ids]) -> list[Encoded]:
     found = []
     for number, ids in enumerate(drawn):
         text = str(pair.base.tokenizer.decode(ids))
-        document = TextDocument(
-            "sample", number, text, f"sample {number}"
-        )  # its own group, should two be equal
+        own_group = f"sample {number}"  # should two be equal
+        document = TextDocument("sample", number, text, own_group)
         word_ids = np.arange(len(ids), dtype=np.int32)
         found.append(Encoded(document, ids, np.ones(len(ids), dtype=np.bool_), word_ids))
     return found

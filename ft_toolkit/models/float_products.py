@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 FEWEST_PRODUCTS = 2**21  # of single numbers; below, its preparation takes longer than it saves
-# oneDNN compiles a kernel for each shape, which takes a millisecond and half a megabyte: there are few shapes
-# where rows are filled up to a multiple of this
-STEP = 64
-PAGE = 1024  # numbers
+# oneDNN compiles a kernel for each shape, which takes a millisecond and half a megabyte: rows are filled up
+# to a multiple of this, so that there are few shapes
+ROWS_STEP = 64
+PAGE_NUMBERS = 1024  # of float32, 4 KiB
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _is_for_onednn(x: Tensor, matrix: Tensor) -> bool:
     is_plain = x.dtype == matrix.dtype == torch.float32 and x.device.type == matrix.device.type == "cpu"
     if x.ndim < 2 or not (is_plain and onednn_is_faster()) or torch.is_autocast_enabled("cpu"):
         return False
-    has_few_shapes = x.shape[-1] % STEP == 0 or x.shape[-1] < STEP
+    has_few_shapes = x.shape[-1] % ROWS_STEP == 0 or x.shape[-1] < ROWS_STEP
     is_worth_it = has_few_shapes and x.numel() * matrix.shape[1] >= FEWEST_PRODUCTS
     return is_worth_it and not _is_far_apart(matrix)
 
@@ -101,7 +101,7 @@ def _is_far_apart(matrix: Tensor) -> bool:
     oneDNN 3.12 sees that for powers of two alone, and copies those first.
     """
     apart = matrix.stride(0)
-    return apart % PAGE == 0 and apart & (apart - 1) != 0 and not _has_avx512()
+    return apart % PAGE_NUMBERS == 0 and apart & (apart - 1) != 0 and not _has_avx512()
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -110,8 +110,8 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     torch has no public name for this one, which its own compiler calls.
     """
     rows = x.reshape(-1, x.shape[-1])
-    count, missing = len(rows), -len(rows) % STEP
-    if missing and count > STEP:
+    count, missing = len(rows), -len(rows) % ROWS_STEP
+    if missing and count > ROWS_STEP:
         rows = F.pad(rows, (0, 0, 0, missing))
     found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return found[:count].view(*x.shape[:-1], found.shape[-1])

@@ -61,13 +61,10 @@ class Table:
 class KeptDocument(Placed):
     """A document in a file: what is asked for is read from there, and not held."""
 
-    __slots__ = ("_number", "_table", "near_group")
-    _number: int
-    _table: Table
-    near_group: str | None
+    __slots__ = ("_near_group", "_number", "_table")
 
     def __init__(self, table: Table, number: int, near_group: str | None = None) -> None:
-        self._table, self._number, self.near_group = table, number, near_group
+        self._table, self._number, self._near_group = table, number, near_group
 
     def _cell(self, column: int) -> Any:
         return self._table.columns[column][self._number].as_py()
@@ -92,6 +89,10 @@ class KeptDocument(Placed):
     def whole_sha256(self) -> str | None:
         found = self._cell(4)
         return None if found is None else str(found.hex())
+
+    @property
+    def near_group(self) -> str | None:
+        return self._near_group
 
     @property
     def sha256(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import move_b
 from scipy import stats
 from sessions import quiet_session
 
@@ -29,7 +30,7 @@ from ft_toolkit.judging.protocols import choose_protocol
 from ft_toolkit.judging.scoring import Scorer, Text, score_both
 from ft_toolkit.judging.token_scores import TokenScores
 from ft_toolkit.measuring import planted_exposure
-from ft_toolkit.models.adapters import attach_adapter, trainable
+from ft_toolkit.models.adapters import attach_adapter
 from ft_toolkit.models.checkpoints import load_base
 from ft_toolkit.models.language_model import LanguageModel
 from ft_toolkit.models.model_pair import ModelPair
@@ -272,9 +273,7 @@ def test_a_corpus_read_fifty_times_is_memorised_and_the_same_read_once_is_not(
 def test_a_random_adapter_has_memorised_nothing(checkpoints: dict[str, Path]) -> None:
     base = load_base(str(checkpoints["gpt2"]))
     model = attach_adapter(base, Adapter(), seed=0)
-    for name, parameter in trainable(model).items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+    move_b(model, std=0.1)
     pair = ModelPair(base, base.with_model(model))
     with random_directions(pair, seed=0):
         scores = scores_of(pair, sentences(800, 1, words=8), sentences(800, 2, words=8))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILY_NAMES
+from conftest import FAMILY_NAMES, move_b
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -92,10 +92,7 @@ def test_every_family_trains_as_near_to_float32_as_with_torchs_own_attention(
 ) -> None:
     base = load_base(str(checkpoints[family]))
     model = attach_adapter(base, Adapter(rank=4), seed=0)
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
+    move_b(model, std=0.05)
     documents = encode(read_source("package:everyday-medicine").documents[:6], base.tokenizer)
     objective = base.family.objective
     rows = list(pack(documents, objective, base.special.begin, base.special.end, 32))[:12]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import FAMILY_NAMES
+from conftest import FAMILY_NAMES, move_b
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -95,10 +95,7 @@ def test_every_family_scores_and_trains_the_same(
 ) -> None:
     base = load_base(str(checkpoints[family]))
     model = attach_adapter(base, Adapter(rank=4), seed=0)
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
+    move_b(model, std=0.05)
     ids = torch.randint(5, base.config.vocab_size, (3, 30), generator=torch.Generator().manual_seed(0))
     targets = ids.roll(-1, 1).masked_fill(torch.arange(30) % 4 == 0, NO_TARGET)
     scorer = TokenScorer(model, base.family)

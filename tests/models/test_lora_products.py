@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAMILY_NAMES
+from conftest import FAMILY_NAMES, move_b
 from torch import Tensor, nn
 
 from ft_toolkit.models.adapters import attach_adapter, trainable
@@ -16,14 +16,10 @@ from ft_toolkit.sections import Adapter
 
 
 def adapted(folder: Path, **plan: object) -> nn.Module:
-    """A base with an adapter that changes it: a fresh B is zero, and A would have no gradient."""
+    """A base with an adapter that changes it."""
     base = load_base(str(folder))
     model = attach_adapter(base, Adapter.model_validate(plan), seed=1)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            if "lora_B" in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    move_b(model, std=0.1)
     return model
 
 

@@ -180,6 +180,15 @@ def test_a_text_that_is_not_to_be_kept_is_gone_with_its_documents(corpus: Corpus
 
 
 @pytest.mark.usefixtures("large")
+def test_a_document_in_a_file_cannot_be_changed(corpus: Corpus) -> None:
+    (document, *_) = read_corpora(corpus).documents
+    assert isinstance(document, KeptDocument)
+    for name in ("source", "text", "near_group", "corpus"):
+        with pytest.raises(AttributeError):
+            setattr(document, name, "another")
+
+
+@pytest.mark.usefixtures("large")
 def test_a_text_that_changes_while_it_is_read_is_not_kept(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
