@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import FAMILY_NAMES, move_b
+from conftest import move_b
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ft_toolkit.models import float_products as room
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.float_products import add_product, product, products_through_onednn
 from ft_toolkit.models.token_nll import NO_TARGET, SummedLoss, TokenScorer
 from ft_toolkit.sections import Adapter
@@ -89,7 +90,7 @@ def test_a_layers_output_and_gradients_are_those_of_float64(
         assert mine.shape == other.shape and torch.allclose(mine.double(), other, rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_scores_and_trains_the_same(
     checkpoints: dict[str, Path], routed: list[int], family: str
 ) -> None:

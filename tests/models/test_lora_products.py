@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAMILY_NAMES, move_b
+from conftest import move_b
 from torch import Tensor, nn
 
 from ft_toolkit.models.adapters import attach_adapter, trainable
 from ft_toolkit.models.checkpoints import load_base
+from ft_toolkit.models.families import FAMILIES
 from ft_toolkit.models.lora_products import RoundedOnce, fewer_passes, plain_lora_layers
 from ft_toolkit.sections import Adapter
 
@@ -32,7 +33,7 @@ def loss_and_gradients(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     return {"loss": loss.detach()} | {name: p.grad.clone() for name, p in trainable(model).items()}
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("method", ["lora", "rslora"])
 def test_loss_and_gradients_are_those_of_pefts_own_forward(
     checkpoints: dict[str, Path], name: str, method: str
